@@ -1,0 +1,117 @@
+# Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
+"""What all tests share: no network, few threads, a network small enough to be free, a Hub on loopback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Before anything imports huggingface_hub or wandb, which read their environment once. A test that wants a Hub uses
+# the `hub` fixture, whose environment is for a subprocess.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # the discard port: refuses at once, should anything still try
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    os.environ.pop(proxy, None)
+    os.environ.pop(proxy.lower(), None)
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in (ROOT, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from diffusers import UNet2DModel  # noqa: E402
+from hub_server import HubServer  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads():
+    """Tiny networks are slower on many threads, and a shared machine is slower for everyone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_unet():
+    """Factory of a 16 x 16 network of two levels with fixed weights: `tiny_unet(in_channels=5, sample_size=(16, 8))`.
+
+    A call takes milliseconds. Any argument of `UNet2DModel` may be given, and `seed` for other weights.
+    """
+
+    def make(seed: int = 0, **config) -> UNet2DModel:
+        defaults = {
+            "sample_size": 16,
+            "in_channels": 3,
+            "out_channels": 3,
+            "layers_per_block": 1,
+            "block_out_channels": (8, 16),
+            "norm_num_groups": 4,
+            "down_block_types": ("DownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return UNet2DModel(**{**defaults, **config}).eval()
+
+    return make
+
+
+@pytest.fixture
+def hub():
+    """A running `HubServer`: `.url`, `.repos`, and `.env` to be merged into a subprocess's environment."""
+    with HubServer() as server:
+        yield server
+
+
+# Put before a program that must do without our package, even if it is installed: importing it is an error.
+WITHOUT_PACKAGE = """
+import sys
+class _Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("pipeline_anime_ddpm", "schedulers"):
+            raise ImportError(f"{name} is blocked in this process")
+sys.meta_path.insert(0, _Blocked())
+"""
+WITH_PACKAGE = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run a program in a new, isolated interpreter: `run_python(code, *arguments, env={}, package=True)`.
+
+    It starts in an empty folder with its own Hugging Face cache. Without `package`, ours can't be imported there.
+    Returns its standard output; a program that fails makes the test fail with its standard error.
+    """
+
+    def run(code: str, *arguments, env: dict | None = None, package: bool = True) -> str:
+        folder = tmp_path / "elsewhere"
+        folder.mkdir(exist_ok=True)
+        home = {
+            "HF_HOME": str(tmp_path / f"hf_{'with' if package else 'without'}"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        program = (WITH_PACKAGE if package else WITHOUT_PACKAGE) + code
+        command = [sys.executable, "-I", "-W", "ignore", "-c", program, *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=folder, env={**os.environ, **home, **(env or {})}, capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == 0, result.stderr[-4000:]
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real 64 x 64 faces; without it the test is skipped. Mark such tests `realdata` as well."""
+    folder = ROOT.parent / "shared" / "data" / "anime_faces_64"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} isn't there: the real faces don't travel with the repository")
+    return folder
