@@ -1,0 +1,36 @@
+"""Pushing a trained pipeline to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from huggingface_hub import HfApi
+
+# What loading from the Hub or pushing to it raises: the Hub's refusals, missing files, bad names, a broken network.
+HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+
+# What a visitor of the Hub gets; checkpoints, logs and the training record (local paths) stay at home.
+PUBLIC_FILES = ("model_index.json", "*.py", "unet/*", "scheduler/*", "samples/*.png", "loss.png")
+
+
+def create_repository(repo_id: str, *, private: bool, token: str | None = None) -> str:
+    """Create the model repository if it is not there yet, and return its full name, `owner/name`.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: if the Hub refuses.
+        PermissionError: if `private` is asked for but the repository exists and is public.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if private and not api.model_info(repo_id).private:
+        raise PermissionError("it exists and is public, but a private one was asked for")
+    return repo_id
+
+
+def push_folder(folder: Path, repo_id: str, *, message: str, token: str | None = None) -> str:
+    """Upload the pipeline in `folder`, its samples and curve in one commit; returns the commit's address."""
+    commit = HfApi(token=token).upload_folder(
+        repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(PUBLIC_FILES)
+    )
+    return commit.commit_url

@@ -1,0 +1,1 @@
+"""What `train_anime_ddpm.py` composes: configuration, data, models, objective, checkpoints and tracking."""

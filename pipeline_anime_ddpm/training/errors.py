@@ -1,0 +1,30 @@
+"""A user's mistake is answered with one sentence that says what to do, never with a traceback."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is one sentence that says how."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, short enough to stand in a sentence of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn a `UserError` into one line on stderr and exit status 2; every other error keeps its traceback.
+
+    On several ranks only the first of each machine speaks: all of them meet the same mistake.
+    """
+    try:
+        yield
+    except UserError as error:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,51 @@
+"""What this machine can train with at a sensible speed: precision, and CPU cores."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+
+from .errors import UserError
+
+
+def choose_precision(asked: str | None) -> str:
+    """The mixed precision to train in: the flag, else what `accelerate` is set to, else `no`.
+
+    Raises:
+        UserError: for fp16 on a CPU, and for bf16 on a CPU that has no instructions for it (hundreds of times slower).
+    """
+    precision = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision == "no" or _has_accelerator():
+        return precision
+    if precision == "fp16":
+        raise UserError("--mixed_precision fp16 needs a GPU; leave it away on a CPU.")
+    if precision == "bf16" and not _cpu_has_bf16():
+        raise UserError(
+            "--mixed_precision bf16 needs a GPU or a CPU with bf16 instructions, and would be hundreds of times slower "
+            "on this one; leave it away."
+        )
+    return precision
+
+
+def use_cpu_cores(device: torch.device) -> int:
+    """Give a CPU training all cores of the machine, shared between its ranks; returns the threads of this one.
+
+    `accelerate launch` allows one thread unless told otherwise, which would leave every other core idle. A number
+    above one, or one given without `accelerate launch`, is taken as meant.
+    """
+    launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if device.type == "cpu" and launched_by_accelerate and torch.get_num_threads() == 1:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // ranks))
+    return torch.get_num_threads()
+
+
+def _has_accelerator() -> bool:
+    forced_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"1", "true", "yes"}
+    return not forced_cpu and (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,170 @@
+"""The UNet and the scheduler of a run: new from a size or a config, or loaded from a pre-trained pipeline."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.utils import is_xformers_available
+from huggingface_hub import file_exists
+from huggingface_hub.errors import HFValidationError
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.publishing import HUB_ERRORS
+from schedulers import AnimeNoiseScheduler
+
+from .config import TrainingConfig
+from .errors import UserError, first_line
+
+# One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
+UNET_SIZES = {
+    "tiny": {  # for minutes on two CPU cores; 4 x 4 pixels at its lowest level keep a face of 32 in one piece
+        "block_out_channels": (24, 48, 96, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 32,
+        "norm_num_groups": 8,
+    },
+    "small": {  # 2.7 M parameters: for half an hour on two CPU cores
+        "block_out_channels": (32, 64, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 32,
+    },
+    "standard": {  # 113.7 M parameters
+        "block_out_channels": (128, 128, 256, 256, 512, 512),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+    },
+}
+
+
+def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
+    """Make or load the network and its noise.
+
+    Returns:
+        A UNet2DModel in float32 whose `sample_size` is the training resolution, and the scheduler it is trained and
+        sampled with.
+
+    Raises:
+        UserError: if a model cannot be had, cannot be trained as a DDPM, or cannot take the resolution.
+    """
+    if config.pretrained_model_name_or_path:
+        unet, scheduler = _pretrained(config)
+    else:
+        unet, scheduler = _new_unet(config), _new_scheduler(config)
+    resolution = config.resolution or (unet.config.sample_size if config.pretrained_model_name_or_path else None) or 64
+    _check_channels(unet)
+    _check_resolution(unet, resolution)
+    unet.register_to_config(sample_size=resolution)
+    if config.enable_xformers_memory_efficient_attention:
+        if not is_xformers_available():
+            raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
+        unet.enable_xformers_memory_efficient_attention()
+    return unet, scheduler
+
+
+def _training_knobs(config: TrainingConfig) -> dict:
+    """The part of the scheduler that a fine-tuning may change: density and weighting, not table or prediction."""
+    return {
+        "timestep_sampling": config.timestep_sampling,
+        "loss_weighting": config.loss_weighting,
+        "snr_gamma": config.snr_gamma,
+    }
+
+
+def _new_scheduler(config: TrainingConfig) -> AnimeNoiseScheduler:
+    try:
+        return AnimeNoiseScheduler(
+            num_train_timesteps=config.ddpm_num_steps or 1000,
+            beta_schedule=config.ddpm_beta_schedule or "squaredcos_cap_v2",
+            prediction_type=config.prediction_type or "v_prediction",
+            **_training_knobs(config),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _new_unet(config: TrainingConfig) -> UNet2DModel:
+    name = config.model_config_name_or_path or "standard"
+    torch.manual_seed(config.seed)
+    if name in UNET_SIZES and not os.path.exists(name):
+        return UNet2DModel(sample_size=config.resolution or 64, **UNET_SIZES[name])
+    try:
+        return UNet2DModel.from_config(UNet2DModel.load_config(name, cache_dir=config.cache_dir))
+    except (*HUB_ERRORS, TypeError) as error:
+        raise UserError(
+            f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "
+            f"UNet2DModel ({first_line(error)})."
+        ) from error
+
+
+def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
+    name = config.pretrained_model_name_or_path
+    try:
+        if _has_file(name, "model_index.json"):
+            pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=config.cache_dir)
+            unet, noise = pipeline.unet, pipeline.scheduler.config
+        else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
+            unet = UNet2DModel.from_pretrained(name, cache_dir=config.cache_dir)
+            noise = DDPMScheduler(
+                num_train_timesteps=config.ddpm_num_steps or 1000,
+                beta_schedule=config.ddpm_beta_schedule or "linear",
+                prediction_type=config.prediction_type or "epsilon",
+            ).config
+    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
+            "pipeline or a UNet2DModel."
+        ) from error
+    if not isinstance(unet, UNet2DModel):
+        raise UserError(f"{name!r} holds a {type(unet).__name__}; only an unconditional UNet2DModel can be trained.")
+    _check_kept(config, noise)
+    return unet.float(), AnimeNoiseScheduler.from_config(noise, **_training_knobs(config))
+
+
+def _check_kept(config: TrainingConfig, noise: dict) -> None:
+    """A pre-trained network only knows its own table and prediction type: refuse flags that say another one."""
+    for flag, key in (
+        ("prediction_type", "prediction_type"),
+        ("ddpm_num_steps", "num_train_timesteps"),
+        ("ddpm_beta_schedule", "beta_schedule"),
+    ):
+        asked = getattr(config, flag)
+        known = noise.get(key)
+        if asked is not None and asked != known:
+            raise UserError(
+                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away."
+            )
+
+
+def _has_file(name: str, file: str) -> bool:
+    if os.path.isdir(name):
+        return os.path.exists(os.path.join(name, file))
+    try:
+        return file_exists(name, file)
+    except HFValidationError:
+        raise UserError(f"--pretrained_model_name_or_path {name!r} is neither a folder nor a Hub repository.") from None
+
+
+def _check_channels(unet: UNet2DModel) -> None:
+    if unet.config.in_channels != 3 or unet.config.out_channels != 3:
+        raise UserError(
+            f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output channels; "
+            "training on RGB images needs 3 and 3."
+        )
+
+
+def _check_resolution(unet: UNet2DModel, resolution: int) -> None:
+    """Each level but the last halves the image, so its side must be divisible by 2 ** (levels - 1)."""
+    multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+    if resolution % multiple:
+        below, above = resolution // multiple * multiple, -(-resolution // multiple) * multiple
+        choice = f"{below} or {above}" if below else f"{above}"
+        raise UserError(
+            f"--resolution {resolution} does not fit this UNet, which takes multiples of {multiple}; try {choice}."
+        )

@@ -1,0 +1,111 @@
+"""The output folder of a run: whose it is, what is in it, and the finished pipeline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+
+from .checkpoints import list_checkpoints
+from .config import TrainingConfig
+from .errors import UserError
+from .tracking import CSV_NAME, CURVE_NAME, SAMPLES_NAME
+
+CONFIG_NAME = "training_config.yaml"
+PIPELINE_PARTS = ("unet", "scheduler", "pipeline_anime_ddpm.py", "model_index.json")
+
+# Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
+# step is cut into pieces, but not what a step computes. (Images per step are compared by the checkpoint itself.)
+MAY_CHANGE = frozenset(
+    "cache_dir dataloader_num_workers local_rank num_epochs max_train_steps max_train_images train_batch_size "
+    "gradient_accumulation_steps output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit "
+    "resume_from_checkpoint save_model_epochs save_images_epochs validation_images eval_batch_size "
+    "ddpm_num_inference_steps logging_steps logger report_to logging_dir push_to_hub hub_model_id "
+    "hub_private_repo".split()
+)
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Make sure that the output folder is new, or holds this very run; nothing is written or deleted here.
+
+    Raises:
+        UserError: if it holds another run or something else, and `--overwrite_output_dir` is not given.
+    """
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} is a file; give a folder.")
+    if config.overwrite_output_dir or not folder.exists() or not any(folder.iterdir()):
+        return
+    record = folder / CONFIG_NAME
+    if not record.exists():
+        raise UserError(
+            f"--output_dir {folder} holds files that are not a training run; choose an empty folder, or give "
+            "--overwrite_output_dir."
+        )
+    try:
+        before = yaml.safe_load(record.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{record} is damaged ({error.__class__.__name__}); choose another --output_dir.") from error
+    now = config.to_dict()
+    changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
+    if changed:
+        was = ", ".join(f"--{k} {before[k]} there, {now[k]} now" for k in changed[:3])
+        raise UserError(
+            f"--output_dir {folder} holds another run ({was}); choose another folder, or give --overwrite_output_dir "
+            "to delete that run."
+        )
+
+
+def claim_output_dir(config: TrainingConfig) -> Path:
+    """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only."""
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.overwrite_output_dir:
+        for name in (
+            *PIPELINE_PARTS,
+            CONFIG_NAME,
+            CSV_NAME,
+            CURVE_NAME,
+            SAMPLES_NAME,
+            config.logging_dir,
+            ".wandb_run",
+        ):
+            _remove(folder / name)
+        for checkpoint in list_checkpoints(folder):
+            shutil.rmtree(checkpoint)
+    for leftover in folder.glob(".*.partial"):
+        _remove(leftover)
+    config.save(folder / CONFIG_NAME)
+    return folder
+
+
+def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
+    """Save the pipeline beside and move it in place part by part, the index last, so that it always loads."""
+    partial = folder / ".pipeline.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    for name in PIPELINE_PARTS:
+        old = partial / f"{name}.old"
+        if (folder / name).exists():
+            os.replace(folder / name, old)
+        os.replace(partial / name, folder / name)
+    shutil.rmtree(partial)
+
+
+def usage(folder: Path) -> str:
+    """The two lines of Python that draw a face with the finished pipeline."""
+    return (
+        "from diffusers import DiffusionPipeline\n"
+        f'DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)().images[0].save("face.png")'
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

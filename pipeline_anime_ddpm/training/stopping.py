@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM end a run between two steps, on all ranks together."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+
+class StopRequest:
+    """Remembers that the user or the machine's scheduler wants the run to stop; a second Ctrl-C stops at once.
+
+    Args:
+        every: with several ranks, the steps between two agreements on whether one of them was told to stop.
+    """
+
+    def __init__(self, accelerator: Accelerator, every: int):
+        self.accelerator, self.every = accelerator, every
+        self._told = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.accelerator.print("\nStopping after this step …", flush=True)
+
+    def requested(self, step: int) -> bool:
+        """True on every rank after the same step."""
+        if self.accelerator.num_processes == 1:
+            return self._told
+        if step % self.every:
+            return False
+        told = torch.tensor(float(self._told), device=self.accelerator.device)
+        return self.accelerator.reduce(told, reduction="sum").item() > 0

@@ -1,0 +1,211 @@
+"""What a run leaves to look at: metrics.csv, loss.png, sample grids, and the trackers."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import os
+import resource
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from .errors import UserError
+
+QUARTERS = 4
+CSV_NAME, CURVE_NAME, SAMPLES_NAME = "metrics.csv", "loss.png", "samples"
+
+
+class LossMeter:
+    """Adds up losses on their own device, so that nothing waits for them until they are read.
+
+    Attributes:
+        sums: `(2 + 2 * QUARTERS,)` float64: weighted loss, images, then for each quarter of the noise table, from
+            the least noise to the most, the sum of the unweighted errors and how many they are.
+    """
+
+    def __init__(self, num_train_timesteps: int, device: torch.device | str):
+        self.num_train_timesteps = num_train_timesteps
+        # MPS has no float64; float32 sums over ten steps lose nothing that a plot shows
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.sums = torch.zeros(2 + 2 * QUARTERS, dtype=dtype, device=device)
+
+    def add(self, loss: torch.Tensor, error: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Args: the scalar loss of a micro-batch, and the error and timestep of each image in it, `(B,)`."""
+        quarter = timesteps * QUARTERS // self.num_train_timesteps
+        self.sums[0] += loss.detach() * len(error)
+        self.sums[1] += len(error)
+        self.sums[2 : 2 + QUARTERS].index_add_(0, quarter, error.to(self.sums.dtype))
+        self.sums[2 + QUARTERS :].index_add_(0, quarter, torch.ones_like(error, dtype=self.sums.dtype))
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over all ranks since the last reading; NaN for a quarter in which nothing fell."""
+        total = accelerator.reduce(self.sums, reduction="sum").tolist()
+        self.sums.zero_()
+        errors, counts = total[2 : 2 + QUARTERS], total[2 + QUARTERS :]
+        means = [e / c if c else math.nan for e, c in zip(errors, counts, strict=True)]
+        return {"loss": total[0] / total[1]} | {f"mse_noise_q{i + 1}": mean for i, mean in enumerate(means)}
+
+
+class RunLog:
+    """Writes metrics and pictures of one run to its folder and to the trackers; only the main process writes.
+
+    Args:
+        first_images: images seen when this process starts; later rows of an interrupted run are dropped.
+    """
+
+    def __init__(self, output_dir: Path, accelerator: Accelerator, first_images: int):
+        self.output_dir, self.accelerator = output_dir, accelerator
+        self.csv_path = output_dir / CSV_NAME
+        self.rows = self._read_rows(first_images)
+        self.rows_before = len(self.rows)
+        self._last = (time.perf_counter(), first_images)
+        if accelerator.is_main_process:
+            self._write_all()
+
+    def _read_rows(self, first_images: int) -> list[dict[str, float]]:
+        if not self.csv_path.exists():
+            return []
+        with open(self.csv_path, newline="") as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file) if None not in row.values()]
+        for row in rows:
+            row["images"], row["step"] = int(row["images"]), int(row["step"])
+        return [row for row in rows if row["images"] <= first_images]
+
+    def _write_all(self) -> None:
+        """Rewrite the CSV beside and rename it, so that a kill never leaves half a table."""
+        if not self.rows:
+            self.csv_path.unlink(missing_ok=True)
+            return
+        partial = self.csv_path.with_suffix(".partial")
+        with open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0].keys())
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, self.csv_path)
+
+    def metrics(self, values: dict[str, float], *, step: int, images: int) -> dict[str, float]:
+        """Add one row: `values`, images/s since the last row and peak memory. Returns the whole row."""
+        now = time.perf_counter()
+        elapsed, seen = now - self._last[0], images - self._last[1]
+        self._last = (now, images)
+        row = {"images": images, "step": step, **values}
+        row["images_per_second"] = seen / elapsed
+        row["peak_memory_mb"] = peak_memory_mb(self.accelerator.device)
+        self.rows.append(row)
+        if self.accelerator.is_main_process:
+            with open(self.csv_path, "a", newline="") as file:
+                writer = csv.DictWriter(file, row.keys())
+                if len(self.rows) == 1:
+                    writer.writeheader()
+                writer.writerow(row)
+        self.accelerator.log(row, step=images)
+        return row
+
+    def pictures(self, pictures: list[Image.Image], *, images: int) -> Path:
+        """Save a grid of samples, hand it to the trackers and redraw the loss curve. Main process only."""
+        path = self.output_dir / SAMPLES_NAME / f"{images:09d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid = make_grid(pictures)
+        grid.save(path)
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                array = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8).view(grid.height, grid.width, 3)
+                tracker.log_images({"samples": array[None].numpy()}, step=images, dataformats="NHWC")
+            else:
+                tracker.log_images({"samples": [grid]}, step=images)
+        self.curve()
+        self._last = (time.perf_counter(), self._last[1])  # drawing is not training: keep it out of images/s
+        return path
+
+    def curve(self) -> None:
+        """Draw the loss over images, and the error of each quarter of the noise table, to `loss.png`."""
+        if self.rows:
+            draw_loss_curve(self.rows, self.output_dir / CURVE_NAME)
+
+
+def make_grid(pictures: list[Image.Image]) -> Image.Image:
+    """Paste equal-sized RGB pictures into the squarest grid, row by row."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (i % columns * width, i // columns * height))
+    return grid
+
+
+def draw_loss_curve(rows: list[dict[str, float]], path: Path) -> None:
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    images = [row["images"] for row in rows]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(images, [row["loss"] for row in rows], lw=0.8, alpha=0.4)
+    left.plot(images, smooth([row["loss"] for row in rows]), lw=1.6, color="C0")
+    left.set(xlabel="images", ylabel="weighted loss", yscale="log", title="training loss")
+    for i in range(1, QUARTERS + 1):
+        label = f"{(i - 1) * 25}–{i * 25} %"
+        right.plot(images, smooth([row[f"mse_noise_q{i}"] for row in rows]), lw=1.4, label=label)
+    right.set(xlabel="images", ylabel="mean squared error", yscale="log", title="by part of the noise table")
+    right.legend(title="least to most noise", fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def smooth(values: list[float], decay: float = 0.9) -> list[float]:
+    """Exponential moving average without bias at the start, passing over NaN."""
+    mean = weight = 0.0
+    smoothed = []
+    for value in values:
+        if not math.isnan(value):
+            mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
+        smoothed.append(mean / weight if weight else math.nan)
+    return smoothed
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of CUDA's allocator, or on other devices the peak resident size of the process, in MB (1e6 bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes on macOS, KiB elsewhere
+
+
+def check_trackers(names: list[str]) -> None:
+    """Raise a UserError for a tracker that is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--report_to {name} needs its package; run `pip install {name}` or leave it away.")
+
+
+def _wandb_mode() -> str | None:
+    """`offline` if nobody is logged in, so that W&B never asks; None leaves the choice to WANDB_MODE."""
+    import wandb
+
+    if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False):
+        return None
+    print("W&B: not logged in, so this run is kept offline; `wandb sync` uploads it later.", flush=True)
+    return "offline"
+
+
+def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict[str, Any], output_dir: Path) -> None:
+    """Start the accelerator's trackers; a resumed run goes on in the same W&B run."""
+    identifier = output_dir / ".wandb_run"
+    if accelerator.is_main_process and not identifier.exists():
+        identifier.write_text(uuid.uuid4().hex[:8])
+    accelerator.wait_for_everyone()
+    wandb_settings = {
+        "mode": _wandb_mode() if "wandb" in trackers and accelerator.is_main_process else None,
+        "id": identifier.read_text(),
+        "resume": "allow",
+        "dir": str(output_dir),
+        "name": output_dir.name,
+    }
+    loggable = {k: v for k, v in settings.items() if v is not None}
+    accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs={"wandb": wandb_settings})

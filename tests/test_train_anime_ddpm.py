@@ -1,0 +1,293 @@
+"""The recipe end to end, as a user runs it: train, look, load, kill, resume, stop, make mistakes."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "train_anime_ddpm.py"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny_unet):
+    """A folder with 20 small pictures and the config of a tiny network."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "faces").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "faces" / f"{i:02d}.png")
+    tiny_unet(dropout=0.1).save_config(folder / "tiny")
+    return folder
+
+
+def flags(work, output, **settings):
+    """A run of 60 steps of 4 images, with a checkpoint every 10 steps; `settings` win."""
+    values = {
+        "train_data_dir": work / "faces",
+        "cache_dir": work / "cache",
+        "model_config_name_or_path": work / "tiny",
+        "resolution": 16,
+        "random_flip": True,
+        "max_train_steps": 60,
+        "train_batch_size": 4,
+        "lr_warmup_steps": 5,
+        "checkpointing_steps": 10,
+        "eval_batch_size": 2,
+        "ddpm_num_inference_steps": 3,
+        "report_to": "none",
+        "output_dir": output,
+    } | settings
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
+
+
+def command(*arguments):
+    return [sys.executable, str(SCRIPT), *arguments]
+
+
+def environment(**more):
+    return os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | more
+
+
+def run(*arguments, **env):
+    done = subprocess.run(
+        command(*arguments), env=environment(**env), input="", capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def final_state(folder):
+    """Every tensor of the newest checkpoint and of the finished pipeline."""
+    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    files = {f"{newest.name}/{p.name}": p for p in newest.glob("*.safetensors")}
+    files["pipeline"] = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    return {(name, key): tensor for name, file in files.items() for key, tensor in load_file(file).items()}
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, different[:3]
+
+
+@pytest.fixture(scope="module")
+def whole(work):
+    """An uninterrupted run, and what it printed."""
+    output = work / "whole"
+    done = run(*flags(work, output, report_to="tensorboard", save_images_epochs=6))
+    return output, done
+
+
+def test_a_run_leaves_all_there_is_to_look_at(whole):
+    folder, _ = whole
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [10, 20, 30, 40, 50, 60]
+    assert int(rows[-1]["images"]) == 240
+    columns = {"loss", "learning_rate", "gradient_norm", "images_per_second", "peak_memory_mb"}
+    assert columns | {f"mse_noise_q{i}" for i in range(1, 5)} <= rows[0].keys()
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["000000120.png", "000000240.png"]
+    assert (folder / "loss.png").stat().st_size > 5000
+    assert list(folder.glob("logs/**/events.out.tfevents.*"))
+    assert [p.name for p in sorted(folder.glob("checkpoint-*"))] == ["checkpoint-40", "checkpoint-50", "checkpoint-60"]
+    assert yaml.safe_load((folder / "training_config.yaml").read_text())["max_train_steps"] == 60
+    assert not list(folder.glob(".*partial"))
+
+
+def test_the_output_is_a_pipeline_with_the_averaged_weights(whole):
+    folder, _ = whole
+    pipeline = AnimeDDPMPipeline.from_pretrained(folder)
+    average = load_file(folder / "checkpoint-60" / "ema.safetensors")
+    raw = load_file(folder / "checkpoint-60" / "unet.safetensors")
+    assert all(torch.equal(average[k], v) for k, v in pipeline.unet.state_dict().items())
+    assert not torch.equal(average["conv_in.weight"], raw["conv_in.weight"])
+    assert pipeline(num_inference_steps=2).images[0].size == (16, 16)
+
+
+def test_the_two_lines_that_are_printed_draw_a_face(whole, tmp_path):
+    _, done = whole
+    lines = done.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("from diffusers"))
+    subprocess.run([sys.executable, "-c", "\n".join(lines[start : start + 2])], cwd=tmp_path, check=True, timeout=100)
+    assert Image.open(tmp_path / "face.png").size == (16, 16)
+
+
+def test_it_says_how_long_it_will_take(whole):
+    assert "240 images to go" in whole[1].stdout
+    assert "minutes to go at" in whole[1].stdout
+
+
+def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole):
+    output = work / "killed"
+    arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6)
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 150
+    while not (output / "checkpoint-10").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (output / "checkpoint-60").exists(), "killed too late to show anything"
+    done = run(*arguments)
+    assert "Resuming from" in done.stdout
+    assert_same_bits(final_state(whole[0]), final_state(output))
+    assert (whole[0] / "samples" / "000000240.png").read_bytes() == (output / "samples" / "000000240.png").read_bytes()
+    with open(output / "metrics.csv") as a, open(whole[0] / "metrics.csv") as b:
+        for mine, theirs in zip(csv.DictReader(a), csv.DictReader(b), strict=True):
+            assert mine["loss"] == theirs["loss"]
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole):
+    output = work / "stopped"
+    arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6, checkpointing_steps=1000)
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 150
+    while not (output / "metrics.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=100)[0]
+    assert process.returncode == 130
+    assert "To resume, run the same command again." in text
+    assert len(list(output.glob("checkpoint-*"))) == 1
+    run(*arguments)
+    assert_same_bits(final_state(whole[0]), final_state(output))
+
+
+def test_two_ranks_train_as_one_with_twice_the_batch(work, whole):
+    """The same images, flips apart; the same timesteps in all; the run is whole and nobody hangs."""
+    output = work / "ranks"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613", str(SCRIPT)]
+    arguments = flags(work, output, train_batch_size=2, max_train_steps=20)
+    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "80 images to go, 4 at a step" in done.stdout
+    assert (output / "checkpoint-20" / "unet.safetensors").exists()
+    assert done.stdout.count("Done: the pipeline is in") == 1
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the script in this process: for mistakes, which end before any training."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import train_anime_ddpm
+    from pipeline_anime_ddpm.training.errors import one_sentence_errors
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train_anime_ddpm.py", *arguments])
+        AcceleratorState._reset_state(True)
+        with one_sentence_errors():
+            train_anime_ddpm.main()
+
+    yield call
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"train_data_dir": "nowhere"}, "is not a folder"),
+        ({"resolution": 15}, "takes multiples of 2; try 14 or 16"),
+        ({"learning_rte": 1}, "unknown flag --learning_rte=1; did you mean learning_rate?"),
+        ({"ddpm_beta_schedule": "sine"}, "choose one of"),
+        ({"resume_from_checkpoint": "checkpoint-5"}, "is not a checkpoint"),
+        ({"mixed_precision": "fp16"}, "leave it away on a CPU"),
+    ],
+)
+def test_a_mistake_costs_one_sentence_and_nothing_else(work, tmp_path, in_process, capsys, monkeypatch, settings, says):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    output = tmp_path / "new"
+    with pytest.raises(SystemExit) as exit:
+        in_process(*flags(work, output, **settings))
+    assert exit.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and says in error
+    assert not output.exists(), "nothing is left behind by a run that never began"
+
+
+def test_another_run_s_folder_is_refused_untouched(work, whole, in_process, capsys):
+    before = {p: p.stat().st_mtime_ns for p in whole[0].rglob("*")}
+    with pytest.raises(SystemExit):
+        in_process(*flags(work, whole[0], save_images_epochs=6, seed=3))
+    assert "--seed 0 there, 3 now" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in whole[0].rglob("*")}
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(work, whole, in_process, capsys, tiny_unet, tmp_path):
+    tiny_unet(block_out_channels=(8, 24)).save_config(tmp_path / "other")
+    checkpoint = whole[0] / "checkpoint-60"
+    other = flags(
+        work, tmp_path / "new", model_config_name_or_path=tmp_path / "other", resume_from_checkpoint=checkpoint
+    )
+    with pytest.raises(SystemExit):
+        in_process(*other)
+    assert "was written for another UNet" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process, capsys):
+    arguments = {"save_images_epochs": 6, "report_to": "none"}
+    in_process(*flags(work, whole[0], **arguments))
+    assert "All 240 images are done" in capsys.readouterr().out
+    in_process(*flags(work, whole[0], **arguments, max_train_steps=62))
+    assert "8 images to go" in capsys.readouterr().out
+    assert (whole[0] / "checkpoint-62").exists()
+
+
+def test_fine_tuning_begins_at_the_pretrained_pipeline(work, whole, in_process, tmp_path):
+    """With a learning rate of almost nothing the result is the pre-trained network, not a new one."""
+    arguments = flags(
+        work, tmp_path / "tuned", pretrained_model_name_or_path=whole[0], max_train_steps=2, learning_rate=1e-12
+    )
+    in_process(*[a for a in arguments if not a.startswith("--model_config")])
+    before = AnimeDDPMPipeline.from_pretrained(whole[0])
+    after = AnimeDDPMPipeline.from_pretrained(tmp_path / "tuned")
+    for a, b in zip(before.unet.state_dict().values(), after.unet.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    assert before.scheduler.config.trained_betas == after.scheduler.config.trained_betas
+
+
+def test_accumulation_gives_the_weights_of_the_big_batch(work, in_process, tmp_path, tiny_unet):
+    tiny_unet().save_config(tmp_path / "plain")  # dropout would differ between one big batch and two small ones
+    results = []
+    for name, batch, accumulation in (("big", 4, 1), ("small", 2, 2)):
+        settings = {
+            "model_config_name_or_path": tmp_path / "plain",
+            "train_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
+            "max_train_steps": 3,
+        }
+        in_process(*flags(work, tmp_path / name, **settings))
+        results.append(load_file(tmp_path / name / "checkpoint-3" / "unet.safetensors"))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=0, atol=1e-6)
+
+
+def test_a_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoints_at_home(work, hub, tmp_path):
+    settings = {"push_to_hub": True, "hub_model_id": "me/faces", "hub_private_repo": True, "hub_token": "hf_loopback"}
+    env = hub.env | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    run(*flags(work, tmp_path / "pushed", max_train_steps=2, **settings), **env)
+    (repository,) = hub.repos.values()
+    assert repository.private
+    names = set(repository.files)
+    assert {"model_index.json", "pipeline_anime_ddpm.py", "scheduler/scheduling_anime_noise.py", "loss.png"} <= names
+    assert "unet/diffusion_pytorch_model.safetensors" in names
+    assert not [n for n in names if "checkpoint" in n or "config.yaml" in n]
+    assert "hf_loopback" not in "".join(p.read_text() for p in (tmp_path / "pushed").rglob("*.yaml"))

@@ -1,0 +1,148 @@
+"""A checkpoint brings a run back bit for bit, and a broken or foreign one is refused in words."""
+
+import json
+
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+
+from pipeline_anime_ddpm.training import checkpoints
+from pipeline_anime_ddpm.training.checkpoints import (
+    TrainingState,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.training.tracking import LossMeter
+
+
+def new_state(tiny_unet, ema=True, **unet_settings):
+    torch.manual_seed(0)
+    unet = tiny_unet(**unet_settings)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-2)
+    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+    average = EMAModel(unet.parameters(), use_ema_warmup=True, foreach=True) if ema else None
+    return TrainingState(unet, average, optimizer, lr_scheduler, None, LossMeter(1000, "cpu"), {"images": 5})
+
+
+def train(state, steps):
+    for _ in range(steps):
+        noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(state.step))
+        error = state.unet(noise, torch.tensor([1, 900])).sample.square().mean(dim=(1, 2, 3))
+        error.mean().backward()
+        state.meter.add(error.mean(), error.detach(), torch.tensor([1, 900]))
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.lr_scheduler.step()
+        if state.ema:
+            state.ema.step(state.unet.parameters())
+        state.step += 1
+
+
+def everything(state):
+    entries = state.optimizer.state_dict()["state"]
+    optimizer = [entries[index][name] for index in sorted(entries) for name in sorted(entries[index])]
+    shadow = state.ema.shadow_params if state.ema else []
+    return [*state.unet.state_dict().values(), *optimizer, *shadow, state.meter.sums]
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, ema):
+    whole = new_state(tiny_unet, ema)
+    train(whole, 4)
+    first = new_state(tiny_unet, ema)
+    train(first, 2)
+    save_checkpoint(tmp_path, first)
+    second = new_state(tiny_unet, ema)
+    load_checkpoint(find_checkpoint(tmp_path, None), second)
+    assert second.step == 2
+    train(second, 2)
+    assert all(torch.equal(a, b) for a, b in zip(everything(whole), everything(second), strict=True))
+    assert second.lr_scheduler.get_last_lr() == whole.lr_scheduler.get_last_lr()
+
+
+def test_tensors_are_safetensors_and_nothing_is_pickled(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    train(state, 1)
+    folder = save_checkpoint(tmp_path, state)
+    assert {p.suffix for p in folder.iterdir()} == {".safetensors", ".json"}
+
+
+def test_only_the_newest_are_kept_in_order_of_steps(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    for step in (5, 90, 100):
+        state.step = step
+        save_checkpoint(tmp_path, state, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-90", "checkpoint-100"]
+    state.step = 110
+    save_checkpoint(tmp_path, state, keep=None)
+    assert len(list_checkpoints(tmp_path)) == 3
+
+
+def test_a_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path, monkeypatch):
+    state = new_state(tiny_unet)
+    save_checkpoint(tmp_path, state)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    state.step = 1
+    monkeypatch.setattr(checkpoints, "_publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state)
+    monkeypatch.undo()
+    assert find_checkpoint(tmp_path, "latest").name == "checkpoint-0"
+    save_checkpoint(tmp_path, state)
+    assert find_checkpoint(tmp_path, None).name == "checkpoint-1"
+
+
+def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    save_checkpoint(tmp_path, state)
+    assert find_checkpoint(tmp_path, "checkpoint-0") == tmp_path / "checkpoint-0"
+    assert find_checkpoint(tmp_path / "elsewhere", str(tmp_path / "checkpoint-0")) == tmp_path / "checkpoint-0"
+    assert find_checkpoint(tmp_path / "elsewhere", None) is None
+    with pytest.raises(UserError, match="there are: checkpoint-0"):
+        find_checkpoint(tmp_path, "checkpoint-7")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"block_out_channels": (8, 24)}, "another UNet"),
+        ({"ema": False}, "--use_ema"),
+        ({"data": {"images": 6}}, "other data"),
+    ],
+)
+def test_another_run_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says):
+    save_checkpoint(tmp_path, new_state(tiny_unet))
+    data = change.pop("data", None)
+    other = new_state(tiny_unet, **change)
+    other.data = data or other.data
+    before = [t.clone() for t in other.unet.state_dict().values()]
+    with pytest.raises(UserError, match=says):
+        load_checkpoint(tmp_path / "checkpoint-0", other)
+    assert all(map(torch.equal, before, other.unet.state_dict().values())), "a refusal changes nothing"
+
+
+@pytest.mark.parametrize("file", ["progress.json", "unet.safetensors", "optimizer.safetensors", "ema.safetensors"])
+def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, file):
+    state = new_state(tiny_unet)
+    train(state, 1)
+    folder = save_checkpoint(tmp_path, state)
+    (folder / file).write_bytes((folder / file).read_bytes()[:20])
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        load_checkpoint(folder, new_state(tiny_unet))
+
+
+def test_progress_is_strict_json(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    train(state, 1)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (save_checkpoint(tmp_path, state) / "progress.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["step"] == 1

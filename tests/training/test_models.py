@@ -1,0 +1,129 @@
+"""New networks, pre-trained ones with all that they know, and refusals in one sentence."""
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
+from schedulers import AnimeNoiseScheduler
+
+
+def config(**settings):
+    return TrainingConfig(train_data_dir="faces", **settings)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_new_networks_come_in_sizes_and_follow_the_seed():
+    unet, scheduler = build_model(config(model_config_name_or_path="tiny", resolution=32))
+    assert (unet.config.sample_size, scheduler.config.prediction_type) == (32, "v_prediction")
+    assert same_weights(unet, build_model(config(model_config_name_or_path="tiny", resolution=32))[0])
+    assert not same_weights(unet, build_model(config(model_config_name_or_path="tiny", resolution=32, seed=1))[0])
+
+
+def test_sizes_have_the_parameters_they_say():
+    with torch.device("meta"):
+        counts = {name: UNet2DModel(**size).num_parameters() / 1e6 for name, size in UNET_SIZES.items()}
+    assert {name: round(count, 1) for name, count in counts.items()} == {"tiny": 2.4, "small": 2.7, "standard": 113.7}
+
+
+def test_a_network_can_be_described_by_a_config_file(tiny_unet, tmp_path):
+    tiny_unet().save_config(tmp_path)
+    unet, _ = build_model(config(model_config_name_or_path=str(tmp_path), resolution=8))
+    assert unet.num_parameters() == tiny_unet().num_parameters()
+    assert unet.config.sample_size == 8
+
+
+def test_noise_settings_of_a_new_model_arrive(tiny_unet, tmp_path):
+    tiny_unet().save_config(tmp_path)
+    settings = {
+        "ddpm_num_steps": 200,
+        "ddpm_beta_schedule": "sigmoid",
+        "prediction_type": "sample",
+        "timestep_sampling": "lognormal",
+        "loss_weighting": "soft_min_snr",
+        "snr_gamma": 2.0,
+    }
+    scheduler = build_model(config(model_config_name_or_path=str(tmp_path), resolution=8, **settings))[1]
+    expected = settings | {"num_train_timesteps": 200, "beta_schedule": "sigmoid"}
+    for name in ("num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling", "loss_weighting"):
+        assert scheduler.config[name] == expected[name]
+    assert scheduler.config.snr_gamma == 2.0
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "noise"),
+    [
+        (DDPMPipeline, DDPMScheduler(num_train_timesteps=300, beta_schedule="scaled_linear", prediction_type="sample")),
+        (DDIMPipeline, DDIMScheduler()),
+        (AnimeDDPMPipeline, AnimeNoiseScheduler(beta_schedule="sigmoid")),
+    ],
+)
+def test_fine_tuning_starts_from_the_weights_and_keeps_table_and_prediction(pipeline, noise, tiny_unet, tmp_path):
+    unet = tiny_unet()
+    pipeline(unet, noise).save_pretrained(tmp_path)
+    loaded, scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path), timestep_sampling="laplace"))
+    assert same_weights(unet, loaded)
+    torch.testing.assert_close(scheduler.alphas_cumprod, noise.alphas_cumprod, rtol=0, atol=1e-6)
+    assert scheduler.config.prediction_type == noise.config.prediction_type
+    assert scheduler.config.timestep_sampling == "laplace"
+    assert loaded.config.sample_size == unet.config.sample_size
+
+
+def test_a_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path):
+    tiny_unet().save_pretrained(tmp_path)
+    scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path)))[1]
+    torch.testing.assert_close(scheduler.alphas_cumprod, DDPMScheduler().alphas_cumprod)
+    assert scheduler.config.prediction_type == "epsilon"
+    told = config(
+        pretrained_model_name_or_path=str(tmp_path),
+        prediction_type="v_prediction",
+        ddpm_beta_schedule="squaredcos_cap_v2",
+    )
+    assert build_model(told)[1].config.prediction_type == "v_prediction"
+
+
+def test_half_precision_weights_are_trained_in_float32(tiny_unet, tmp_path):
+    DDPMPipeline(tiny_unet().half(), DDPMScheduler()).save_pretrained(tmp_path)
+    assert build_model(config(pretrained_model_name_or_path=str(tmp_path)))[0].dtype == torch.float32
+
+
+def test_flags_that_contradict_the_pretrained_model_are_refused(tiny_unet, tmp_path):
+    DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    for settings, says in [
+        ({"prediction_type": "v_prediction"}, "trained with 'epsilon'"),
+        ({"ddpm_num_steps": 500}, "trained with 1000"),
+        ({"ddpm_beta_schedule": "sigmoid"}, "trained with 'linear'"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            build_model(config(pretrained_model_name_or_path=str(tmp_path), **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model_config_name_or_path": "tiny", "resolution": 30}, "try 24 or 32"),
+        ({"model_config_name_or_path": "standard", "resolution": 16}, "try 32"),
+        ({"model_config_name_or_path": "./nowhere"}, "neither a size"),
+        ({"pretrained_model_name_or_path": "./nowhere"}, "neither a folder nor a Hub repository"),
+        ({"pretrained_model_name_or_path": "."}, "cannot be loaded"),
+        ({"model_config_name_or_path": "tiny", "enable_xformers_memory_efficient_attention": True}, "xformers is not"),
+    ],
+)
+def test_models_that_cannot_be_had_get_one_sentence(settings, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline_anime_ddpm.training.models.is_xformers_available", lambda: False)
+    with pytest.raises(UserError, match=says) as error:
+        build_model(config(**settings))
+    assert "\n" not in str(error.value)
+
+
+def test_networks_that_are_not_rgb_are_refused(tiny_unet, tmp_path):
+    tiny_unet(out_channels=6).save_config(tmp_path)
+    with pytest.raises(UserError, match="3 input and 6 output channels"):
+        build_model(config(model_config_name_or_path=str(tmp_path), resolution=8))

@@ -1,0 +1,352 @@
+#!/usr/bin/env python
+"""Train or fine-tune an unconditional DDPM on anime faces.
+
+    accelerate launch train_anime_ddpm.py                            # a small network, on faces it draws itself
+    accelerate launch train_anime_ddpm.py --train_data_dir faces/    # on your own pictures
+    accelerate launch train_anime_ddpm.py --train_data_dir faces/ --pretrained_model_name_or_path google/ddpm-cat-256
+
+To resume, run the same command again. Progress is counted in images. Read this file from top to bottom: `main` is the
+recipe, and each function after it is one of its steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from diffusers import UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.publishing import HUB_ERRORS, create_repository, push_folder
+from pipeline_anime_ddpm.training.checkpoints import TrainingState, find_checkpoint, load_checkpoint, save_checkpoint
+from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig, parse_config
+from pipeline_anime_ddpm.training.data import ImageStream, build_loader, check_source, load_images, step_positions
+from pipeline_anime_ddpm.training.errors import UserError, first_line, one_sentence_errors
+from pipeline_anime_ddpm.training.hardware import choose_precision, use_cpu_cores
+from pipeline_anime_ddpm.training.models import build_model
+from pipeline_anime_ddpm.training.objective import diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.run_folder import check_output_dir, claim_output_dir, export_pipeline, usage
+from pipeline_anime_ddpm.training.schedule import RunSchedule
+from pipeline_anime_ddpm.training.stopping import StopRequest
+from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
+from schedulers import AnimeNoiseScheduler
+
+
+@dataclass
+class Run:
+    """What the loop works with. `model` is `unet` as `accelerate` wraps it."""
+
+    config: TrainingConfig
+    accelerator: Accelerator
+    model: torch.nn.Module
+    unet: UNet2DModel
+    scheduler: AnimeNoiseScheduler
+    state: TrainingState
+    schedule: RunSchedule
+    folder: Path
+    hub_repo: str | None
+
+
+def main() -> None:
+    # Settings. What can be wrong is refused here, before anything slow or lasting happens.
+    config = parse_config()
+    check_output_dir(config)
+    check_source(config)
+    check_trackers(config.trackers)
+    precision = choose_precision(config.mixed_precision)
+
+    # Setup, model, data.
+    accelerator = build_accelerator(config, precision)
+    use_cpu_cores(accelerator.device)
+    unet, scheduler = build_model(config)
+    hub_repo = prepare_hub(config, accelerator)
+    introduce(config, accelerator, unet)
+    with accelerator.main_process_first():  # the others find what the first has downloaded
+        images = load_images(config, unet.config.sample_size, show_progress=accelerator.is_main_process)
+    schedule = RunSchedule.plan(config, len(images), accelerator.num_processes)
+
+    # The run: new, or where it stopped.
+    run = build_run(config, accelerator, unet, scheduler, schedule, hub_repo)
+    resume(run)
+    if accelerator.is_main_process:
+        claim_output_dir(config)
+    accelerator.wait_for_everyone()
+    if run.state.step < schedule.total_steps:
+        stream = ImageStream(images, unet.config.sample_size, config.center_crop, config.seed)
+        train(run, stream)
+    if accelerator.is_main_process:
+        finish(run)
+    accelerator.end_training()
+
+
+def train(run: Run, stream: ImageStream) -> None:
+    """The loop: train, and pause when something is due."""
+    config, state, schedule = run.config, run.state, run.schedule
+    start_trackers(run.accelerator, config.trackers, config.to_dict(), run.folder)
+    log = RunLog(run.folder, run.accelerator, schedule.images(state.step))
+    stop = StopRequest(run.accelerator, every=config.logging_steps)
+    bar = tqdm(initial=state.step, total=schedule.total_steps, unit="step", disable=not run.accelerator.is_main_process)
+    run.unet.train()
+    for batch in batches(run, stream):
+        gradient_norm = train_step(run, batch)
+        bar.update()
+        last = state.step == schedule.total_steps
+        if state.step % config.logging_steps == 0 or last:
+            values = state.meter.read(run.accelerator)
+            values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
+            row = log.metrics(values, step=state.step, images=schedule.images(state.step))
+            bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
+            if len(log.rows) == log.rows_before + 1:
+                announce_duration(run, row["images_per_second"])
+        if run.accelerator.is_main_process:
+            if schedule.epochs_end(state.step, config.save_images_epochs) or last:
+                log.pictures(draw_samples(run), images=schedule.images(state.step))
+            if schedule.epochs_end(state.step, config.save_model_epochs) and not last:
+                save_model(run)
+            if state.step % config.checkpointing_steps == 0 or last:
+                save_checkpoint(run.folder, state, config.checkpoints_total_limit)
+        if stop.requested(state.step) and not last:
+            stop_here(run)
+    bar.close()
+
+
+def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
+    """One optimiser step on uint8 `images` `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
+    config, state, accelerator = run.config, run.state, run.accelerator
+    batch = draw_step(
+        images.to(accelerator.device, non_blocking=True),
+        run.scheduler,
+        flip=config.random_flip,
+        seed=config.seed,
+        step=state.step,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    for micro_batch in batch.split(config.gradient_accumulation_steps):
+        with accelerator.accumulate(run.model):  # gradients are shared between ranks after the last micro-batch
+            loss, error = diffusion_loss(run.model, run.scheduler, micro_batch)
+            accelerator.backward(loss)
+            state.meter.add(loss, error, micro_batch.timesteps)
+            if accelerator.sync_gradients:
+                gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+    state.lr_scheduler.step()
+    if state.ema:
+        state.ema.step(run.unet.parameters())
+    state.step += 1
+    return gradient_norm
+
+
+def batches(run: Run, stream: ImageStream) -> DataLoader:
+    """This rank's images of every step that is left, `(B, 3, R, R)` each."""
+    accelerator = run.accelerator
+    rank_batch = run.schedule.images_per_step // accelerator.num_processes
+    positions = step_positions(
+        run.state.step, run.schedule.total_steps, rank_batch, accelerator.process_index, accelerator.num_processes
+    )
+    return build_loader(stream, positions, run.config.dataloader_num_workers)
+
+
+def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        mixed_precision=precision,
+        log_with=config.trackers or None,
+        project_dir=str(Path(config.output_dir) / config.logging_dir),
+        # the first rank may decode or draw for long while the others wait
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+    )
+    if not accelerator.is_local_main_process:
+        logging.getLogger().setLevel(logging.ERROR)
+        datasets.utils.logging.disable_progress_bar()
+    return accelerator
+
+
+def introduce(config: TrainingConfig, accelerator: Accelerator, unet: UNet2DModel) -> None:
+    """Say what this run is."""
+    size = unet.config.sample_size
+    parameters = unet.num_parameters() / 1e6
+    if config.uses_drawn_faces:
+        accelerator.print(
+            f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
+            f"a network of {parameters:.1f} M parameters on them.\n"
+            "To train on your own pictures: --train_data_dir FOLDER, or --dataset_name NAME for a data set of the Hub."
+        )
+    else:
+        accelerator.print(
+            f"Training a network of {parameters:.1f} M parameters on {config.dataset_name or config.train_data_dir} at "
+            f"{size} pixels."
+        )
+
+
+def build_run(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    unet: UNet2DModel,
+    scheduler: AnimeNoiseScheduler,
+    schedule: RunSchedule,
+    hub_repo: str | None,
+) -> Run:
+    """Optimiser, learning rate and EMA."""
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+        fused=True,  # one kernel for all tensors, on CPU as on CUDA
+    )
+    if config.lr_warmup_steps >= schedule.total_steps:
+        logging.warning(
+            "The learning rate is still warming up when the run ends after %d steps; lower --lr_warmup_steps.",
+            schedule.total_steps,
+        )
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=schedule.total_steps,
+    )
+    model, prepared_optimizer = accelerator.prepare(unet, optimizer)
+    state = TrainingState(
+        unet=unet,
+        ema=build_ema(config, unet) if config.use_ema else None,
+        optimizer=prepared_optimizer,
+        lr_scheduler=lr_scheduler,
+        scaler=accelerator.scaler,
+        meter=LossMeter(scheduler.config.num_train_timesteps, accelerator.device),
+        data={"images": schedule.num_images, "images per step": schedule.images_per_step},
+    )
+    return Run(config, accelerator, model, unet, scheduler, state, schedule, Path(config.output_dir), hub_repo)
+
+
+def build_ema(config: TrainingConfig, unet: UNet2DModel) -> EMAModel:
+    return EMAModel(
+        unet.parameters(),
+        decay=config.ema_max_decay,
+        use_ema_warmup=True,  # a long average of a short run would be made of random weights
+        inv_gamma=config.ema_inv_gamma,
+        power=config.ema_power,
+        foreach=True,
+    )
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest checkpoint, or the one asked for; say so, and how much is left."""
+    start_over = run.config.overwrite_output_dir and run.config.resume_from_checkpoint is None
+    checkpoint = None if start_over else find_checkpoint(run.folder, run.config.resume_from_checkpoint)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, run.state)
+        run.accelerator.print(f"Resuming from {checkpoint}.")
+    done, total = run.schedule.images(run.state.step), run.schedule.images(run.schedule.total_steps)
+    if run.state.step >= run.schedule.total_steps:
+        run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
+    else:
+        run.accelerator.print(f"{total - done:,} images to go, {run.schedule.images_per_step} at a step.")
+
+
+def announce_duration(run: Run, images_per_second: float) -> None:
+    """Say how long the rest will take, at the speed just measured."""
+    left = run.schedule.images(run.schedule.total_steps - run.state.step)
+    minutes = left / images_per_second / 60
+    run.accelerator.print(f"\nAbout {minutes:.1f} minutes to go at {images_per_second:.0f} images/s.")
+
+
+@contextlib.contextmanager
+def averaged_weights(state: TrainingState) -> Iterator[None]:
+    """The EMA in place of the weights, for drawing and saving."""
+    state.unet.eval()
+    if state.ema:
+        state.ema.store(state.unet.parameters())
+        state.ema.copy_to(state.unet.parameters())
+    try:
+        yield
+    finally:
+        if state.ema:
+            state.ema.restore(state.unet.parameters())
+        state.unet.train()
+
+
+def draw_samples(run: Run) -> list[Image.Image]:
+    """Faces from the same seeds every time, so that grids of one run can be compared."""
+    count = run.config.validation_images or run.config.eval_batch_size
+    pipeline = AnimeDDPMPipeline(run.unet, run.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = []
+    with averaged_weights(run.state):
+        for start in range(0, count, run.config.eval_batch_size):
+            seeds = range(start, min(start + run.config.eval_batch_size, count))
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            steps = min(run.config.ddpm_num_inference_steps, run.scheduler.config.num_train_timesteps)
+            pictures += pipeline(len(seeds), generator=generators, num_inference_steps=steps).images
+    return pictures
+
+
+def save_model(run: Run) -> None:
+    """Write the pipeline to the output folder and push it if asked to."""
+    with averaged_weights(run.state):
+        export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder)
+    if run.hub_repo:
+        push(run)
+
+
+def push(run: Run) -> None:
+    """Upload the output folder; a Hub that is away in the middle of a run does not end the run."""
+    images = run.schedule.images(run.state.step)
+    try:
+        push_folder(run.folder, run.hub_repo, message=f"After {images:,} images", token=run.config.hub_token)
+    except HUB_ERRORS as error:
+        reason = first_line(error)
+        if run.state.step >= run.schedule.total_steps:
+            raise UserError(
+                f"The finished pipeline could not be pushed ({reason}); run the same command again."
+            ) from error
+        logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)
+
+
+def prepare_hub(config: TrainingConfig, accelerator: Accelerator) -> str | None:
+    """Create the repository before training, so that a wrong name or token does not cost a run."""
+    if not config.push_to_hub or not accelerator.is_main_process:
+        return None
+    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    try:
+        return create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+    except HUB_ERRORS as error:
+        raise UserError(
+            f"The repository {repo_id!r} cannot be used ({first_line(error)}); check --hub_model_id and the token."
+        ) from error
+
+
+def stop_here(run: Run) -> None:
+    """Ctrl-C or a preempted machine: keep everything and say how to go on."""
+    if run.accelerator.is_main_process:
+        checkpoint = save_checkpoint(run.folder, run.state, run.config.checkpoints_total_limit)
+        print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again.", flush=True)
+    run.accelerator.end_training()
+    sys.exit(130)
+
+
+def finish(run: Run) -> None:
+    save_model(run)
+    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To draw a face with it:\n")
+    print(usage(run.folder))
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()
