@@ -201,6 +201,15 @@ def in_process(monkeypatch):
     AcceleratorState._reset_state(True)
 
 
+def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_process, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline_anime_ddpm.training.data.NUM_DRAWN_FACES", 8)
+    monkeypatch.chdir(tmp_path)  # the default output folder is beside the user
+    in_process("--max_train_steps=1", "--validation_images=1", "--ddpm_num_inference_steps=1")
+    text = capsys.readouterr().out
+    assert "draws 4,000 anime faces" in text and "--train_data_dir FOLDER" in text
+    assert AnimeDDPMPipeline.from_pretrained("anime-ddpm-model").unet.config.sample_size == 32
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

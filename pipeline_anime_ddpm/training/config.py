@@ -232,8 +232,10 @@ class TrainingConfig:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "hub_token"}
 
     def save(self, path: Path) -> None:
-        """Write the settings as YAML that `--config` reads back."""
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        """Write the settings as YAML that `--config` reads back; beside and renamed, so never half of them."""
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        os.replace(partial, path)
 
 
 # Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import torch
 from datasets.exceptions import DatasetsError
 from PIL import Image, ImageFile, ImageOps
@@ -87,7 +88,7 @@ def _image_column(source: datasets.Dataset) -> str:
 
 def _check_memory(count: int, resolution: int, as_float: bool) -> None:
     needed = count * 3 * resolution**2 * (4 if as_float else 1)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    available = psutil.virtual_memory().available
     if needed > 0.8 * available:
         raise UserError(
             f"{count:,} images of {resolution} pixels need {needed / 2**30:.1f} GiB of memory, more than is free; "

@@ -71,10 +71,11 @@ class RunLog:
             self._write_all()
 
     def _read_rows(self, first_images: int) -> list[dict[str, float]]:
+        """What an earlier process of this run has logged; a row that a kill cut off is left out."""
         if not self.csv_path.exists():
             return []
         with open(self.csv_path, newline="") as file:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file) if None not in row.values()]
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file) if all(row.values())]
         for row in rows:
             row["images"], row["step"] = int(row["images"]), int(row["step"])
         return [row for row in rows if row["images"] <= first_images]
