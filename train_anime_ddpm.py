@@ -30,11 +30,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing import HUB_ERRORS, create_repository, push_folder
-from pipeline_anime_ddpm.training.checkpoints import TrainingState, find_checkpoint, load_checkpoint, save_checkpoint
+from pipeline_anime_ddpm.publishing import create_repository, push_folder
+from pipeline_anime_ddpm.training.checkpoints import (
+    TrainingState,
+    check_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig, parse_config
 from pipeline_anime_ddpm.training.data import ImageStream, build_loader, check_source, load_images, step_positions
-from pipeline_anime_ddpm.training.errors import UserError, first_line, one_sentence_errors
+from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, one_sentence_errors
 from pipeline_anime_ddpm.training.hardware import choose_precision, use_cpu_cores
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import diffusion_loss, draw_step
@@ -72,15 +78,17 @@ def main() -> None:
     accelerator = build_accelerator(config, precision)
     use_cpu_cores(accelerator.device)
     unet, scheduler = build_model(config)
-    hub_repo = prepare_hub(config, accelerator)
+    checkpoint = choose_checkpoint(config, unet, scheduler)
     introduce(config, accelerator, unet)
     with accelerator.main_process_first():  # the others find what the first has downloaded
         images = load_images(config, unet.config.sample_size, show_progress=accelerator.is_main_process)
     schedule = RunSchedule.plan(config, len(images), accelerator.num_processes)
+    hub_repo = prepare_hub(config, accelerator)
 
     # The run: new, or where it stopped.
     run = build_run(config, accelerator, unet, scheduler, schedule, hub_repo)
-    resume(run)
+    resume(run, checkpoint)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         claim_output_dir(config)
     accelerator.wait_for_everyone()
@@ -105,12 +113,8 @@ def train(run: Run, stream: ImageStream) -> None:
         bar.update()
         last = state.step == schedule.total_steps
         if state.step % config.logging_steps == 0 or last:
-            values = state.meter.read(run.accelerator)
-            values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
-            row = log.metrics(values, step=state.step, images=schedule.images(state.step))
+            row = log_metrics(run, log, gradient_norm)
             bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
-            if len(log.rows) == log.rows_before + 1:
-                announce_duration(run, row["images_per_second"])
         if run.accelerator.is_main_process:
             if schedule.epochs_end(state.step, config.save_images_epochs) or last:
                 log.pictures(draw_samples(run), images=schedule.images(state.step))
@@ -121,6 +125,7 @@ def train(run: Run, stream: ImageStream) -> None:
         if stop.requested(state.step) and not last:
             stop_here(run)
     bar.close()
+    stop.close()
 
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
@@ -144,10 +149,11 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
                 gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
             state.optimizer.step()
             state.optimizer.zero_grad()
-    state.lr_scheduler.step()
-    if state.ema:
-        state.ema.step(run.unet.parameters())
     state.step += 1
+    if not accelerator.optimizer_step_was_skipped:  # as fp16 does after an overflow
+        state.lr_scheduler.step()
+        if state.ema:
+            state.ema.step(run.unet.parameters())
     return gradient_norm
 
 
@@ -163,7 +169,7 @@ def batches(run: Run, stream: ImageStream) -> DataLoader:
 
 def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    accelerator = Accelerator(
+    accelerator = new_accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         mixed_precision=precision,
         log_with=config.trackers or None,
@@ -174,6 +180,19 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     if not accelerator.is_local_main_process:
         logging.getLogger().setLevel(logging.ERROR)
         datasets.utils.logging.disable_progress_bar()
+    return accelerator
+
+
+def new_accelerator(**settings) -> Accelerator:
+    """An Accelerator, or one sentence about a launcher or machine that this script cannot work with."""
+    try:
+        accelerator = Accelerator(**settings)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"accelerate cannot start ({first_line(error)}); check --mixed_precision.") from error
+    if accelerator.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        raise UserError(f"{accelerator.distributed_type.value} is not supported; launch with plain data parallelism.")
+    if accelerator.gradient_accumulation_steps != settings["gradient_accumulation_steps"]:
+        raise UserError("The launcher sets another gradient accumulation; give it as --gradient_accumulation_steps.")
     return accelerator
 
 
@@ -225,12 +244,14 @@ def build_run(
     model, prepared_optimizer = accelerator.prepare(unet, optimizer)
     state = TrainingState(
         unet=unet,
+        scheduler=scheduler,
         ema=build_ema(config, unet) if config.use_ema else None,
         optimizer=prepared_optimizer,
         lr_scheduler=lr_scheduler,
         scaler=accelerator.scaler,
         meter=LossMeter(scheduler.config.num_train_timesteps, accelerator.device),
-        data={"images": schedule.num_images, "images per step": schedule.images_per_step},
+        num_images=schedule.num_images,
+        images_per_step=schedule.images_per_step,
     )
     return Run(config, accelerator, model, unet, scheduler, state, schedule, Path(config.output_dir), hub_repo)
 
@@ -246,10 +267,18 @@ def build_ema(config: TrainingConfig, unet: UNet2DModel) -> EMAModel:
     )
 
 
-def resume(run: Run) -> None:
-    """Go on from the newest checkpoint, or the one asked for; say so, and how much is left."""
-    start_over = run.config.overwrite_output_dir and run.config.resume_from_checkpoint is None
-    checkpoint = None if start_over else find_checkpoint(run.folder, run.config.resume_from_checkpoint)
+def choose_checkpoint(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> Path | None:
+    """The newest checkpoint, or the one asked for, made sure that it is this model's; None for a new run."""
+    if config.overwrite_output_dir:
+        return None
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, unet, scheduler, use_ema=config.use_ema)
+    return checkpoint
+
+
+def resume(run: Run, checkpoint: Path | None) -> None:
+    """Go on from the checkpoint, if there is one; say so, and how much is left."""
     if checkpoint is not None:
         load_checkpoint(checkpoint, run.state)
         run.accelerator.print(f"Resuming from {checkpoint}.")
@@ -260,11 +289,17 @@ def resume(run: Run) -> None:
         run.accelerator.print(f"{total - done:,} images to go, {run.schedule.images_per_step} at a step.")
 
 
-def announce_duration(run: Run, images_per_second: float) -> None:
-    """Say how long the rest will take, at the speed just measured."""
-    left = run.schedule.images(run.schedule.total_steps - run.state.step)
-    minutes = left / images_per_second / 60
-    run.accelerator.print(f"\nAbout {minutes:.1f} minutes to go at {images_per_second:.0f} images/s.")
+def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor) -> dict[str, float]:
+    """Read what the device has added up, log it, and the first time say how long the rest will take."""
+    state, schedule = run.state, run.schedule
+    values = state.meter.read(run.accelerator)
+    values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
+    row = log.metrics(values, step=state.step, images=schedule.images(state.step))
+    if len(log.rows) == log.rows_before + 1:
+        speed = row["images_per_second"]
+        minutes = schedule.images(schedule.total_steps - state.step) / speed / 60
+        run.accelerator.print(f"\nAbout {minutes:.1f} minutes to go at {speed:.0f} images/s.")
+    return row
 
 
 @contextlib.contextmanager
@@ -285,7 +320,8 @@ def averaged_weights(state: TrainingState) -> Iterator[None]:
 def draw_samples(run: Run) -> list[Image.Image]:
     """Faces from the same seeds every time, so that grids of one run can be compared."""
     count = run.config.validation_images or run.config.eval_batch_size
-    pipeline = AnimeDDPMPipeline(run.unet, run.scheduler)
+    fast = AnimeNoiseScheduler.from_config(run.scheduler.config, solver="dpmsolver++")
+    pipeline = AnimeDDPMPipeline(run.unet, fast)
     pipeline.set_progress_bar_config(disable=True)
     pictures = []
     with averaged_weights(run.state):
@@ -336,7 +372,8 @@ def stop_here(run: Run) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
     if run.accelerator.is_main_process:
         checkpoint = save_checkpoint(run.folder, run.state, run.config.checkpoints_total_limit)
-        print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again.", flush=True)
+        without = " without --overwrite_output_dir" if run.config.overwrite_output_dir else ""
+        print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again{without}.", flush=True)
     run.accelerator.end_training()
     sys.exit(130)
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi
 
-# What loading from the Hub or pushing to it raises: the Hub's refusals, missing files, bad names, a broken network.
-HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
-
 # What a visitor of the Hub gets; checkpoints, logs and the training record (local paths) stay at home.
-PUBLIC_FILES = ("model_index.json", "*.py", "unet/*", "scheduler/*", "samples/*.png", "loss.png")
+PUBLIC_FILES = ("model_index.json", "pipeline_anime_ddpm.py", "unet/*", "scheduler/*", "samples/*.png", "loss.png")
 
 
 def create_repository(repo_id: str, *, private: bool, token: str | None = None) -> str:
     """Create the model repository if it is not there yet, and return its full name, `owner/name`.
+
+    Without `private` the visibility is what the owner's settings say, which for an organisation may be private.
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: if the Hub refuses.
         PermissionError: if `private` is asked for but the repository exists and is public.
     """
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
     if private and not api.model_info(repo_id).private:
         raise PermissionError("it exists and is public, but a private one was asked for")
     return repo_id

@@ -262,6 +262,8 @@ def _as_trained(config: dict, own_name: str) -> dict:
     if is_stock and meaning.get("beta_schedule") in ("sigmoid", "laplace"):
         table = diffusers.DDPMScheduler(**{key: meaning[key] for key in _TABLE_NAMES if key in meaning})
         meaning["trained_betas"] = table.betas.tolist()
+    if meaning.get("variance_type") in ("fixed_small_log", "fixed_large_log"):  # the same variances, said otherwise
+        meaning["variance_type"] = meaning["variance_type"].removesuffix("_log")
     if meaning.get("variance_type", "") is None:  # DPM-Solver's way to say that the network predicts no variance
         del meaning["variance_type"]
     return meaning
@@ -595,7 +597,10 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             first, last = np.exp(-log_ratios[[usable - 1, 0]]) ** (1 / 7)
             log_sigmas = 7 * np.log(first + ramp * (last - first))
             return np.interp(log_sigmas, -log_ratios[:usable], np.arange(usable)).round(6)
-        drop = int(solver == "dpmsolver++")  # goes from the lowest timestep but t = 0 to the image, as in diffusers
+        if self.config.timestep_spacing != "trailing":
+            steps = min(steps, usable)
+        # as in diffusers it goes to the image from the lowest timestep but t = 0, unless it is to take every one
+        drop = int(solver == "dpmsolver++" and steps < usable)
         space = TIMESTEP_SPACINGS[self.config.timestep_spacing]
         timesteps = space(steps, len(self), usable, drop, self.config.steps_offset).astype(np.float64)
         return timesteps[timesteps >= 0]

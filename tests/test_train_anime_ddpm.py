@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,16 +173,23 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole):
     assert_same_bits(final_state(whole[0]), final_state(output))
 
 
-def test_two_ranks_train_as_one_with_twice_the_batch(work, whole):
-    """The same images, flips apart; the same timesteps in all; the run is whole and nobody hangs."""
-    output = work / "ranks"
+def test_two_ranks_train_together_and_resume_with_the_same_bits(work):
+    """From the middle of a finished run of two ranks, two new ranks arrive at the same end."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613", str(SCRIPT)]
-    arguments = flags(work, output, train_batch_size=2, max_train_steps=20)
-    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "80 images to go, 4 at a step" in done.stdout
-    assert (output / "checkpoint-20" / "unet.safetensors").exists()
-    assert done.stdout.count("Done: the pipeline is in") == 1
+
+    def run_ranks(output):
+        arguments = flags(work, output, train_batch_size=2, max_train_steps=20)
+        done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Done: the pipeline is in") == 1
+        return done.stdout
+
+    assert "80 images to go, 4 at a step" in run_ranks(work / "ranks")
+    half = work / "ranks_again"
+    shutil.copytree(work / "ranks" / "checkpoint-10", half / "checkpoint-10")
+    shutil.copy(work / "ranks" / "training_config.yaml", half)
+    assert "40 images to go" in run_ranks(half)
+    assert_same_bits(final_state(work / "ranks"), final_state(half))
 
 
 @pytest.fixture
@@ -248,7 +256,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(work, whole, in_process
     )
     with pytest.raises(SystemExit):
         in_process(*other)
-    assert "was written for another UNet" in capsys.readouterr().err
+    assert "was written for another model" in capsys.readouterr().err
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process, capsys):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from .errors import UserError
+from schedulers import AnimeNoiseScheduler
+
+from .errors import UserError, first_line
 from .tracking import LossMeter
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -26,17 +29,20 @@ class TrainingState:
     """Everything that decides how training goes on; noise and data order need no state, they follow from `step`.
 
     Attributes:
-        data: facts about the data set, which must be the same when the run resumes.
+        num_images: size of the data set; like images_per_step it must be the same when the run resumes.
+        images_per_step: images of one optimiser step, over all ranks and accumulation.
         step: optimiser steps done.
     """
 
     unet: UNet2DModel
+    scheduler: AnimeNoiseScheduler
     ema: EMAModel | None
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler | None
     meter: LossMeter
-    data: dict[str, Any] = field(default_factory=dict)
+    num_images: int
+    images_per_step: int
     step: int = 0
 
 
@@ -56,8 +62,9 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
         save_file(_contiguous(shadow), partial / "ema.safetensors")
     progress = {
         "step": state.step,
-        "data": state.data,
-        "architecture": architecture(state.unet),
+        "num_images": state.num_images,
+        "images_per_step": state.images_per_step,
+        "model": model_facts(state.unet, state.scheduler, use_ema=state.ema is not None),
         "optimizer": optimizer_rest,
         "lr_scheduler": state.lr_scheduler.state_dict(),
         "scaler": state.scaler.state_dict() if state.scaler else None,
@@ -65,28 +72,36 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
     }
     (partial / "progress.json").write_text(json.dumps(progress, indent=1))
     _publish(partial, final)
-    for old in list_checkpoints(output_dir)[: -keep or None] if keep else []:
+    others = [c for c in list_checkpoints(output_dir) if c != final]
+    for old in others[: max(0, len(others) - keep + 1)] if keep else []:
         shutil.rmtree(old)
     return final
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Put the run back, bit for bit, to where `folder` was written.
+    """Put the run back, bit for bit, to where `folder` was written; `check_checkpoint` has accepted it.
 
     Raises:
-        UserError: if the checkpoint is unreadable, or belongs to another architecture, data set or EMA setting.
+        UserError: if the checkpoint is unreadable, or was written for other data or another batch.
     """
+    progress = _read_progress(folder)
+    if progress["num_images"] != state.num_images:
+        raise UserError(
+            f"{folder} was written for {progress['num_images']:,} images and there are {state.num_images:,} now; bring "
+            "the data back, or choose another --output_dir."
+        )
+    if progress["images_per_step"] != state.images_per_step:
+        raise UserError(
+            f"{folder} was written for {progress['images_per_step']} images a step and this run takes "
+            f"{state.images_per_step}; --train_batch_size x --gradient_accumulation_steps x processes must stay."
+        )
     try:
-        progress = json.loads((folder / "progress.json").read_text())
         weights = load_file(folder / "unet.safetensors")
         optimizer_tensors = load_file(folder / "optimizer.safetensors")
         meter = load_file(folder / "meter.safetensors")
-        shadow = load_file(folder / "ema.safetensors") if progress["ema_step"] is not None else None
-    except Exception as error:
-        raise UserError(
-            f"{folder} is not a complete checkpoint ({error}); delete it to resume from the one before."
-        ) from error
-    _check_same(folder, progress, state)
+        shadow = load_file(folder / "ema.safetensors") if state.ema else None
+    except Exception as error:  # safetensors and the file system each have errors of their own
+        raise _damaged(folder, error) from error
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
     state.lr_scheduler.load_state_dict(progress["lr_scheduler"])
@@ -100,28 +115,36 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     state.step = progress["step"]
 
 
-def architecture(unet: UNet2DModel) -> dict[str, Any]:
-    """The part of a UNet's config that decides the shapes of its weights, as JSON gives it back."""
-    ignored = {"sample_size"}
-    config = {k: v for k, v in unet.config.items() if not k.startswith("_") and k not in ignored}
-    return json.loads(json.dumps(config))
+def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, use_ema: bool) -> dict[str, Any]:
+    """What a checkpoint and a run must have in common, as JSON gives it back."""
+    architecture = {k: v for k, v in unet.config.items() if not k.startswith("_") and k != "sample_size"}
+    noise = {
+        "prediction_type": scheduler.config.prediction_type,
+        "noise table": hashlib.sha256(scheduler.betas.numpy().tobytes()).hexdigest()[:12],
+    }
+    return json.loads(json.dumps(architecture | noise | {"use_ema": use_ema}))
 
 
-def _check_same(folder: Path, progress: dict[str, Any], state: TrainingState) -> None:
-    mine, theirs = architecture(state.unet), progress["architecture"]
-    changed = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+def check_checkpoint(folder: Path, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, use_ema: bool) -> None:
+    """Raise a UserError if `folder` is damaged or of another model, before any image is read."""
+    here, there = model_facts(unet, scheduler, use_ema=use_ema), _read_progress(folder)["model"]
+    changed = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if changed:
         raise UserError(
-            f"{folder} was written for another UNet ({changed[0]} is {theirs.get(changed[0])} there and "
-            f"{mine.get(changed[0])} here); train the same model or choose another --output_dir."
+            f"{folder} was written for another model ({changed[0]} is {there.get(changed[0])} there and "
+            f"{here.get(changed[0])} here); train the same one, or choose another --output_dir."
         )
-    if progress["data"] != state.data:
-        raise UserError(
-            f"{folder} was written for other data ({progress['data']} there, {state.data} here); restore it or choose "
-            "another --output_dir."
-        )
-    if (progress["ema_step"] is None) != (state.ema is None):
-        raise UserError(f"{folder} was written with the other setting of --use_ema; give the same.")
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "progress.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder} is damaged ({first_line(error)}); delete it to resume from the one before.")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -138,7 +161,7 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
     """
     if asked is None or asked == "latest":
         return next(reversed(list_checkpoints(output_dir)), None)
-    for candidate in (Path(asked), output_dir / Path(asked).name):
+    for candidate in (output_dir / Path(asked).name, Path(asked)):
         if (candidate / "progress.json").is_file():
             return candidate
     there = ", ".join(p.name for p in list_checkpoints(output_dir)) or "none"
@@ -173,9 +196,12 @@ def _publish(partial: Path, final: Path) -> None:
     """Make sure that every byte is on disk, then give the folder its name in one step."""
     for path in [*partial.iterdir(), partial]:
         _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
+    replaced = final.with_name(f".{final.name}.replaced.partial")
+    if final.exists():
+        os.replace(final, replaced)
     os.replace(partial, final)
     _sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -223,6 +223,11 @@ class TrainingConfig:
             raise UserError(
                 "Give --pretrained_model_name_or_path (weights) or --model_config_name_or_path (a new model), not both."
             )
+        if self.overwrite_output_dir and self.resume_from_checkpoint:
+            raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
+        logging_dir = Path(self.logging_dir)
+        if logging_dir.is_absolute() or ".." in logging_dir.parts or not logging_dir.parts:
+            raise UserError(f"--logging_dir {logging_dir} must be a folder inside --output_dir; give a name like logs.")
         unknown = set(self.trackers) - {"tensorboard", "wandb"}
         if unknown:
             raise UserError(f"--report_to knows tensorboard, wandb and none, not {', '.join(sorted(unknown))}.")
@@ -255,6 +260,13 @@ DRAWN_FACES_RUN = {
 NUM_DRAWN_FACES = 4_000
 
 
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def _field(name: str) -> dataclasses.Field:
+    return TrainingConfig.__dataclass_fields__[name]
+
+
 def _value_type(name: str) -> type:
     """The type of a setting's values, `None` apart."""
     hint = typing.get_type_hints(TrainingConfig)[name]
@@ -271,16 +283,16 @@ def convert(name: str, value: Any) -> Any:
         if not optional:
             raise UserError(f"--{name} needs a value.")
         return None
-    if value_type is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"--{name} is {value!r}; give true or false.")
-        return value
+    if value_type is str and value is False and "no" in (_field(name).metadata["choices"] or ()):
+        return "no"  # which YAML reads as a truth value
+    if (value_type is bool) != isinstance(value, bool):
+        raise UserError(f"--{name} is {value!r}; give {_EXPECTED[value_type]}.")
+    if value_type is int and isinstance(value, float) and not value.is_integer():
+        raise UserError(f"--{name} is {value!r}; give a whole number.")
     try:
         return value_type(value)
     except (TypeError, ValueError):
-        raise UserError(
-            f"--{name} is {value!r}; give {'a whole number' if value_type is int else 'a number'}."
-        ) from None
+        raise UserError(f"--{name} is {value!r}; give {_EXPECTED[value_type]}.") from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -349,7 +361,7 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainingConfig:
     given = {name: convert(name, value) for name, value in given.items()}
     if given.get("dataset_name") is None and given.get("train_data_dir") is None:
         given = _drawn_faces_defaults(given) | given
-    if given.get("local_rank", -1) >= 0:
+    if given.get("local_rank", -1) >= 0 and "RANK" in os.environ:  # set by the launcher of several ranks
         os.environ.setdefault("LOCAL_RANK", str(given["local_rank"]))
     return TrainingConfig(**given)
 
@@ -357,8 +369,12 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainingConfig:
 def _drawn_faces_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """The preset, without the entries that what the user gave makes meaningless."""
     preset = dict(DRAWN_FACES_RUN)
+    other_model = given.get("pretrained_model_name_or_path") or given.get("model_config_name_or_path")
+    if other_model:  # the step size is for the preset's own small network
+        for name in ("model_config_name_or_path", "train_batch_size", "learning_rate", "lr_warmup_steps"):
+            del preset[name]
     if given.get("pretrained_model_name_or_path"):
-        del preset["model_config_name_or_path"], preset["resolution"]
+        del preset["resolution"]
     if given.get("max_train_steps") or given.get("num_epochs"):
         del preset["max_train_images"]
     return preset

@@ -18,16 +18,15 @@ from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from pipeline_anime_ddpm.publishing import HUB_ERRORS
-
 from .config import NUM_DRAWN_FACES, TrainingConfig
 from .drawn_faces import draw_faces
-from .errors import UserError, first_line
+from .errors import HUB_ERRORS, UserError, first_line
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
-FOLDER_SUFFIXES = IMAGE_SUFFIXES | {".parquet", ".arrow", ".zip", ".tar"}
+NAMED_AT_MOST = 20  # skipped images
+TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
 
 
 def load_images(config: TrainingConfig, resolution: int, show_progress: bool = True) -> list[torch.Tensor]:
@@ -55,8 +54,14 @@ def load_images(config: TrainingConfig, resolution: int, show_progress: bool = T
 
 def _open_dataset(config: TrainingConfig) -> datasets.Dataset:
     name = config.dataset_name or config.train_data_dir
+    options = {"cache_dir": config.cache_dir, "split": "train"}
     try:
-        return datasets.load_dataset(name, config.dataset_config_name, cache_dir=config.cache_dir, split="train")
+        if config.dataset_name is not None:
+            return datasets.load_dataset(name, config.dataset_config_name, **options)
+        if _suffixes(Path(name)) & TABLE_SUFFIXES:
+            return datasets.load_dataset(name, **options)
+        # only the images count: captions and other files that lie beside them are no second column of the data
+        return datasets.load_dataset("imagefolder", data_dir=name, drop_labels=True, drop_metadata=True, **options)
     except (*HUB_ERRORS, DatasetsError) as error:
         raise UserError(
             f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path."
@@ -65,13 +70,19 @@ def _open_dataset(config: TrainingConfig) -> datasets.Dataset:
 
 def check_source(config: TrainingConfig) -> None:
     """Raise a UserError for a `--train_data_dir` without images, before anything else is done."""
+    if config.dataset_name is not None and config.train_data_dir is not None:
+        logger.warning("--train_data_dir is ignored, since --dataset_name is given.")
     if config.dataset_name is not None or config.train_data_dir is None:
         return
     folder = Path(config.train_data_dir)
     if not folder.is_dir():
         raise UserError(f"--train_data_dir {folder} is not a folder; give the folder that holds your images.")
-    if not any(p.suffix.lower() in FOLDER_SUFFIXES for p in folder.rglob("*")):
+    if not _suffixes(folder) & (IMAGE_SUFFIXES | TABLE_SUFFIXES | {".zip"}):
         raise UserError(f"--train_data_dir {folder} holds no images; put png, jpg, webp or parquet files in it.")
+
+
+def _suffixes(folder: Path) -> set[str]:
+    return {p.suffix.lower() for p in folder.rglob("*")}
 
 
 def _image_column(source: datasets.Dataset) -> str:
@@ -102,6 +113,8 @@ def _decode_all(
     """Decode in threads (Pillow lets go of the interpreter while it works), in the order of `files`."""
 
     def decode(file: dict) -> torch.Tensor | str:
+        if file is None:
+            return "an empty row"
         try:
             return decode_image(file["bytes"] or Path(file["path"]).read_bytes(), resolution, as_float)
         except Exception as error:  # Pillow's decoders raise almost anything on a broken file
@@ -119,7 +132,8 @@ def _decode_all(
     if not images:
         raise UserError(f"None of the {count:,} images can be decoded; the first is {skipped[0]}.")
     if skipped:
-        logger.warning("Skipped %d of %d images that cannot be decoded: %s", len(skipped), count, "; ".join(skipped))
+        named = "; ".join(skipped[:NAMED_AT_MOST]) + (" …" if len(skipped) > NAMED_AT_MOST else "")
+        logger.warning("Skipped %d of %d images that cannot be decoded: %s", len(skipped), count, named)
     return images
 
 
@@ -153,7 +167,10 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> tor
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB as the eye expects it: transparency on white, 16-bit grey scaled rather than cut off."""
+    """8-bit RGB as the eye expects it: transparency on white, 16-bit and float grey scaled rather than cut off."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -5,6 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 
+import httpx
+
+# What loading from the Hub or pushing to it raises: refusals, missing files, bad names, a broken network.
+HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+
 
 class UserError(Exception):
     """Something the user can put right; its text is one sentence that says how."""
@@ -18,7 +23,7 @@ def first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit status 2; every other error keeps its traceback.
+    """Turn a `UserError` into one line on stderr and exit status 2; Ctrl-C into status 130; no more than that.
 
     On several ranks only the first of each machine speaks: all of them meet the same mistake.
     """
@@ -28,3 +33,5 @@ def one_sentence_errors() -> Iterator[None]:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -7,15 +7,13 @@ import os
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
-from huggingface_hub import file_exists
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing import HUB_ERRORS
 from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
-from .errors import UserError, first_line
+from .errors import HUB_ERRORS, UserError, first_line
 
 # One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
 UNET_SIZES = {
@@ -57,15 +55,28 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         unet, scheduler = _pretrained(config)
     else:
         unet, scheduler = _new_unet(config), _new_scheduler(config)
-    resolution = config.resolution or (unet.config.sample_size if config.pretrained_model_name_or_path else None) or 64
+    resolution = config.resolution or (_own_side(unet) if config.pretrained_model_name_or_path else None) or 64
     _check_channels(unet)
     _check_resolution(unet, resolution)
     unet.register_to_config(sample_size=resolution)
     if config.enable_xformers_memory_efficient_attention:
         if not is_xformers_available():
             raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
-        unet.enable_xformers_memory_efficient_attention()
+        try:
+            unet.enable_xformers_memory_efficient_attention()
+        except ValueError as error:
+            raise UserError(f"xformers cannot be used here ({first_line(error)}); leave its flag away.") from error
     return unet, scheduler
+
+
+def _own_side(unet: UNet2DModel) -> int | None:
+    """The resolution that a pre-trained network is for, if it is square."""
+    size = unet.config.sample_size
+    if size is None or isinstance(size, int):
+        return size
+    if len(set(size)) > 1:
+        raise UserError(f"The pre-trained model draws images of {size[0]} x {size[1]}; give a --resolution.")
+    return size[0]
 
 
 def _training_knobs(config: TrainingConfig) -> dict:
@@ -106,25 +117,44 @@ def _new_unet(config: TrainingConfig) -> UNet2DModel:
 def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
     name = config.pretrained_model_name_or_path
     try:
-        if _has_file(name, "model_index.json"):
+        if _is_pipeline(name, config.cache_dir):
             pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=config.cache_dir)
-            unet, noise = pipeline.unet, pipeline.scheduler.config
+            unet, noise = pipeline.unet, pipeline.scheduler
         else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
             unet = UNet2DModel.from_pretrained(name, cache_dir=config.cache_dir)
             noise = DDPMScheduler(
                 num_train_timesteps=config.ddpm_num_steps or 1000,
                 beta_schedule=config.ddpm_beta_schedule or "linear",
                 prediction_type=config.prediction_type or "epsilon",
-            ).config
+            )
+        if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
+            raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
+        scheduler = AnimeNoiseScheduler.from_config(noise.config, **_training_knobs(config))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
         raise UserError(
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
             "pipeline or a UNet2DModel."
         ) from error
-    if not isinstance(unet, UNet2DModel):
-        raise UserError(f"{name!r} holds a {type(unet).__name__}; only an unconditional UNet2DModel can be trained.")
-    _check_kept(config, noise)
-    return unet.float(), AnimeNoiseScheduler.from_config(noise, **_training_knobs(config))
+    _check_kept(config, noise.config)
+    return unet.float(), scheduler
+
+
+def _is_pipeline(name: str, cache_dir: str | None) -> bool:
+    """False for a bare network.
+
+    Raises:
+        ValueError: if the pipeline has parts that an unconditional one in pixel space has not, such as a VAE.
+    """
+    if not os.path.isdir(name):
+        validate_repo_id(name)
+    try:
+        index = AnimeDDPMPipeline.load_config(name, cache_dir=cache_dir)
+    except OSError:
+        return False
+    other = [part for part in index if not part.startswith("_") and part not in ("unet", "scheduler")]
+    if other:
+        raise ValueError(f"it is a pipeline with {', '.join(other)}, not one in pixel space")
+    return True
 
 
 def _check_kept(config: TrainingConfig, noise: dict) -> None:
@@ -140,15 +170,6 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
             raise UserError(
                 f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away."
             )
-
-
-def _has_file(name: str, file: str) -> bool:
-    if os.path.isdir(name):
-        return os.path.exists(os.path.join(name, file))
-    try:
-        return file_exists(name, file)
-    except HFValidationError:
-        raise UserError(f"--pretrained_model_name_or_path {name!r} is neither a folder nor a Hub repository.") from None
 
 
 def _check_channels(unet: UNet2DModel) -> None:

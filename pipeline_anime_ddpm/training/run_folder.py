@@ -36,20 +36,20 @@ def check_output_dir(config: TrainingConfig) -> None:
         UserError: if it holds another run or something else, and `--overwrite_output_dir` is not given.
     """
     folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder} is a file; give a folder.")
-    if config.overwrite_output_dir or not folder.exists() or not any(folder.iterdir()):
+    _check_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
         return
     record = folder / CONFIG_NAME
     if not record.exists():
-        raise UserError(
-            f"--output_dir {folder} holds files that are not a training run; choose an empty folder, or give "
-            "--overwrite_output_dir."
-        )
+        raise UserError(f"--output_dir {folder} holds files that are not a training run; choose an empty folder.")
+    if config.overwrite_output_dir:
+        return
     try:
         before = yaml.safe_load(record.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{record} is damaged ({error.__class__.__name__}); choose another --output_dir.") from error
+    except (yaml.YAMLError, UnicodeDecodeError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
     now = config.to_dict()
     changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
     if changed:
@@ -60,10 +60,21 @@ def check_output_dir(config: TrainingConfig) -> None:
         )
 
 
+def _check_writable(folder: Path) -> None:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output_dir {folder}: {existing} is a file; give a folder.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output_dir {folder}: {existing} cannot be written to; choose another folder.")
+
+
 def claim_output_dir(config: TrainingConfig) -> Path:
     """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only."""
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
     if config.overwrite_output_dir:
         for name in (
             *PIPELINE_PARTS,
@@ -84,7 +95,7 @@ def claim_output_dir(config: TrainingConfig) -> Path:
 
 
 def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
-    """Save the pipeline beside and move it in place part by part, the index last, so that it always loads."""
+    """Save the pipeline beside, then move its finished parts in place, the index last."""
     partial = folder / ".pipeline.partial"
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)

@@ -19,8 +19,12 @@ class StopRequest:
     def __init__(self, accelerator: Accelerator, every: int):
         self.accelerator, self.every = accelerator, every
         self._told = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
+        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def close(self) -> None:
+        """Give the signals back their usual meaning."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._told = True

@@ -64,7 +64,7 @@ class RunLog:
     def __init__(self, output_dir: Path, accelerator: Accelerator, first_images: int):
         self.output_dir, self.accelerator = output_dir, accelerator
         self.csv_path = output_dir / CSV_NAME
-        self.rows = self._read_rows(first_images)
+        self.rows = self._read_rows(first_images) if accelerator.is_main_process else []
         self.rows_before = len(self.rows)
         self._last = (time.perf_counter(), first_images)
         if accelerator.is_main_process:

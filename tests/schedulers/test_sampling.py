@@ -261,3 +261,16 @@ def test_public_api(images):
     assert scheduler.timesteps.tolist() == list(range(49, -1, -1))
     assert scheduler.scale_model_input(images, 3) is images
     assert scheduler.betas.dtype == scheduler.alphas.dtype == scheduler.alphas_cumprod.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_as_many_steps_as_the_table_has_take_each_timestep_once(spacing):
+    """diffusers' DPM-Solver++ comes to a step ratio of 0 here under "leading"."""
+    for steps in (10, 9):
+        scheduler = AnimeNoiseScheduler(
+            num_train_timesteps=10, beta_schedule="linear", timestep_spacing=spacing, lambda_min_clipped=-100.0
+        )
+        scheduler.set_timesteps(steps)
+        assert len(scheduler.timesteps) == len(set(scheduler.timesteps.tolist())) == steps
+    scheduler.set_timesteps(10)
+    assert scheduler.timesteps.tolist() == list(range(9, -1, -1))

@@ -9,6 +9,7 @@ from diffusers.training_utils import EMAModel
 from pipeline_anime_ddpm.training import checkpoints
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
+    check_checkpoint,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -16,15 +17,26 @@ from pipeline_anime_ddpm.training.checkpoints import (
 )
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.tracking import LossMeter
+from schedulers import AnimeNoiseScheduler
 
 
-def new_state(tiny_unet, ema=True, **unet_settings):
+def new_state(tiny_unet, ema=True, noise=None, **unet_settings):
     torch.manual_seed(0)
     unet = tiny_unet(**unet_settings)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-2)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     average = EMAModel(unet.parameters(), use_ema_warmup=True, foreach=True) if ema else None
-    return TrainingState(unet, average, optimizer, lr_scheduler, None, LossMeter(1000, "cpu"), {"images": 5})
+    return TrainingState(
+        unet=unet,
+        scheduler=noise or AnimeNoiseScheduler(),
+        ema=average,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        scaler=None,
+        meter=LossMeter(1000, "cpu"),
+        num_images=5,
+        images_per_step=2,
+    )
 
 
 def train(state, steps):
@@ -81,6 +93,18 @@ def test_only_the_newest_are_kept_in_order_of_steps(tiny_unet, tmp_path):
     assert len(list_checkpoints(tmp_path)) == 3
 
 
+def test_the_checkpoint_just_written_is_never_pruned(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    for step in (10, 20, 30):
+        state.step = step
+        save_checkpoint(tmp_path, state)
+    state.step = 15  # resumed by name from an older one
+    assert save_checkpoint(tmp_path, state, keep=2).exists()
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-15", "checkpoint-30"]
+    save_checkpoint(tmp_path, state, keep=2)
+    assert not list(tmp_path.glob(".*")), "writing the same step again leaves nothing beside it"
+
+
 def test_a_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path, monkeypatch):
     state = new_state(tiny_unet)
     save_checkpoint(tmp_path, state)
@@ -111,20 +135,32 @@ def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"block_out_channels": (8, 24)}, "another UNet"),
-        ({"ema": False}, "--use_ema"),
-        ({"data": {"images": 6}}, "other data"),
+        ({"block_out_channels": (8, 24)}, "block_out_channels is"),
+        ({"ema": False}, "use_ema is True there and False here"),
+        ({"noise": AnimeNoiseScheduler(prediction_type="sample")}, "prediction_type is v_prediction there"),
+        ({"noise": AnimeNoiseScheduler(beta_schedule="linear")}, "noise table is"),
     ],
 )
-def test_another_run_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says):
-    save_checkpoint(tmp_path, new_state(tiny_unet))
-    data = change.pop("data", None)
+def test_another_model_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says):
+    same = new_state(tiny_unet)
+    folder = save_checkpoint(tmp_path, same)
+    check_checkpoint(folder, same.unet, same.scheduler, use_ema=True)
     other = new_state(tiny_unet, **change)
-    other.data = data or other.data
+    with pytest.raises(UserError, match=says):
+        check_checkpoint(folder, other.unet, other.scheduler, use_ema=other.ema is not None)
+
+
+@pytest.mark.parametrize(("name", "says"), [("num_images", "bring the data back"), ("images_per_step", "must stay")])
+def test_a_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tmp_path, name, says):
+    state = new_state(tiny_unet)
+    train(state, 1)
+    folder = save_checkpoint(tmp_path, state)
+    other = new_state(tiny_unet)
+    setattr(other, name, 77)
     before = [t.clone() for t in other.unet.state_dict().values()]
     with pytest.raises(UserError, match=says):
-        load_checkpoint(tmp_path / "checkpoint-0", other)
-    assert all(map(torch.equal, before, other.unet.state_dict().values())), "a refusal changes nothing"
+        load_checkpoint(folder, other)
+    assert all(map(torch.equal, before, other.unet.state_dict().values()))
 
 
 @pytest.mark.parametrize("file", ["progress.json", "unet.safetensors", "optimizer.safetensors", "ema.safetensors"])
@@ -133,7 +169,7 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, fi
     train(state, 1)
     folder = save_checkpoint(tmp_path, state)
     (folder / file).write_bytes((folder / file).read_bytes()[:20])
-    with pytest.raises(UserError, match="not a complete checkpoint"):
+    with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(folder, new_state(tiny_unet))
 
 

@@ -29,8 +29,19 @@ def test_another_run_or_other_files_are_refused_untouched(tmp_path):
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not a training run"):
         check_output_dir(config(tmp_path / "thesis"))
-    with pytest.raises(UserError, match="is a file"):
-        check_output_dir(config(tmp_path / "thesis" / "thesis.tex"))
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not a training run"):
+            check_output_dir(config(tmp_path / "thesis", overwrite_output_dir=overwrite))
+    for below in ("", "deeper"):
+        with pytest.raises(UserError, match="is a file"):
+            check_output_dir(config(tmp_path / "thesis" / "thesis.tex" / below))
+
+
+def test_a_damaged_record_gets_a_sentence(tmp_path):
+    for content in ("", "a: [", "- 1"):
+        (tmp_path / "training_config.yaml").write_text(content)
+        with pytest.raises(UserError, match="is damaged"):
+            check_output_dir(config(tmp_path))
 
 
 def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):

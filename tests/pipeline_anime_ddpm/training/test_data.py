@@ -51,6 +51,22 @@ def test_a_nested_folder_is_decoded_to_the_shorter_side(folder, tmp_path):
     assert all(i.dtype == torch.uint8 and i.shape == (3, 8, 10) for i in images)
 
 
+def test_captions_beside_the_images_do_no_harm(folder, tmp_path):
+    for i in range(3):
+        (folder / f"{i}.txt").write_text("1girl, solo")
+        (folder / f"{i}.json").write_text("{}")
+    assert len(load_images(config_for(folder, tmp_path), 8, show_progress=False)) == 4
+
+
+def test_empty_rows_are_skipped(tmp_path, caplog):
+    (tmp_path / "set").mkdir()
+    features = datasets.Features({"image": datasets.Image()})
+    rows = datasets.Dataset.from_dict({"image": [picture(0), None]}, features=features)
+    rows.to_parquet(tmp_path / "set" / "train.parquet")
+    assert len(load_images(config_for(tmp_path / "set", tmp_path), 8, show_progress=False)) == 1
+    assert "1 of 2" in caplog.text
+
+
 def test_parquet_in_hub_layout_uses_only_the_train_split(tmp_path):
     data = tmp_path / "set" / "data"
     data.mkdir(parents=True)

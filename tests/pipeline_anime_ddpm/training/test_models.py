@@ -1,8 +1,18 @@
 """New networks, pre-trained ones with all that they know, and refusals in one sentence."""
 
+import json
+
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
@@ -88,6 +98,52 @@ def test_a_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path
     assert build_model(told)[1].config.prediction_type == "v_prediction"
 
 
+def test_the_old_layout_with_everything_in_the_root_is_read(tiny_unet, tmp_path):
+    """As the first DDPM repositories on the Hub have it: no folders, a pickled state, no prediction type."""
+    unet = tiny_unet()
+    unet.save_pretrained(tmp_path, safe_serialization=False)
+    noise = {"_class_name": "DDPMScheduler", "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    noise |= {"num_train_timesteps": 1000, "variance_type": "fixed_large_log", "clip_sample": True}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(noise))
+    index = {"_class_name": "DDPMPipeline", "_diffusers_version": "0.1.1"}
+    index |= {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    loaded, scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path)))
+    assert same_weights(unet, loaded)
+    torch.testing.assert_close(scheduler.alphas_cumprod, DDPMScheduler().alphas_cumprod)
+    assert (scheduler.config.prediction_type, scheduler.config.variance_type) == ("epsilon", "fixed_large")
+
+
+@pytest.mark.parametrize(
+    ("noise", "says"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler"),
+        (ScoreSdeVeScheduler(), "ScoreSdeVeScheduler"),
+        (DDPMScheduler(variance_type="learned_range"), "variance_type"),
+    ],
+)
+def test_noise_that_is_not_ddpm_s_is_refused(tiny_unet, tmp_path, noise, says):
+    AnimeDDPMPipeline(tiny_unet(), noise).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=says):
+        build_model(config(pretrained_model_name_or_path=str(tmp_path)))
+
+
+def test_a_pipeline_with_other_parts_is_refused(tiny_unet, tmp_path):
+    DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"vqvae": ["diffusers", "VQModel"]}))
+    with pytest.raises(UserError, match="a pipeline with vqvae"):
+        build_model(config(pretrained_model_name_or_path=str(tmp_path)))
+
+
+def test_a_size_given_as_height_and_width_is_understood(tiny_unet, tmp_path):
+    DDPMPipeline(tiny_unet(sample_size=(16, 16)), DDPMScheduler()).save_pretrained(tmp_path / "square")
+    assert build_model(config(pretrained_model_name_or_path=str(tmp_path / "square")))[0].config.sample_size == 16
+    DDPMPipeline(tiny_unet(sample_size=(16, 8)), DDPMScheduler()).save_pretrained(tmp_path / "wide")
+    with pytest.raises(UserError, match="16 x 8"):
+        build_model(config(pretrained_model_name_or_path=str(tmp_path / "wide")))
+
+
 def test_half_precision_weights_are_trained_in_float32(tiny_unet, tmp_path):
     DDPMPipeline(tiny_unet().half(), DDPMScheduler()).save_pretrained(tmp_path)
     assert build_model(config(pretrained_model_name_or_path=str(tmp_path)))[0].dtype == torch.float32
@@ -110,7 +166,7 @@ def test_flags_that_contradict_the_pretrained_model_are_refused(tiny_unet, tmp_p
         ({"model_config_name_or_path": "tiny", "resolution": 30}, "try 24 or 32"),
         ({"model_config_name_or_path": "standard", "resolution": 16}, "try 32"),
         ({"model_config_name_or_path": "./nowhere"}, "neither a size"),
-        ({"pretrained_model_name_or_path": "./nowhere"}, "neither a folder nor a Hub repository"),
+        ({"pretrained_model_name_or_path": "./nowhere"}, "cannot be loaded"),
         ({"pretrained_model_name_or_path": "."}, "cannot be loaded"),
         ({"model_config_name_or_path": "tiny", "enable_xformers_memory_efficient_attention": True}, "xformers is not"),
     ],

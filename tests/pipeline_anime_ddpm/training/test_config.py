@@ -1,6 +1,7 @@
 """Flags, YAML and the dataclass are one thing, and a mistake gets one sentence."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -97,6 +98,9 @@ def test_a_saved_config_reads_back_the_same_without_its_token(tmp_path):
         (["--report_to", "wandb,mlflow"], "mlflow"),
         (["--config", "missing.yaml"], "cannot be read"),
         (["--seed"], "expected one argument"),
+        (["--overwrite_output_dir", "--resume_from_checkpoint", "latest"], "not both"),
+        (["--logging_dir", ".."], "inside --output_dir"),
+        (["--logging_dir", "/tmp/logs"], "inside --output_dir"),
         (["--learning_rate", "nan"], "above 0"),
     ],
 )
@@ -112,9 +116,33 @@ def test_mistakes_in_yaml_get_one_sentence(tmp_path):
         ("a: [", "not valid YAML"),
         ("random_flip: 3", "true or false"),
         ("seed:", "needs a value"),
+        ("seed: true", "a whole number"),
+        ("resolution: 48.7", "a whole number"),
+        ("output_dir: true", "a word"),
     ]:
         file.write_text(content)
         assert says in sentence_of("--config", str(file))
+
+
+def test_yaml_s_no_is_a_precision(tmp_path):
+    (tmp_path / "run.yaml").write_text("train_data_dir: faces\nmixed_precision: no\n")
+    assert parse_config(["--config", str(tmp_path / "run.yaml")]).mixed_precision == "no"
+
+
+def test_the_preset_s_step_size_is_for_its_own_network_alone():
+    assert parse_config([]).learning_rate == DRAWN_FACES_RUN["learning_rate"]
+    for model in ("--model_config_name_or_path=standard", "--pretrained_model_name_or_path=somebody/ddpm"):
+        assert parse_config([model]).learning_rate == 1e-4
+
+
+def test_a_local_rank_alone_does_not_start_a_distributed_run(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    parse_config([*DATA, "--local_rank", "0"])
+    assert "LOCAL_RANK" not in os.environ
+    monkeypatch.setenv("RANK", "1")
+    parse_config([*DATA, "--local_rank", "1"])
+    assert os.environ.pop("LOCAL_RANK") == "1"
 
 
 def test_convert_keeps_the_word_none_for_text():
