@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -231,9 +232,20 @@ def step_positions(first_step: int, last_step: int, rank_batch: int, rank: int, 
         yield list(range(start, start + rank_batch))
 
 
+def _leave_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches workers too; the main process decides, and still needs their batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def build_loader(stream: ImageStream, positions: Iterable[list[int]], num_workers: int) -> DataLoader:
     """Batches `(rank_batch, 3, R, R)`, one for each list of positions."""
-    return DataLoader(stream, batch_sampler=positions, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        stream,
+        batch_sampler=positions,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_ctrl_c,
+    )
 
 
 def prepare_batch(batch: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
