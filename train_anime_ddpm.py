@@ -116,16 +116,24 @@ def train(run: Run, stream: ImageStream) -> None:
             row = log_metrics(run, log, gradient_norm)
             bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
         if run.accelerator.is_main_process:
-            if schedule.epochs_end(state.step, config.save_images_epochs) or last:
-                log.pictures(draw_samples(run), images=schedule.images(state.step))
-            if schedule.epochs_end(state.step, config.save_model_epochs) and not last:
-                save_model(run)
-            if state.step % config.checkpointing_steps == 0 or last:
-                save_checkpoint(run.folder, state, config.checkpoints_total_limit)
+            with log.pause():
+                save_what_is_due(run, log)
         if stop.requested(state.step) and not last:
             stop_here(run)
     bar.close()
     stop.close()
+
+
+def save_what_is_due(run: Run, log: RunLog) -> None:
+    """Samples, pipeline and checkpoint, each at its own interval and the first and last also at the end."""
+    config, state, schedule = run.config, run.state, run.schedule
+    last = state.step == schedule.total_steps
+    if schedule.epochs_end(state.step, config.save_images_epochs) or last:
+        log.pictures(draw_samples(run), images=schedule.images(state.step))
+    if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
+        save_model(run)
+    if state.step % config.checkpointing_steps == 0 or last:
+        save_checkpoint(run.folder, state, config.checkpoints_total_limit)
 
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import math
@@ -10,6 +11,7 @@ import resource
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +125,14 @@ class RunLog:
             else:
                 tracker.log_images({"samples": [grid]}, step=images)
         self.curve()
-        self._last = (time.perf_counter(), self._last[1])  # drawing is not training: keep it out of images/s
         return path
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Keep what is done inside, drawing and saving, out of images/s."""
+        start = time.perf_counter()
+        yield
+        self._last = (self._last[0] + time.perf_counter() - start, self._last[1])
 
     def curve(self) -> None:
         """Draw the loss over images, and the error of each quarter of the noise table, to `loss.png`."""

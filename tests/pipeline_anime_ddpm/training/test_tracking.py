@@ -4,6 +4,7 @@ import csv
 import math
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -64,6 +65,14 @@ def test_pictures_leave_a_grid_and_a_curve(accelerator, tmp_path):
     path = log.pictures([Image.new("RGB", (4, 4), "red")] * 3, images=20)
     assert Image.open(path).size == (8, 8)
     assert Image.open(tmp_path / "loss.png").width > 500
+
+
+def test_drawing_and_saving_do_not_count_as_training(accelerator, tmp_path):
+    log = RunLog(tmp_path, accelerator, 0)
+    with log.pause():
+        time.sleep(0.5)
+    row(log, 10)
+    assert log.rows[0]["images_per_second"] > 10 / 0.5
 
 
 def test_a_grid_keeps_the_order_row_by_row():
