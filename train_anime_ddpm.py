@@ -69,8 +69,8 @@ class Run:
 def main() -> None:
     # Settings. What can be wrong is refused here, before anything slow or lasting happens.
     config = parse_config()
-    check_output_dir(config)
     check_source(config)
+    check_output_dir(config)
     check_trackers(config.trackers)
     precision = choose_precision(config.mixed_precision)
 
