@@ -137,7 +137,7 @@ def save_what_is_due(run: Run, log: RunLog) -> None:
 
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
-    """One optimiser step on uint8 `images` `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
+    """One optimiser step on this rank's `images` `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
     config, state, accelerator = run.config, run.state, run.accelerator
     batch = draw_step(
         images.to(accelerator.device, non_blocking=True),
@@ -305,8 +305,9 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor) -> dict[str,
     row = log.metrics(values, step=state.step, images=schedule.images(state.step))
     if len(log.rows) == log.rows_before + 1:
         speed = row["images_per_second"]
-        minutes = schedule.images(schedule.total_steps - state.step) / speed / 60
-        run.accelerator.print(f"\nAbout {minutes:.1f} minutes to go at {speed:.0f} images/s.")
+        seconds = schedule.images(schedule.total_steps - state.step) / speed
+        left = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+        run.accelerator.print(f"\nAbout {left} to go at {speed:.0f} images/s.")
     return row
 
 

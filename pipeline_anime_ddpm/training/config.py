@@ -150,7 +150,8 @@ class TrainingConfig:
         3, "Keep only so many checkpoints, the newest ones; `none` keeps them all."
     )
     resume_from_checkpoint: str | None = setting(
-        None, "A checkpoint's folder, or `latest`. By default the newest one in the output folder, if there is any."
+        None,
+        "A checkpoint's folder, or `latest`. By default the newest one in the output folder; without any, a new run.",
     )
     save_model_epochs: int = setting(10, "Write the pipeline to the output folder every so many epochs and at the end.")
 

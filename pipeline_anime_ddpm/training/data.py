@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 from datasets.exceptions import DatasetsError
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -118,6 +118,8 @@ def _decode_all(
             return "an empty row"
         try:
             return decode_image(file["bytes"] or Path(file["path"]).read_bytes(), resolution, as_float)
+        except UnidentifiedImageError:
+            return f"{file['path'] or 'an image without a name'} (not an image)"
         except Exception as error:  # Pillow's decoders raise almost anything on a broken file
             return f"{file['path'] or 'an image without a name'} ({error})"
 
