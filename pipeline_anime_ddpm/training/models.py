@@ -129,7 +129,9 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
             )
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
-        scheduler = AnimeNoiseScheduler.from_config(noise.config, **_training_knobs(config))
+        # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows
+        spacing = {} if isinstance(noise, AnimeNoiseScheduler) else {"timestep_spacing": "trailing"}
+        scheduler = AnimeNoiseScheduler.from_config(noise.config, **spacing, **_training_knobs(config))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
         raise UserError(
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "

@@ -82,6 +82,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_table_and_prediction(pipe
     torch.testing.assert_close(scheduler.alphas_cumprod, noise.alphas_cumprod, rtol=0, atol=1e-6)
     assert scheduler.config.prediction_type == noise.config.prediction_type
     assert scheduler.config.timestep_sampling == "laplace"
+    assert scheduler.config.timestep_spacing == "trailing"
     assert loaded.config.sample_size == unet.config.sample_size
 
 
