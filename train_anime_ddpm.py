@@ -22,11 +22,11 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
@@ -39,7 +39,7 @@ from pipeline_anime_ddpm.training.checkpoints import (
     save_checkpoint,
 )
 from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig, parse_config
-from pipeline_anime_ddpm.training.data import ImageStream, build_loader, check_source, load_images, step_positions
+from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
 from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, one_sentence_errors
 from pipeline_anime_ddpm.training.hardware import choose_precision, use_cpu_cores
 from pipeline_anime_ddpm.training.models import build_model
@@ -62,6 +62,7 @@ class Run:
     scheduler: AnimeNoiseScheduler
     state: TrainingState
     schedule: RunSchedule
+    data: CachedData | StreamedData
     folder: Path
     hub_repo: str | None
 
@@ -80,27 +81,28 @@ def main() -> None:
     unet, scheduler = build_model(config)
     checkpoint = choose_checkpoint(config, unet, scheduler)
     introduce(config, accelerator, unet)
-    with accelerator.main_process_first():  # the others find what the first has downloaded
-        images = load_images(config, unet.config.sample_size, show_progress=accelerator.is_main_process)
-    schedule = RunSchedule.plan(config, len(images), accelerator.num_processes)
+    with accelerator.local_main_process_first():  # the others find what the first has decoded
+        data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
+    accelerator.print(data.description)
+    schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
     hub_repo = prepare_hub(config, accelerator)
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, schedule, hub_repo)
+    run = build_run(config, accelerator, unet, scheduler, schedule, data, hub_repo)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         claim_output_dir(config)
+        data.list_skipped(run.folder)
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:
-        stream = ImageStream(images, unet.config.sample_size, config.center_crop, config.seed)
-        train(run, stream)
+        train(run)
     if accelerator.is_main_process:
         finish(run)
     accelerator.end_training()
 
 
-def train(run: Run, stream: ImageStream) -> None:
+def train(run: Run) -> None:
     """The loop: train, and pause when something is due."""
     config, state, schedule = run.config, run.state, run.schedule
     start_trackers(run.accelerator, config.trackers, config.to_dict(), run.folder)
@@ -108,32 +110,44 @@ def train(run: Run, stream: ImageStream) -> None:
     stop = StopRequest(run.accelerator, every=config.logging_steps)
     bar = tqdm(initial=state.step, total=schedule.total_steps, unit="step", disable=not run.accelerator.is_main_process)
     run.unet.train()
-    for batch in batches(run, stream):
-        gradient_norm = train_step(run, batch)
-        bar.update()
-        last = state.step == schedule.total_steps
-        if state.step % config.logging_steps == 0 or last:
-            row = log_metrics(run, log, gradient_norm)
-            bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
-        if run.accelerator.is_main_process:
+    feed = open_feed(run)
+    with kept_if_data_fail(run, feed):
+        for batch in feed:
+            gradient_norm = train_step(run, batch)
+            bar.update()
+            last = state.step == schedule.total_steps
+            if state.step % config.logging_steps == 0 or last:
+                row = log_metrics(run, log, gradient_norm, feed)
+                bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
             with log.pause():
-                save_what_is_due(run, log)
-        if stop.requested(state.step) and not last:
-            stop_here(run)
+                save_what_is_due(run, log, feed)
+            if stop.requested(state.step) and not last:
+                stop_here(run, feed)
+    feed.close()
     bar.close()
     stop.close()
 
 
-def save_what_is_due(run: Run, log: RunLog) -> None:
+def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
     """Samples, pipeline and checkpoint, each at its own interval and the first and last also at the end."""
     config, state, schedule = run.config, run.state, run.schedule
     last = state.step == schedule.total_steps
-    if schedule.epochs_end(state.step, config.save_images_epochs) or last:
-        log.pictures(draw_samples(run), images=schedule.images(state.step))
-    if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
-        save_model(run)
+    if run.accelerator.is_main_process:
+        if schedule.epochs_end(state.step, config.save_images_epochs) or last:
+            log.pictures(draw_samples(run), images=schedule.images(state.step))
+        if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
+            save_model(run)
     if state.step % config.checkpointing_steps == 0 or last:
-        save_checkpoint(run.folder, state, config.checkpoints_total_limit)
+        save_everything(run, feed)
+
+
+def save_everything(run: Run, feed: Feed) -> Path | None:
+    """Write a checkpoint on the main process, with what every rank has to tell; its path there."""
+    run.state.feeds = gather_object([feed.state()])
+    run.state.meter.gather(run.accelerator)
+    if not run.accelerator.is_main_process:
+        return None
+    return save_checkpoint(run.folder, run.state, run.config.checkpoints_total_limit)
 
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
@@ -165,14 +179,31 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
     return gradient_norm
 
 
-def batches(run: Run, stream: ImageStream) -> DataLoader:
-    """This rank's images of every step that is left, `(B, 3, R, R)` each."""
-    accelerator = run.accelerator
-    rank_batch = run.schedule.images_per_step // accelerator.num_processes
-    positions = step_positions(
-        run.state.step, run.schedule.total_steps, rank_batch, accelerator.process_index, accelerator.num_processes
+@contextlib.contextmanager
+def kept_if_data_fail(run: Run, feed: Feed) -> Iterator[None]:
+    """A data set that cannot be read on ends the run, but not what it has learned (on several ranks: since the last
+    checkpoint, for the others are waiting for this one's gradients)."""
+    try:
+        yield
+    except UserError:
+        if run.accelerator.num_processes == 1 and run.state.step:
+            save_everything(run, feed)
+        raise
+
+
+def open_feed(run: Run) -> Feed:
+    """This rank's batches `(B, 3, R, R)` of every step that is left."""
+    accelerator, state, schedule = run.accelerator, run.state, run.schedule
+    plan = FeedPlan(
+        rank_batch=schedule.images_per_step // accelerator.num_processes,
+        first_step=state.step,
+        last_step=schedule.total_steps,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        num_workers=run.config.dataloader_num_workers,
+        state=state.feed_of(accelerator.process_index, accelerator.num_processes),
     )
-    return build_loader(stream, positions, run.config.dataloader_num_workers)
+    return run.data.feed(plan)
 
 
 def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
@@ -227,6 +258,7 @@ def build_run(
     unet: UNet2DModel,
     scheduler: AnimeNoiseScheduler,
     schedule: RunSchedule,
+    data: CachedData | StreamedData,
     hub_repo: str | None,
 ) -> Run:
     """Optimiser, learning rate and EMA."""
@@ -258,10 +290,10 @@ def build_run(
         lr_scheduler=lr_scheduler,
         scaler=accelerator.scaler,
         meter=LossMeter(scheduler.config.num_train_timesteps, accelerator.device),
-        num_images=schedule.num_images,
+        data=data.facts,
         images_per_step=schedule.images_per_step,
     )
-    return Run(config, accelerator, model, unet, scheduler, state, schedule, Path(config.output_dir), hub_repo)
+    return Run(config, accelerator, model, unet, scheduler, state, schedule, data, Path(config.output_dir), hub_repo)
 
 
 def build_ema(config: TrainingConfig, unet: UNet2DModel) -> EMAModel:
@@ -297,12 +329,12 @@ def resume(run: Run, checkpoint: Path | None) -> None:
         run.accelerator.print(f"{total - done:,} images to go, {run.schedule.images_per_step} at a step.")
 
 
-def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor) -> dict[str, float]:
+def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) -> dict[str, float]:
     """Read what the device has added up, log it, and the first time say how long the rest will take."""
     state, schedule = run.state, run.schedule
     values = state.meter.read(run.accelerator)
     values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
-    row = log.metrics(values, step=state.step, images=schedule.images(state.step))
+    row = log.metrics(values, step=state.step, images=schedule.images(state.step), seconds_waited=feed.seconds_waited)
     if len(log.rows) == log.rows_before + 1:
         speed = row["images_per_second"]
         seconds = schedule.images(schedule.total_steps - state.step) / speed
@@ -377,10 +409,10 @@ def prepare_hub(config: TrainingConfig, accelerator: Accelerator) -> str | None:
         ) from error
 
 
-def stop_here(run: Run) -> None:
+def stop_here(run: Run, feed: Feed) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
-    if run.accelerator.is_main_process:
-        checkpoint = save_checkpoint(run.folder, run.state, run.config.checkpoints_total_limit)
+    checkpoint = save_everything(run, feed)
+    if checkpoint is not None:
         without = " without --overwrite_output_dir" if run.config.overwrite_output_dir else ""
         print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again{without}.", flush=True)
     run.accelerator.end_training()

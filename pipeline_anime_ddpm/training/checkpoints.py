@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from schedulers import AnimeNoiseScheduler
 
+from .atomic import publish_folder
 from .errors import UserError, first_line
 from .tracking import LossMeter
 
@@ -26,12 +26,13 @@ CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 @dataclass
 class TrainingState:
-    """Everything that decides how training goes on; noise and data order need no state, they follow from `step`.
+    """Everything that decides how training goes on; noise needs no state, it follows from `step`.
 
     Attributes:
-        num_images: size of the data set; like images_per_step it must be the same when the run resumes.
+        data: facts about the data set; like images_per_step they must be the same when the run resumes.
         images_per_step: images of one optimiser step, over all ranks and accumulation.
         step: optimiser steps done.
+        feeds: where the data of each rank stand, by rank; None for a rank whose images follow from the step.
     """
 
     unet: UNet2DModel
@@ -41,13 +42,28 @@ class TrainingState:
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler | None
     meter: LossMeter
-    num_images: int
+    data: dict[str, Any]
     images_per_step: int
     step: int = 0
+    feeds: list[dict[str, Any] | None] = field(default_factory=list)
+
+    def feed_of(self, rank: int, world: int) -> dict[str, Any] | None:
+        """Where the data of `rank` stand.
+
+        Raises:
+            UserError: if they were read by another number of processes, and depend on it.
+        """
+        if len(self.feeds) != world and any(self.feeds):
+            raise UserError(
+                f"The run was streaming with {len(self.feeds)} processes and has {world} now; to go on with the very "
+                "next image, use as many."
+            )
+        return self.feeds[rank] if any(self.feeds) else None
 
 
 def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = None) -> Path:
-    """Write `checkpoint-<step>`, then delete all but the newest `keep`. To be called on one rank alone."""
+    """Write `checkpoint-<step>`, then delete all but the newest `keep`. To be called on one rank alone,
+    after `state.feeds` was gathered from all."""
     final = output_dir / f"checkpoint-{state.step}"
     partial = output_dir / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,7 +78,8 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
         save_file(_contiguous(shadow), partial / "ema.safetensors")
     progress = {
         "step": state.step,
-        "num_images": state.num_images,
+        "data": state.data,
+        "feeds": state.feeds,
         "images_per_step": state.images_per_step,
         "model": model_facts(state.unet, state.scheduler, use_ema=state.ema is not None),
         "optimizer": optimizer_rest,
@@ -71,7 +88,7 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
         "ema_step": state.ema.optimization_step if state.ema else None,
     }
     (partial / "progress.json").write_text(json.dumps(progress, indent=1))
-    _publish(partial, final)
+    publish_folder(partial, final)
     others = [c for c in list_checkpoints(output_dir) if c != final]
     for old in others[: max(0, len(others) - keep + 1)] if keep else []:
         shutil.rmtree(old)
@@ -85,11 +102,13 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         UserError: if the checkpoint is unreadable, or was written for other data or another batch.
     """
     progress = _read_progress(folder)
-    if progress["num_images"] != state.num_images:
-        raise UserError(
-            f"{folder} was written for {progress['num_images']:,} images and there are {state.num_images:,} now; bring "
-            "the data back, or choose another --output_dir."
-        )
+    for name, here in state.data.items():
+        there = progress["data"].get(name)
+        if there != here:
+            raise UserError(
+                f"{folder} was written for other data ({name}: {there} there, {here} now); bring the data back, or "
+                "choose another --output_dir."
+            )
     if progress["images_per_step"] != state.images_per_step:
         raise UserError(
             f"{folder} was written for {progress['images_per_step']} images a step and this run takes "
@@ -112,7 +131,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         for (name, _), parameter in zip(state.unet.named_parameters(), state.ema.shadow_params, strict=True):
             parameter.copy_(shadow[name])
         state.ema.optimization_step = progress["ema_step"]
-    state.step = progress["step"]
+    state.step, state.feeds = progress["step"], progress["feeds"]
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, use_ema: bool) -> dict[str, Any]:
@@ -190,23 +209,3 @@ def _join_optimizer(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> d
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Make sure that every byte is on disk, then give the folder its name in one step."""
-    for path in [*partial.iterdir(), partial]:
-        _sync(path)
-    replaced = final.with_name(f".{final.name}.replaced.partial")
-    if final.exists():
-        os.replace(final, replaced)
-    os.replace(partial, final)
-    _sync(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -38,10 +38,33 @@ class TrainingConfig:
     )
     dataset_config_name: str | None = setting(None, "Configuration of the dataset; needed only if it has several.")
     train_data_dir: str | None = setting(
-        None, "Folder of your own images (nested folders are fine) or of parquet files; ignored with --dataset_name."
+        None,
+        "Folder of your own images (nested folders are fine), of parquet files or of WebDataset tars; ignored with "
+        "--dataset_name.",
+    )
+    image_column: str | None = setting(
+        None,
+        "Column that holds the images, or WebDataset's field, such as `jpg`; by default found by its type.",
     )
     cache_dir: str | None = setting(
-        None, "Where downloaded models and datasets are kept; by default where the libraries keep theirs."
+        None,
+        "Where decoded images, and downloaded models and datasets, are kept; by default where Hugging Face's libraries "
+        "keep theirs.",
+    )
+    streaming: bool | None = setting(
+        None,
+        "Decode while training instead of once to a cache on disk; by default only for data sets of the Hub that are "
+        "larger than --cache_limit_gb.",
+    )
+    cache_limit_gb: float = setting(
+        20.0, "Size of the files, in GB, above which a data set of the Hub is streamed; the decoded ones are smaller."
+    )
+    shuffle_buffer_size: int = setting(
+        1024,
+        "Images that each reader mixes while streaming, beside the order of files; two such blocks are in memory.",
+    )
+    max_skipped_fraction: float = setting(
+        0.01, "Stop when more than this share of the images cannot be decoded; they are listed in skipped.jsonl."
     )
     resolution: int | None = setting(
         None,
@@ -56,10 +79,12 @@ class TrainingConfig:
     )
     preserve_input_precision: bool = setting(
         False,
-        "Keep 16- and 32-bit images as floats; by default images are held as 8-bit RGB, a quarter of the memory.",
+        "Keep 16- and 32-bit images as floats; by default images are kept as 8-bit RGB, a quarter of the space.",
     )
     dataloader_num_workers: int = setting(
-        0, "Processes that assemble batches; 0 is right while images are held decoded in memory."
+        0,
+        "Processes that decode and assemble batches; with 0, threads decode ahead while streaming, and cached images "
+        "need no help.",
     )
 
     # --- model ---
@@ -201,7 +226,7 @@ class TrainingConfig:
         at_least_one = (
             "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
             "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
-            "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps"
+            "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size"
         ).split()
         for name in at_least_one:
             value = getattr(self, name)
@@ -210,12 +235,14 @@ class TrainingConfig:
         for name in ("learning_rate", "snr_gamma", "adam_epsilon", "ema_inv_gamma", "ema_power"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"--{name} is {getattr(self, name)}; give a number above 0.")
-        for name in ("lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", "seed"):
+        for name in ("lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", "seed", "cache_limit_gb"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name} is {getattr(self, name)}; give 0 or more.")
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} is {getattr(self, name)}; give at least 0 and less than 1.")
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
 
     def _check_combinations(self) -> None:
         if self.max_train_steps and self.max_train_images:

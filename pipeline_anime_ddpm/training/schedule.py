@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .config import TrainingConfig
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -13,20 +14,26 @@ class RunSchedule:
     """Lengths and intervals of a run.
 
     Attributes:
-        num_images: size of the data set.
+        num_images: size of the data set; None if that is known only after reading it, so that no epoch can end.
         images_per_step: images of one optimiser step, over all devices and accumulation.
         total_steps: optimiser steps of the whole run.
     """
 
-    num_images: int
+    num_images: int | None
     images_per_step: int
     total_steps: int
 
     @classmethod
-    def plan(cls, config: TrainingConfig, num_images: int, num_processes: int) -> RunSchedule:
+    def plan(cls, config: TrainingConfig, num_images: int | None, num_processes: int) -> RunSchedule:
+        """Raises a UserError if the length is given in epochs and nobody knows how long one is."""
         images_per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
         if config.max_train_steps:
             total_steps = config.max_train_steps
+        elif num_images is None and not config.max_train_images:
+            raise UserError(
+                "How many images the data set has is known only after reading it; give --max_train_images or "
+                "--max_train_steps."
+            )
         else:
             total_steps = math.ceil((config.max_train_images or config.num_epochs * num_images) / images_per_step)
         return cls(num_images, images_per_step, total_steps)
@@ -37,5 +44,7 @@ class RunSchedule:
 
     def epochs_end(self, step: int, every: int) -> bool:
         """True if `step` completes an epoch whose number (from 1) is a multiple of `every`."""
+        if self.num_images is None:
+            return False
         span = every * self.num_images
         return self.images(step) // span > self.images(step - 1) // span

@@ -47,6 +47,11 @@ class LossMeter:
         self.sums[2 : 2 + QUARTERS].index_add_(0, quarter, error.to(self.sums.dtype))
         self.sums[2 + QUARTERS :].index_add_(0, quarter, torch.ones_like(error, dtype=self.sums.dtype))
 
+    def gather(self, accelerator: Accelerator) -> None:
+        """Bring the sums of all ranks to the first, which is the one that is saved; their total stays the same."""
+        total = accelerator.reduce(self.sums, reduction="sum")
+        self.sums = total if accelerator.is_main_process else torch.zeros_like(total)
+
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all ranks since the last reading; NaN for a quarter in which nothing fell."""
         total = accelerator.reduce(self.sums, reduction="sum").tolist()
@@ -69,6 +74,7 @@ class RunLog:
         self.rows = self._read_rows(first_images) if accelerator.is_main_process else []
         self.rows_before = len(self.rows)
         self._last = (time.perf_counter(), first_images)
+        self._waited = 0.0
         if accelerator.is_main_process:
             self._write_all()
 
@@ -94,13 +100,22 @@ class RunLog:
             writer.writerows(self.rows)
         os.replace(partial, self.csv_path)
 
-    def metrics(self, values: dict[str, float], *, step: int, images: int) -> dict[str, float]:
-        """Add one row: `values`, images/s since the last row and peak memory. Returns the whole row."""
+    def metrics(
+        self, values: dict[str, float], *, step: int, images: int, seconds_waited: float = 0.0
+    ) -> dict[str, float]:
+        """Add one row: `values`, images/s and the share of time waiting for data since the last row, and peak memory.
+
+        Args:
+            seconds_waited: for data, since this process began to train.
+
+        Returns the whole row.
+        """
         now = time.perf_counter()
         elapsed, seen = now - self._last[0], images - self._last[1]
-        self._last = (now, images)
         row = {"images": images, "step": step, **values}
         row["images_per_second"] = seen / elapsed
+        row["data_wait"] = (seconds_waited - self._waited) / elapsed
+        self._last, self._waited = (now, images), seconds_waited
         row["peak_memory_mb"] = peak_memory_mb(self.accelerator.device)
         self.rows.append(row)
         if self.accelerator.is_main_process:

@@ -1,0 +1,64 @@
+"""The command `anime-ddpm`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+
+from .training.data.cache import CacheEntry, cache_root, list_caches, remove_cache
+from .training.errors import UserError, one_sentence_errors
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one subcommand; a user's mistake is one sentence and exit status 2."""
+    arguments = _build_parser().parse_args(argv)
+    with one_sentence_errors():
+        arguments.run(arguments)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anime-ddpm", description="Tools around train_anime_ddpm.py.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    cache = commands.add_parser("cache", help="look at the decoded images that training keeps, and delete them")
+    actions = cache.add_subparsers(required=True, metavar="ls|rm")
+    ls = actions.add_parser("ls", help="list the caches, with their sizes")
+    ls.set_defaults(run=_list)
+    rm = actions.add_parser("rm", help="delete caches; the next run that needs one makes it again")
+    rm.add_argument("names", nargs="*", metavar="NAME", help="as `ls` shows them")
+    rm.add_argument("--all", action="store_true", help="every cache")
+    rm.set_defaults(run=_remove)
+    for action in (ls, rm):
+        action.add_argument("--cache_dir", help="as given to train_anime_ddpm.py")
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    root = cache_root(arguments.cache_dir)
+    entries = list_caches(root)
+    for entry in entries:
+        print(_describe(entry))
+    total = sum(entry.num_bytes for entry in entries)
+    print(f"{len(entries)} caches with {total / 1e6:,.1f} MB in {root}")
+
+
+def _describe(entry: CacheEntry) -> str:
+    key = entry.key
+    facts = [f"{entry.num_images:,} images", f"{key.dtype}", "centre crop" if key.center_crop else "whole"]
+    if entry.num_skipped:
+        facts.append(f"{entry.num_skipped:,} skipped")
+    made = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
+    return f"{entry.folder.name}  {entry.num_bytes / 1e6:,.1f} MB  {made}  {key.source} ({', '.join(facts)})"
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    root = cache_root(arguments.cache_dir)
+    entries = {entry.folder.name: entry for entry in list_caches(root)}
+    if arguments.all == bool(arguments.names):
+        raise UserError("Name the caches to delete, as `anime-ddpm cache ls` shows them, or give --all.")
+    unknown = [name for name in arguments.names if name not in entries]
+    if unknown:
+        raise UserError(f"There is no cache {unknown[0]} in {root}; `anime-ddpm cache ls` lists those there are.")
+    for name in arguments.names or entries:
+        remove_cache(entries[name])
+        print(f"Deleted {name} ({entries[name].num_bytes / 1e6:,.1f} MB).")

@@ -1,0 +1,203 @@
+"""Images decoded once, kept in memory-mapped files, and found again by what they were made of."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
+from tqdm.auto import tqdm
+
+from ..atomic import publish_folder
+from ..errors import UserError
+from .feed import threads_for
+from .reading import Decoder, Skipped, read_skipped, read_unit
+from .sources import Source
+
+FORMAT = 1  # of the files below; raise it with every change of what they hold
+PIXELS, INDEX, FACTS, SKIPPED = "pixels.bin", "index.npy", "facts.json", "skipped.jsonl"
+GIVE_UP_AFTER = 1000  # images in a row that cannot be decoded
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What decides the pixels of a cache.
+
+    Attributes:
+        source: what the user called the data set.
+        fingerprint: of its files.
+        resolution: shorter side of the images, in pixels.
+        center_crop: whether the middle square is kept alone.
+        dtype: `uint8` or `float32`.
+    """
+
+    source: str
+    fingerprint: str
+    resolution: int
+    center_crop: bool
+    dtype: str
+
+    @property
+    def folder_name(self) -> str:
+        facts = [FORMAT, self.fingerprint, self.resolution, self.center_crop, self.dtype]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.source).name).strip("-").lower()[:40] or "images"
+        return f"{name}-{self.resolution}px-{digest}"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A finished cache: a folder of pixels.bin, index.npy, facts.json and skipped.jsonl."""
+
+    folder: Path
+    key: CacheKey
+    num_images: int
+    num_skipped: int
+    num_bytes: int
+    created: float
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        return sorted(read_skipped(self.folder / SKIPPED))
+
+    def index(self) -> np.ndarray:
+        """`(n, 3)` int64: where each image begins, in values, and its height and width."""
+        return np.load(self.folder / INDEX)
+
+    def pixels(self) -> np.ndarray:
+        """All values of all images `(3, h, w)` one after the other, mapped from disk."""
+        # copy-on-write: torch asks for a writable array, and nothing that is written reaches the file
+        return np.memmap(self.folder / PIXELS, dtype=self.key.dtype, mode="c")
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """The folder of all caches: inside `--cache_dir`, or where Hugging Face's libraries keep theirs."""
+    return Path(cache_dir or HF_HOME) / "anime-ddpm"
+
+
+def list_caches(root: Path) -> list[CacheEntry]:
+    """The finished caches, by name."""
+    folders = sorted(path.parent for path in root.glob(f"*/{FACTS}") if not path.parent.name.startswith("."))
+    return [entry for folder in folders if (entry := _open(folder))]
+
+
+def remove_cache(entry: CacheEntry) -> None:
+    """Delete a cache; a run that has it open keeps what it has mapped."""
+    with _lock(entry.folder):
+        shutil.rmtree(entry.folder)
+
+
+def find_or_build(
+    key: CacheKey, images: Iterable[np.ndarray | Skipped], root: Path, total: int | None, show_progress: bool
+) -> CacheEntry:
+    """The cache of `key`, made from `images` if it is not there; other processes wait until it is.
+
+    Args:
+        images: `(3, h, w)` each, in order; only looked at if the cache has to be made.
+        total: how many they are, if that is known.
+
+    Raises:
+        UserError: if none of the images can be decoded, or the disk is full.
+    """
+    folder = root / key.folder_name
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            entry = _open(folder)
+            if entry is None:
+                _clean(folder)
+                _check_disk(root, key, total)
+                bar = tqdm(images, "Decoding once", total, unit="image", disable=not show_progress, leave=False)
+                _build(folder, key, bar)
+                entry = _open(folder)
+            return entry
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(
+                f"The decoded images cannot be kept in {root} ({error.strerror}); give a --cache_dir with room, or "
+                "--streaming."
+            ) from error
+        raise
+
+
+def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Skipped]:
+    """All images of `source`, decoded on all cores for `key`."""
+    decoder = Decoder(key.resolution, key.center_crop, key.dtype == "float32", source.remote, threads_for(1))
+    encoded = (image for unit in range(source.num_units) for image in read_unit(source, unit))
+    with contextlib.closing(decoder):
+        yield from decoder.decode(encoded)
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _open(folder: Path) -> CacheEntry | None:
+    """The cache in `folder`; None if there is none, or it is not whole."""
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        entry = CacheEntry(folder=folder, key=CacheKey(**facts.pop("key")), **facts)
+        whole = (folder / PIXELS).stat().st_size == entry.num_bytes and (folder / INDEX).exists()
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return entry if whole else None
+
+
+def _clean(folder: Path) -> None:
+    """Remove what a killed process has left, or what is damaged; its lock is ours."""
+    for leftover in [folder, *folder.parent.glob(f".{folder.name}.*.partial")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+
+
+def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
+    needed = (total or 0) * 3 * key.resolution**2 * np.dtype(key.dtype).itemsize
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise UserError(
+            f"{total:,} images of {key.resolution} pixels need {needed / 2**30:.1f} GiB in {root}, where "
+            f"{free / 2**30:.1f} are free; give a --cache_dir with room, or --streaming."
+        )
+
+
+def _build(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) -> None:
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        index, skipped, offset = [], [], 0
+        with open(partial / PIXELS, "wb") as file:
+            for image in images:
+                if isinstance(image, Skipped):
+                    skipped.append(image)
+                    if not index and len(skipped) == GIVE_UP_AFTER:
+                        break
+                    continue
+                file.write(np.ascontiguousarray(image).data)
+                index.append((offset, *image.shape[1:]))
+                offset += image.size
+        if not index:
+            name, reason = skipped[0] if skipped else (key.source, "it is empty")
+            raise UserError(f"None of the {len(skipped):,} images can be decoded; the first is {name} ({reason}).")
+        np.save(partial / INDEX, np.array(index, dtype=np.int64))
+        (partial / SKIPPED).write_text("".join(json.dumps(s._asdict()) + "\n" for s in skipped))
+        facts = {
+            "key": asdict(key),
+            "num_images": len(index),
+            "num_skipped": len(skipped),
+            "num_bytes": offset * np.dtype(key.dtype).itemsize,
+            "created": time.time(),
+        }
+        (partial / FACTS).write_text(json.dumps(facts, indent=1))
+        publish_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

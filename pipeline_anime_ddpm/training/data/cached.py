@@ -1,0 +1,126 @@
+"""The cached path: decoded images in an endless order that depends only on the seed, gathered a batch at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch.utils.data import DataLoader, Dataset
+
+from .cache import SKIPPED, CacheEntry
+from .feed import Feed, FeedPlan, ignore_ctrl_c
+
+ORDER, PLACES = 0, 1  # two purposes never share random numbers
+
+
+class ImageStream(Dataset):
+    """The endless shuffled stream of a data set, addressed by position.
+
+    Epoch `e` is the permutation drawn from (seed, e), and the stream is all epochs one after another. So the image
+    at a position, and its crop, depend on nothing but the seed: a run that starts in the middle, or on another
+    number of ranks, sees exactly what it would have seen.
+
+    Args:
+        pixels: the values of all images `(3, h, w)`, one after the other.
+        index: `(n, 3)` int64: offset, height and width of each; the shorter side is at least `resolution`.
+    """
+
+    def __init__(self, pixels: np.ndarray, index: np.ndarray, resolution: int, seed: int):
+        self.pixels, self.index, self.resolution, self.seed = pixels, index, resolution, seed
+        whole = (index[:, 1:] == resolution).all() and len(pixels) == len(index) * 3 * resolution**2
+        self._squares = pixels.reshape(len(index), -1) if whole else None
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+
+    def indices_at(self, positions: Sequence[int]) -> np.ndarray:
+        """Which images of the data set stand at `positions` (>= 0) of the stream."""
+        return self._look_up(positions)[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> torch.Tensor:
+        """`(B, 3, R, R)`, without any work for single images."""
+        images, places = self._look_up(positions)
+        side = self.resolution
+        if self._squares is not None:
+            return torch.from_numpy(self._squares[images]).view(-1, 3, side, side)
+        offset, height, width = self.index[images].T
+        top, left = (places * (self.index[images, 1:] - side + 1)).astype(np.int64).T
+        first_row = offset + top * width + left
+        rows = np.arange(3)[:, None] * (height * width)[:, None, None] + np.arange(side) * width[:, None, None]
+        windows = sliding_window_view(self.pixels, side)  # every run of `side` values: a row of a crop is one of them
+        return torch.from_numpy(windows[first_row[:, None, None] + rows])
+
+    def _look_up(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images at `positions`, and the places (down, right) in [0, 1) of their crops."""
+        epochs, offsets = np.divmod(np.asarray(positions), len(self.index))
+        if epochs[0] == epochs[-1]:
+            order, places = self._epoch(int(epochs[0]))
+            return order[offsets], None if places is None else places[offsets]
+        parts = [self._look_up(np.asarray(positions)[epochs == epoch]) for epoch in np.unique(epochs)]
+        images, places = zip(*parts, strict=True)
+        return np.concatenate(images), None if places[0] is None else np.concatenate(places)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if epoch not in self._epochs:
+            count = len(self.index)
+            order = np.random.default_rng([self.seed, ORDER, epoch]).permutation(count)
+            places = np.random.default_rng([self.seed, PLACES, epoch]).random((count, 2))
+            self._epochs = {epoch: (order, places if self._squares is None else None)}
+        return self._epochs[epoch]
+
+
+def step_positions(plan: FeedPlan) -> Iterator[range]:
+    """The stream positions that a rank trains on in each of its steps."""
+    for step in range(plan.first_step, plan.last_step):
+        start = (step * plan.world + plan.rank) * plan.rank_batch
+        yield range(start, start + plan.rank_batch)
+
+
+class CachedData:
+    """A data set that is held decoded.
+
+    Args:
+        identity: of the files it was made from.
+        seed: of the order and the crops.
+    """
+
+    def __init__(self, entry: CacheEntry, identity: str, seed: int):
+        self.entry, self.identity, self.seed = entry, identity, seed
+        self.num_images = entry.num_images
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What must be the same when a run resumes."""
+        return {"data path": "cached", "images": self.num_images, "files": self.identity}
+
+    @property
+    def description(self) -> str:
+        return f"{self.num_images:,} images, decoded once to {self.entry.folder}."
+
+    def list_skipped(self, folder: Path) -> None:
+        """Leave the list of images that could not be decoded with the run."""
+        if self.entry.num_skipped:
+            shutil.copyfile(self.entry.folder / SKIPPED, folder / SKIPPED)
+
+    def feed(self, plan: FeedPlan) -> Feed:
+        stream = ImageStream(self.entry.pixels(), self.entry.index(), self.entry.key.resolution, self.seed)
+        positions, pin = step_positions(plan), torch.cuda.is_available()
+        if plan.num_workers == 0:  # a gather is shorter than what a DataLoader does around it
+            batches = map(stream.__getitems__, positions)
+            return Feed(batch.pin_memory() if pin else batch for batch in batches)
+        loader = DataLoader(
+            stream,
+            batch_sampler=positions,
+            collate_fn=_as_it_is,
+            num_workers=plan.num_workers,
+            pin_memory=pin,
+            worker_init_fn=ignore_ctrl_c,
+        )
+        return Feed(batch for batch in loader)
+
+
+def _as_it_is(batch: torch.Tensor) -> torch.Tensor:
+    return batch

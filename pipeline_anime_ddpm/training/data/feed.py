@@ -1,0 +1,75 @@
+"""What the training loop sees of the data: batches, how long it waited for them, and where the data stand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class FeedPlan:
+    """Which batches a rank wants.
+
+    Args:
+        rank_batch: images of one optimiser step on this rank.
+        first_step, last_step: the optimiser steps [first_step, last_step) that are left.
+        rank, world: number of this process, and how many there are.
+        num_workers: worker processes that prepare batches; 0 prepares them in this one.
+        state: what `Feed.state` gave when `first_step` was reached; None at the beginning.
+    """
+
+    rank_batch: int
+    first_step: int
+    last_step: int
+    rank: int = 0
+    world: int = 1
+    num_workers: int = 0
+    state: dict[str, Any] | None = None
+
+
+class Feed:
+    """Iterates over batches `(rank_batch, 3, R, R)`, one for each step: uint8, or float32 in [0, 1].
+
+    Attributes:
+        seconds_waited: time spent in waiting for batches so far.
+    """
+
+    def __init__(self, batches: Iterator[torch.Tensor]):
+        self._batches = batches
+        self.seconds_waited = 0.0
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        begin = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds_waited += time.perf_counter() - begin
+
+    def state(self) -> dict[str, Any] | None:
+        """What a later feed needs to go on after the last batch served; None if the step says it all."""
+        return None
+
+    def close(self) -> None:
+        """Let go of worker processes and threads."""
+        self._batches.close()
+
+
+def ignore_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches workers too; the main process decides, and still needs their batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def threads_for(processes: int) -> int:
+    """Threads that each of `processes` of one rank may use: its share of the machine's cores."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, (psutil.cpu_count(logical=False) or 1) // (ranks_here * processes))
