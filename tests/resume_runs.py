@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -45,12 +46,12 @@ def run(name, output, flags):
     finally:
         train_anime_ddpm.train_step = train_step
     (output.parent / f"ids_{name}_{RANK}.json").write_text(json.dumps(seen))
-    AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state()
 
 
 def main():
     out, *pairs = sys.argv[1:]
-    PartialState()  # one process group for all runs
+    PartialState.destroy_process_group = lambda *_: None  # it cannot be made a second time
     for number, (source, workers) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
         folder = Path(out) / str(number)
         flags = [
@@ -65,9 +66,9 @@ def main():
             again = folder / "again"
             shutil.copytree(folder / "whole" / f"checkpoint-{STEPS_CUT}", again / f"checkpoint-{STEPS_CUT}")
             shutil.copy(folder / "whole" / "training_config.yaml", again)
-        PartialState().wait_for_everyone()
+        while not (folder / "again" / "training_config.yaml").exists():
+            time.sleep(0.01)
         run("again", folder / "again", flags)
-        PartialState().wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def runs(request, tmp_path_factory, tiny_unet, tables, http):
         "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "0", "HF_HOME": str(out / "home"),
     }  # fmt: skip
     done = subprocess.run(
-        [*launch, str(HERE / "resume_runs.py"), str(out), *arguments], env=env, capture_output=True, text=True, timeout=400
+        [*launch, str(HERE / "resume_runs.py"), str(out), *arguments], env=env, capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return out, request.param, {pair: number for number, pair in enumerate(pairs)}
