@@ -321,6 +321,7 @@ def resume(run: Run, checkpoint: Path | None) -> None:
     """Go on from the checkpoint, if there is one; say so, and how much is left."""
     if checkpoint is not None:
         load_checkpoint(checkpoint, run.state)
+        run.state.meter.keep_on_first(run.accelerator)
         run.accelerator.print(f"Resuming from {checkpoint}.")
     done, total = run.schedule.images(run.state.step), run.schedule.images(run.schedule.total_steps)
     if run.state.step >= run.schedule.total_steps:

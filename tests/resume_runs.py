@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import train_anime_ddpm  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+
+import train_anime_ddpm
 
 STEPS_CUT = 7
 IMAGES, RANK_BATCH, EPOCHS = 48, 4, 2

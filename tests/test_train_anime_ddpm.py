@@ -99,7 +99,7 @@ def test_a_run_leaves_all_there_is_to_look_at(whole):
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [10, 20, 30, 40, 50, 60]
     assert int(rows[-1]["images"]) == 240
-    columns = {"loss", "learning_rate", "gradient_norm", "images_per_second", "peak_memory_mb"}
+    columns = {"loss", "learning_rate", "gradient_norm", "images_per_second", "data_wait", "peak_memory_mb"}
     assert columns | {f"mse_noise_q{i}" for i in range(1, 5)} <= rows[0].keys()
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["000000120.png", "000000240.png"]
     assert (folder / "loss.png").stat().st_size > 5000

@@ -83,8 +83,8 @@ class TrainingConfig:
     )
     dataloader_num_workers: int = setting(
         0,
-        "Processes that decode and assemble batches; with 0, threads decode ahead while streaming, and cached images "
-        "need no help.",
+        "Processes that decode while streaming; with 0, threads of this one do. Cached images are decoded already, and "
+        "need none.",
     )
 
     # --- model ---

@@ -49,8 +49,13 @@ class LossMeter:
 
     def gather(self, accelerator: Accelerator) -> None:
         """Bring the sums of all ranks to the first, which is the one that is saved; their total stays the same."""
-        total = accelerator.reduce(self.sums, reduction="sum")
-        self.sums = total if accelerator.is_main_process else torch.zeros_like(total)
+        self.sums = accelerator.reduce(self.sums, reduction="sum")
+        self.keep_on_first(accelerator)
+
+    def keep_on_first(self, accelerator: Accelerator) -> None:
+        """Forget what the first rank has as well."""
+        if not accelerator.is_main_process:
+            self.sums = torch.zeros_like(self.sums)
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all ranks since the last reading; NaN for a quarter in which nothing fell."""

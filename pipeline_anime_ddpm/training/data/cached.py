@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from torch.utils.data import DataLoader, Dataset
 
 from .cache import SKIPPED, CacheEntry
-from .feed import Feed, FeedPlan, ignore_ctrl_c
+from .feed import Feed, FeedPlan
 
 ORDER, PLACES = 0, 1  # two purposes never share random numbers
 
 
-class ImageStream(Dataset):
+class ImageStream:
     """The endless shuffled stream of a data set, addressed by position.
 
     Epoch `e` is the permutation drawn from (seed, e), and the stream is all epochs one after another. So the image
@@ -32,20 +31,19 @@ class ImageStream(Dataset):
 
     def __init__(self, pixels: np.ndarray, index: np.ndarray, resolution: int, seed: int):
         self.pixels, self.index, self.resolution, self.seed = pixels, index, resolution, seed
-        whole = (index[:, 1:] == resolution).all() and len(pixels) == len(index) * 3 * resolution**2
-        self._squares = pixels.reshape(len(index), -1) if whole else None
+        self.all_squares = bool((index[:, 1:] == resolution).all())
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def indices_at(self, positions: Sequence[int]) -> np.ndarray:
         """Which images of the data set stand at `positions` (>= 0) of the stream."""
         return self._look_up(positions)[0]
 
-    def __getitems__(self, positions: Sequence[int]) -> torch.Tensor:
+    def gather(self, positions: Sequence[int]) -> torch.Tensor:
         """`(B, 3, R, R)`, without any work for single images."""
         images, places = self._look_up(positions)
         side = self.resolution
-        if self._squares is not None:
-            return torch.from_numpy(self._squares[images]).view(-1, 3, side, side)
+        if self.all_squares:
+            return torch.from_numpy(self.pixels.reshape(-1, 3, side, side)[images])
         offset, height, width = self.index[images].T
         top, left = (places * (self.index[images, 1:] - side + 1)).astype(np.int64).T
         first_row = offset + top * width + left
@@ -67,8 +65,10 @@ class ImageStream(Dataset):
         if epoch not in self._epochs:
             count = len(self.index)
             order = np.random.default_rng([self.seed, ORDER, epoch]).permutation(count)
-            places = np.random.default_rng([self.seed, PLACES, epoch]).random((count, 2))
-            self._epochs = {epoch: (order, places if self._squares is None else None)}
+            places = None
+            if not self.all_squares:
+                places = np.random.default_rng([self.seed, PLACES, epoch]).random((count, 2))
+            self._epochs = {epoch: (order, places)}
         return self._epochs[epoch]
 
 
@@ -107,20 +107,6 @@ class CachedData:
 
     def feed(self, plan: FeedPlan) -> Feed:
         stream = ImageStream(self.entry.pixels(), self.entry.index(), self.entry.key.resolution, self.seed)
-        positions, pin = step_positions(plan), torch.cuda.is_available()
-        if plan.num_workers == 0:  # a gather is shorter than what a DataLoader does around it
-            batches = map(stream.__getitems__, positions)
-            return Feed(batch.pin_memory() if pin else batch for batch in batches)
-        loader = DataLoader(
-            stream,
-            batch_sampler=positions,
-            collate_fn=_as_it_is,
-            num_workers=plan.num_workers,
-            pin_memory=pin,
-            worker_init_fn=ignore_ctrl_c,
-        )
-        return Feed(batch for batch in loader)
-
-
-def _as_it_is(batch: torch.Tensor) -> torch.Tensor:
-    return batch
+        # no worker processes: to gather a batch takes less time than to receive it from one
+        batches, pin = map(stream.gather, step_positions(plan)), torch.cuda.is_available()
+        return Feed(batch.pin_memory() if pin else batch for batch in batches)

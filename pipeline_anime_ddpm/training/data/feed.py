@@ -21,7 +21,7 @@ class FeedPlan:
         rank_batch: images of one optimiser step on this rank.
         first_step, last_step: the optimiser steps [first_step, last_step) that are left.
         rank, world: number of this process, and how many there are.
-        num_workers: worker processes that prepare batches; 0 prepares them in this one.
+        num_workers: worker processes that decode while streaming; 0 decodes in threads of this one.
         state: what `Feed.state` gave when `first_step` was reached; None at the beginning.
     """
 

@@ -34,7 +34,7 @@ def new_state(tiny_unet, ema=True, noise=None, **unet_settings):
         lr_scheduler=lr_scheduler,
         scaler=None,
         meter=LossMeter(1000, "cpu"),
-        num_images=5,
+        data={"images": 5},
         images_per_step=2,
     )
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path,
         raise KeyboardInterrupt
 
     state.step = 1
-    monkeypatch.setattr(checkpoints, "_publish", killed)
+    monkeypatch.setattr(checkpoints, "publish_folder", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, state)
     monkeypatch.undo()
@@ -150,13 +150,15 @@ def test_another_model_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says
         check_checkpoint(folder, other.unet, other.scheduler, use_ema=other.ema is not None)
 
 
-@pytest.mark.parametrize(("name", "says"), [("num_images", "bring the data back"), ("images_per_step", "must stay")])
-def test_a_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tmp_path, name, says):
+@pytest.mark.parametrize(
+    ("name", "value", "says"), [("data", {"images": 6}, "images: 5 there, 6 now"), ("images_per_step", 77, "must stay")]
+)
+def test_a_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tmp_path, name, value, says):
     state = new_state(tiny_unet)
     train(state, 1)
     folder = save_checkpoint(tmp_path, state)
     other = new_state(tiny_unet)
-    setattr(other, name, 77)
+    setattr(other, name, value)
     before = [t.clone() for t in other.unet.state_dict().values()]
     with pytest.raises(UserError, match=says):
         load_checkpoint(folder, other)
@@ -182,3 +184,15 @@ def test_progress_is_strict_json(tiny_unet, tmp_path):
 
     text = (save_checkpoint(tmp_path, state) / "progress.json").read_text()
     assert json.loads(text, parse_constant=refuse)["step"] == 1
+
+
+def test_where_the_data_stand_is_kept_for_every_rank_and_asks_for_as_many(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    state.feeds = [{"places": [1]}, {"places": [2]}]
+    again = new_state(tiny_unet)
+    load_checkpoint(save_checkpoint(tmp_path, state), again)
+    assert again.feed_of(1, 2) == {"places": [2]}
+    with pytest.raises(UserError, match="streaming with 2 processes and has 3 now"):
+        again.feed_of(0, 3)
+    state.feeds = [None, None]  # cached: the order follows from the step, on any number of ranks
+    assert state.feed_of(0, 1) is None

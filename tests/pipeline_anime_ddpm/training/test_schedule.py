@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 
 
@@ -24,3 +25,11 @@ def test_epochs_end_once_each():
     ends = [step for step in range(1, schedule.total_steps + 1) if schedule.epochs_end(step, 1)]
     assert ends == [3, 5, 8, 10, 13, 15]
     assert [step for step in range(1, 16) if schedule.epochs_end(step, 2)] == [5, 10, 15]
+
+
+def test_a_data_set_of_unknown_size_needs_a_length_in_images_or_steps():
+    with pytest.raises(UserError, match="--max_train_images"):
+        plan(num_images=None)
+    schedule = plan(num_images=None, max_train_steps=9)
+    assert schedule.total_steps == 9
+    assert not any(schedule.epochs_end(step, 1) for step in range(1, 10))

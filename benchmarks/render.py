@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""The measured tables of README.md, made from model_card/results/*.json.
+
+python benchmarks/render.py           # rewrite them in place
+python benchmarks/render.py --check   # fail if README is not what the files give
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from common import RESULTS, ROOT
+
+NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
+
+
+def render_data_loading(result: dict) -> str:
+    """The table of `data_loading.json`, as Markdown."""
+    rows = {(r["contender"], r["workers"]): r for r in result["rows"] if r["kind"] == "epoch"}
+    ratios = {(r["ratio"], r["workers"]): r["value"] for r in result["rows"] if r["kind"] == "ratio"}
+    lines = [
+        "| data path | workers | epoch, s (least to most) | batch mean / max / min, ms | CPU s per 1,000 images | CPU % | "
+        "epoch time | CPU time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, workers), row in sorted(rows.items(), key=lambda item: item[0][1]):
+        seconds, cpu, percent = row["seconds"], row["cpu_seconds_per_1000"], row["cpu_percent"]
+        batch = " / ".join(f"{row[f'batch_{kind}_ms']['median']:.2f}" for kind in ("mean", "max", "min"))
+        compared = [ratios.get((f"{name}_{key}", workers), 1) for key in ("epoch_time_ratio", "cpu_ratio")]
+        lines.append(
+            f"| {NAMES[name]} | {workers} | {seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f}) | {batch} "
+            f"| {cpu['median']:.4f} | {percent['median']:.0f} | {compared[0]:.3f}× | {compared[1]:.3f}× |"
+        )
+    return "\n".join([*lines, "", *_data_loading_notes(result)])
+
+
+def _data_loading_notes(result: dict) -> list[str]:
+    first = [r for r in result["rows"] if r["kind"] == "first epoch" and r["contender"] == "cached"]
+    stages = {r["stage"]: r for r in result["rows"] if r["kind"] == "profile"}
+    waits = [f"{r['fraction']:.2%} ({r['contender']})" for r in result["rows"] if r["kind"] == "data wait"]
+    built = first[0]["opening_seconds"] + first[0]["first_epoch_seconds"]
+    costs = ", ".join(
+        f"{stage} {row['microseconds_per_image']:.1f}"
+        for stage, row in stages.items()
+        if "microseconds_per_image" in row
+    )
+    lines = [
+        f"Building the cache and the first epoch from it take {built:.2f} s with {first[0]['workers']} workers; over the "
+        f"peer's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
+        + (f"Share of a training step spent waiting for data: {', '.join(waits)}. " if waits else "")
+        + f"In one thread an image costs, in µs: {costs}; the machine copies "
+        f"{stages['copy']['gigabytes_per_second']:.1f} GB/s.",
+        "",
+        f"{result['what']}; medians. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
+        f"Again: `{result['command']}`.",
+    ]
+    return lines
+
+
+RENDERERS = {"data_loading": render_data_loading}
+
+
+def rendered(text: str, results: Path = RESULTS) -> str:
+    """`text` with each part between `<!-- results:NAME -->` and `<!-- end results:NAME -->` made anew."""
+    for name, render in RENDERERS.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            table = render(json.loads(path.read_text()))
+            between = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- end results:{name} -->)", re.DOTALL)
+            text = between.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+    return text
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    arguments = parser.parse_args(argv)
+    before = arguments.readme.read_text()
+    after = rendered(before)
+    if not arguments.check:
+        arguments.readme.write_text(after)
+    elif after != before:
+        sys.exit("README.md is not what model_card/results gives; run `python benchmarks/render.py`.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Folders, tables and archives are found, their images named, and a change of them noticed."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.data import open_data
+from pipeline_anime_ddpm.training.data.reading import read_unit
+from pipeline_anime_ddpm.training.data.sources import check_source, open_source
+from pipeline_anime_ddpm.training.errors import UserError
+
+
+def png(number):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def config_for(folder, tmp_path, **settings):
+    return TrainingConfig(
+        **{"train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "run")}
+        | settings
+    )
+
+
+def contents(source):
+    return sorted(i.content or Path(i.path).read_bytes() for u in range(source.num_units) for i in read_unit(source, u))
+
+
+def make_folder(folder, count):
+    for number in range(count):
+        path = folder / f"nested{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (folder / ".hidden.png").write_bytes(b"of some other program")
+
+
+def make_tars(folder, count):
+    folder.mkdir()
+    for part in range(2):
+        with tarfile.open(folder / f"{part}.tar", "w") as archive:
+            for number in range(part, count, 2):
+                for suffix, content in (("PNG" if number % 3 else "webp", png(number)), ("json", b"{}")):
+                    member = tarfile.TarInfo(f"faces/{number:03d}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+
+
+def make_zip(folder, count):
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "faces.zip", "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.png", png(number))
+
+
+def make_tables(folder, count):
+    (folder / "data").mkdir(parents=True)
+    for split, numbers in (("train", range(count)), ("validation", range(count, count + 3))):
+        rows = [{"image": {"bytes": png(n), "path": None}, "label": n} for n in numbers]
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet", row_group_size=2)
+
+
+MAKERS = {"folder": make_folder, "tars": make_tars, "zip": make_zip, "tables": make_tables}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("flag", ["train_data_dir", "dataset_name"])
+def test_every_image_of_the_train_split_is_found_once(kind, flag, tmp_path):
+    MAKERS[kind](tmp_path / "set", 7)
+    source = open_source(config_for(None, tmp_path, **{"train_data_dir": None, flag: str(tmp_path / "set")}))
+    if kind != "zip":
+        assert contents(source) == sorted(png(n) for n in range(7))
+        assert source.num_images == 7
+    data = open_data(config_for(None, tmp_path, **{"train_data_dir": None, flag: str(tmp_path / "set")}), 8, False)
+    assert sorted(data.entry.pixels()[:: 3 * 8 * 8].tolist()) == list(range(7))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tars", "tables"])
+def test_a_change_makes_a_new_fingerprint_and_a_copy_keeps_the_identity(kind, tmp_path):
+    MAKERS[kind](tmp_path / "one", 5)
+    MAKERS[kind](tmp_path / "two", 5)
+    one, two = (open_source(config_for(tmp_path / name, tmp_path)) for name in ("one", "two"))
+    assert one.identity == two.identity
+    file = next(p for p in sorted((tmp_path / "one").rglob("*")) if p.suffix in (".tar", ".parquet") or p.stem == "0")
+    os.utime(file, ns=(1, 1))  # the same size, another content: only the time tells
+    changed = open_source(config_for(tmp_path / "one", tmp_path))
+    assert changed.fingerprint != one.fingerprint
+    assert changed.identity == one.identity
+
+
+def test_captions_beside_the_images_are_no_second_column(tmp_path):
+    make_folder(tmp_path / "set", 3)
+    for number in range(3):
+        (tmp_path / "set" / "nested0" / f"{number}.txt").write_text("1girl, solo")
+    assert contents(open_source(config_for(tmp_path / "set", tmp_path))) == sorted(png(n) for n in range(3))
+
+
+def test_the_image_column_is_found_or_asked_for(tmp_path):
+    features = datasets.Features({"face": datasets.Image(), "mask": datasets.Image()})
+    rows = {"face": [Image.new("RGB", (8, 8), (9, 9, 9))], "mask": [Image.new("RGB", (8, 8), (5, 5, 5))]}
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(UserError, match=r"face, mask, of which 2 hold images; .*--image_column"):
+        open_source(config_for(tmp_path / "set", tmp_path))
+    with pytest.raises(UserError, match="--image_column fase is not one of the columns"):
+        open_source(config_for(tmp_path / "set", tmp_path, image_column="fase"))
+    data = open_data(config_for(tmp_path / "set", tmp_path, image_column="mask"), 8, False)
+    assert set(data.entry.pixels().tolist()) == {5}
+
+
+def test_a_tar_with_two_images_an_example_asks_which(tmp_path):
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "0.tar", "w") as archive:
+        for name, number in (("0.face.png", 9), ("0.mask.png", 5)):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(number))
+            archive.addfile(member, io.BytesIO(png(number)))
+    with pytest.raises(UserError, match=r"--image_column face.png"):
+        open_source(config_for(tmp_path / "set", tmp_path))
+    source = open_source(config_for(tmp_path / "set", tmp_path, image_column="mask.png"))
+    assert contents(source) == [png(5)]
+
+
+@pytest.mark.parametrize(("make", "says"), [(None, "not a folder"), (lambda p: p.mkdir(), "holds no images")])
+def test_a_folder_without_images_gets_one_sentence(tmp_path, make, says):
+    folder = tmp_path / "empty"
+    if make:
+        make(folder)
+        (folder / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=says):
+        check_source(config_for(folder, tmp_path))
+
+
+def test_a_data_set_without_a_train_split_gets_one_sentence(tmp_path):
+    make_tables(tmp_path / "set", 2)
+    (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(UserError, match="no train split"):
+        open_source(config_for(None, tmp_path, train_data_dir=None, dataset_name=str(tmp_path / "set")))

@@ -1,0 +1,48 @@
+"""The benchmarks run, and README shows what they measured and nothing else."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def render(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    return render
+
+
+def test_data_loading_is_measured_from_end_to_end(tmp_path, render):
+    output = tmp_path / "result.json"
+    settings = "--images 48 --resolution 16 --batch 4 --epochs 1 --workers 0 --train_steps 0 --drawn".split()
+    command = [sys.executable, str(BENCHMARKS / "data_loading.py"), *settings, "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    keys = "cached_epoch_time_ratio cached_cpu_ratio cached_first_epoch_ratio streaming_epoch_time_ratio streaming_cpu_ratio"
+    assert set(keys.split()) == set(result["summary"])
+    assert all(math.isfinite(value) and value > 0 for value in result["summary"].values())
+    epochs = {row["contender"]: row for row in result["rows"] if row["kind"] == "epoch"}
+    assert {name: row["images"]["median"] for name, row in epochs.items()} == {
+        "peer": 48,
+        "cached": 48,
+        "streaming": 48,
+    }
+    assert render.render_data_loading(result) in done.stdout
+    assert "To reproduce: python benchmarks/data_loading.py --images 48" in done.stdout
+
+
+def test_readme_shows_the_results_and_nothing_else(render, tmp_path):
+    text = (ROOT / "README.md").read_text()
+    assert render.rendered(text) == text
+    (tmp_path / "README.md").write_text(text.replace("| ours, cached | 0 | 0.", "| ours, cached | 0 | 9."))
+    with pytest.raises(SystemExit, match="render.py"):
+        render.main(["--check", "--readme", str(tmp_path / "README.md")])
