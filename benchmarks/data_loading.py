@@ -110,7 +110,8 @@ def measure_epoch(batches: Iterator[torch.Tensor]) -> dict[str, float]:
     wall, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
     return {
         "images": images, "seconds": wall, "batch_mean_ms": 1e3 * float(np.mean(times)),
-        "batch_max_ms": 1e3 * max(times), "batch_min_ms": 1e3 * min(times), "cpu_seconds_per_1000": 1e3 * cpu / images, "cpu_percent": 100 * cpu / wall,
+        "batch_max_ms": 1e3 * max(times), "batch_min_ms": 1e3 * min(times),
+        "cpu_seconds_per_1000": 1e3 * cpu / images, "cpu_percent": 100 * cpu / wall,
     }  # fmt: skip
 
 
@@ -240,6 +241,10 @@ def drawn_faces(folder: str, settings: argparse.Namespace) -> str:
     return folder
 
 
+def medians(epochs: list[dict]) -> dict[str, float]:
+    return {key: spread([epoch[key] for epoch in epochs])["median"] for key in epochs[0]}
+
+
 def rows_and_summary(measured: dict[int, dict], waits: dict[str, float]) -> tuple[list[dict], dict[str, float]]:
     """One row for each contender and number of workers; the summary takes the worse ratio of these numbers."""
     rows, ratios = [], {}
@@ -249,10 +254,7 @@ def rows_and_summary(measured: dict[int, dict], waits: dict[str, float]) -> tupl
             rows.append({"kind": "epoch", "contender": name, "workers": workers, **figures})
             first = {"opening_seconds": result["opening"]["seconds"], "first_epoch_seconds": result["first"]["seconds"]}
             rows.append({"kind": "first epoch", "contender": name, "workers": workers, **first})
-        peer, cached, streaming = (
-            {key: spread([e[key] for e in contenders[name]["epochs"]])["median"] for key in ("seconds", "cpu_seconds_per_1000")}
-            for name in ("peer", "cached", "streaming")
-        )  # fmt: skip
+        peer, cached, streaming = (medians(contenders[name]["epochs"]) for name in ("peer", "cached", "streaming"))
         built = contenders["cached"]["opening"]["seconds"] + contenders["cached"]["first"]["seconds"]
         for key, value in {
             "cached_epoch_time_ratio": cached["seconds"] / peer["seconds"],
@@ -276,8 +278,8 @@ NOTES = [
     "peer's median epoch, whose own preparation (opening_seconds) is not counted.",
     "Every contender's main process has one torch thread; decoding threads and workers come on top.",
     "A worker's start is part of the epoch, for the peer as for ours.",
-    "data wait: share of the time of a training run (small network, the given resolution and batch), without its first "
-    "quarter, which holds the start.",
+    "data wait: share of the time of a training run (small network, the given resolution and batch), without its "
+    "first quarter, which holds the start.",
 ]
 
 

@@ -23,8 +23,8 @@ def render_data_loading(result: dict) -> str:
     rows = {(r["contender"], r["workers"]): r for r in result["rows"] if r["kind"] == "epoch"}
     ratios = {(r["ratio"], r["workers"]): r["value"] for r in result["rows"] if r["kind"] == "ratio"}
     lines = [
-        "| data path | workers | epoch, s (least to most) | batch mean / max / min, ms | CPU s per 1,000 images | CPU % | "
-        "epoch time | CPU time |",
+        "| data path | workers | epoch, s (least to most) | batch mean / max / min, ms | CPU s per 1,000 images "
+        "| CPU % | epoch time | CPU time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (name, workers), row in sorted(rows.items(), key=lambda item: item[0][1]):
@@ -32,8 +32,8 @@ def render_data_loading(result: dict) -> str:
         batch = " / ".join(f"{row[f'batch_{kind}_ms']['median']:.2f}" for kind in ("mean", "max", "min"))
         compared = [ratios.get((f"{name}_{key}", workers), 1) for key in ("epoch_time_ratio", "cpu_ratio")]
         lines.append(
-            f"| {NAMES[name]} | {workers} | {seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f}) | {batch} "
-            f"| {cpu['median']:.4f} | {percent['median']:.0f} | {compared[0]:.3f}× | {compared[1]:.3f}× |"
+            f"| {NAMES[name]} | {workers} | {seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f}) "
+            f"| {batch} | {cpu['median']:.4f} | {percent['median']:.0f} | {compared[0]:.3f}× | {compared[1]:.3f}× |"
         )
     return "\n".join([*lines, "", *_data_loading_notes(result)])
 
@@ -49,8 +49,8 @@ def _data_loading_notes(result: dict) -> list[str]:
         if "microseconds_per_image" in row
     )
     lines = [
-        f"Building the cache and the first epoch from it take {built:.2f} s with {first[0]['workers']} workers; over the "
-        f"peer's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
+        f"Building the cache and the first epoch from it take {built:.2f} s with {first[0]['workers']} workers; over "
+        f"the peer's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
         + (f"Share of a training step spent waiting for data: {', '.join(waits)}. " if waits else "")
         + f"In one thread an image costs, in µs: {costs}; the machine copies "
         f"{stages['copy']['gigabytes_per_second']:.1f} GB/s.",

@@ -27,8 +27,8 @@ def test_data_loading_is_measured_from_end_to_end(tmp_path, render):
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(output.read_text())
-    keys = "cached_epoch_time_ratio cached_cpu_ratio cached_first_epoch_ratio streaming_epoch_time_ratio streaming_cpu_ratio"
-    assert set(keys.split()) == set(result["summary"])
+    keys = {"cached_epoch_time_ratio", "cached_cpu_ratio", "cached_first_epoch_ratio"}
+    assert keys | {"streaming_epoch_time_ratio", "streaming_cpu_ratio"} == set(result["summary"])
     assert all(math.isfinite(value) and value > 0 for value in result["summary"].values())
     epochs = {row["contender"]: row for row in result["rows"] if row["kind"] == "epoch"}
     assert {name: row["images"]["median"] for name, row in epochs.items()} == {
@@ -44,5 +44,5 @@ def test_readme_shows_the_results_and_nothing_else(render, tmp_path):
     text = (ROOT / "README.md").read_text()
     assert render.rendered(text) == text
     (tmp_path / "README.md").write_text(text.replace("| ours, cached | 0 | 0.", "| ours, cached | 0 | 9."))
-    with pytest.raises(SystemExit, match="render.py"):
+    with pytest.raises(SystemExit, match="is not what"):
         render.main(["--check", "--readme", str(tmp_path / "README.md")])
