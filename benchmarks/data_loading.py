@@ -274,8 +274,8 @@ def rows_and_summary(measured: dict[int, dict], waits: dict[str, float]) -> tupl
 
 NOTES = [
     "The summary takes the larger ratio of the numbers of workers; the rows hold all of them.",
-    "cached_first_epoch_ratio: opening with an empty cache (decode and write everything) plus the first epoch, over the "
-    "peer's median epoch, whose own preparation (opening_seconds) is not counted.",
+    "cached_first_epoch_ratio: opening with an empty cache (decode and write everything) plus the first epoch, over "
+    "the peer's median epoch, whose own preparation (opening_seconds) is not counted.",
     "Every contender's main process has one torch thread; decoding threads and workers come on top.",
     "A worker's start is part of the epoch, for the peer as for ours.",
     "data wait: share of the time of a training run (small network, the given resolution and batch), without its "

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_anime_ddpm.training.data import prepare_batch
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.data import open_data, prepare_batch
 from pipeline_anime_ddpm.training.data.cached import ImageStream, step_positions
 from pipeline_anime_ddpm.training.data.feed import FeedPlan
 
@@ -68,3 +69,15 @@ def test_a_batch_is_scaled_and_about_half_of_it_mirrored():
     assert torch.equal(flipped[:, :, :, 0], -flipped[:, :, :, 1]), "whole images are mirrored"
     precise = prepare_batch(torch.full((2, 3, 2, 2), 0.75), False, torch.Generator())
     assert precise.unique().tolist() == [0.5]
+
+
+@pytest.mark.realdata
+def test_the_real_faces_are_whole_cached_and_streaming_alike(realdata, tmp_path):
+    settings = {"dataset_name": str(realdata), "cache_dir": str(tmp_path), "output_dir": str(tmp_path / "run")}
+    sums = []
+    for streaming in (False, True):
+        data = open_data(TrainingConfig(streaming=streaming, **settings), 64, show_progress=False)
+        assert data.num_images == 10_000
+        feed = data.feed(FeedPlan(100, 0, 100))
+        sums.append(sorted(total for batch in feed for total in batch.sum(dim=(1, 2, 3), dtype=torch.int64).tolist()))
+    assert sums[0] == sums[1], "an epoch of either path holds the same images"
