@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 from .training.data.cache import CacheEntry, cache_root, list_caches, remove_cache
+from .training.ema import export_averages
 from .training.errors import UserError, one_sentence_errors
 
 
@@ -30,6 +32,7 @@ def _build_parser() -> argparse.ArgumentParser:
     rm.set_defaults(run=_remove)
     for action in (ls, rm):
         action.add_argument("--cache_dir", help="as given to train_anime_ddpm.py")
+    _add_ema(commands)
     return parser
 
 
@@ -62,3 +65,20 @@ def _remove(arguments: argparse.Namespace) -> None:
     for name in arguments.names or entries:
         remove_cache(entries[name])
         print(f"Deleted {name} ({entries[name].num_bytes / 1e6:,.1f} MB).")
+
+
+def _add_ema(commands: argparse._SubParsersAction) -> None:
+    ema = commands.add_parser("ema", help="make averages of the weights, of any length, of a run with --ema_sigma_rels")
+    ema.add_argument("run_folder", type=Path, metavar="RUN", help="the --output_dir of the training")
+    ema.add_argument(
+        "--sigma_rel", type=float, nargs="+", required=True, help="lengths, as shares of the run: 0 to 0.28"
+    )
+    ema.add_argument("--images", type=int, help="the time in the run; by default its end")
+    ema.add_argument("--output_dir", type=Path, help="where the pipeline goes; by default RUN/ema-<sigma_rel>")
+    ema.set_defaults(run=_make_averages)
+
+
+def _make_averages(arguments: argparse.Namespace) -> None:
+    run, lengths = arguments.run_folder, arguments.sigma_rel
+    for line in export_averages(run, lengths, arguments.images, arguments.output_dir):
+        print(line, flush=True)

@@ -6,18 +6,19 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from schedulers import AnimeNoiseScheduler
 
 from .atomic import publish_folder
+from .ema import WeightAverage
 from .errors import UserError, first_line
 from .tracking import LossMeter
 
@@ -29,6 +30,7 @@ class TrainingState:
     """Everything that decides how training goes on; noise needs no state, it follows from `step`.
 
     Attributes:
+        averages: of the UNet's parameters, by a name that is also their file's: `ema` is the one that is drawn with.
         data: facts about the data set; like images_per_step they must be the same when the run resumes.
         images_per_step: images of one optimiser step, over all ranks and accumulation.
         step: optimiser steps done.
@@ -37,7 +39,7 @@ class TrainingState:
 
     unet: UNet2DModel
     scheduler: AnimeNoiseScheduler
-    ema: EMAModel | None
+    averages: dict[str, WeightAverage]
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler | None
@@ -46,6 +48,11 @@ class TrainingState:
     images_per_step: int
     step: int = 0
     feeds: list[dict[str, Any] | None] = field(default_factory=list)
+
+    @property
+    def ema(self) -> WeightAverage | None:
+        """The average that is drawn with and saved, if there is one."""
+        return self.averages.get("ema")
 
     def feed_of(self, rank: int, world: int) -> dict[str, Any] | None:
         """Where the data of `rank` stand.
@@ -72,20 +79,20 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
     save_file(_contiguous(state.unet.state_dict()), partial / "unet.safetensors")
     save_file(optimizer_tensors, partial / "optimizer.safetensors")
     save_file({"sums": state.meter.sums}, partial / "meter.safetensors")
-    if state.ema is not None:
-        names = [name for name, _ in state.unet.named_parameters()]
-        shadow = dict(zip(names, state.ema.shadow_params, strict=True))
-        save_file(_contiguous(shadow), partial / "ema.safetensors")
+    names = [name for name, _ in state.unet.named_parameters()]
+    for key, average in state.averages.items():
+        shadow = dict(zip(names, average.shadow, strict=True))
+        save_file(_contiguous(shadow), partial / f"{key}.safetensors")
     progress = {
         "step": state.step,
         "data": state.data,
         "feeds": state.feeds,
         "images_per_step": state.images_per_step,
-        "model": model_facts(state.unet, state.scheduler, use_ema=state.ema is not None),
+        "model": model_facts(state.unet, state.scheduler, averages=state.averages),
         "optimizer": optimizer_rest,
         "lr_scheduler": state.lr_scheduler.state_dict(),
         "scaler": state.scaler.state_dict() if state.scaler else None,
-        "ema_step": state.ema.optimization_step if state.ema else None,
+        "averages": {key: average.step for key, average in state.averages.items()},
     }
     (partial / "progress.json").write_text(json.dumps(progress, indent=1))
     publish_folder(partial, final)
@@ -118,48 +125,63 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         weights = load_file(folder / "unet.safetensors")
         optimizer_tensors = load_file(folder / "optimizer.safetensors")
         meter = load_file(folder / "meter.safetensors")
-        shadow = load_file(folder / "ema.safetensors") if state.ema else None
+        shadows = {key: load_file(folder / f"{key}.safetensors") for key in state.averages}
     except Exception as error:  # safetensors and the file system each have errors of their own
         raise _damaged(folder, error) from error
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
+    _lay_out(state.optimizer)
     state.lr_scheduler.load_state_dict(progress["lr_scheduler"])
     state.meter.sums.copy_(meter["sums"])
     if state.scaler and progress["scaler"]:
         state.scaler.load_state_dict(progress["scaler"])
-    if state.ema:
-        for (name, _), parameter in zip(state.unet.named_parameters(), state.ema.shadow_params, strict=True):
-            parameter.copy_(shadow[name])
-        state.ema.optimization_step = progress["ema_step"]
+    names = [name for name, _ in state.unet.named_parameters()]
+    for key, average in state.averages.items():
+        for name, shadow in zip(names, average.shadow, strict=True):
+            shadow.copy_(shadows[key][name])
+        average.step = progress["averages"][key]
     state.step, state.feeds = progress["step"], progress["feeds"]
 
 
-def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, use_ema: bool) -> dict[str, Any]:
-    """What a checkpoint and a run must have in common, as JSON gives it back."""
+def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
+    """What a checkpoint and a run must have in common, as JSON gives it back; `averages` are the names of theirs."""
     architecture = {k: v for k, v in unet.config.items() if not k.startswith("_") and k != "sample_size"}
     noise = {
         "prediction_type": scheduler.config.prediction_type,
         "noise table": hashlib.sha256(scheduler.betas.numpy().tobytes()).hexdigest()[:12],
     }
-    return json.loads(json.dumps(architecture | noise | {"use_ema": use_ema}))
+    return json.loads(json.dumps(architecture | noise | {"averages": sorted(averages)}))
 
 
-def check_checkpoint(folder: Path, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, use_ema: bool) -> None:
-    """Raise a UserError if `folder` is damaged or of another model, before any image is read."""
-    here, there = model_facts(unet, scheduler, use_ema=use_ema), _read_progress(folder)["model"]
+def check_checkpoint(
+    folder: Path, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]
+) -> None:
+    """Raise a UserError if `folder` is damaged or of another model or other averages, before any image is read."""
+    here, there = model_facts(unet, scheduler, averages=averages), _read_progress(folder)["model"]
+    kept, wanted = (", ".join(facts.pop("averages")) or "none" for facts in (there, here))
     changed = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if changed:
         raise UserError(
             f"{folder} was written for another model ({changed[0]} is {there.get(changed[0])} there and "
             f"{here.get(changed[0])} here); train the same one, or choose another --output_dir."
         )
+    if kept != wanted:
+        raise UserError(
+            f"{folder} was written with other averages of the weights ({kept} there, {wanted} now); give the same "
+            "--use_ema and --ema_sigma_rels, or choose another --output_dir."
+        )
 
 
 def _read_progress(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "progress.json").read_text())
+        progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
+    if "ema_step" in progress:  # written when there was at most one average
+        used = progress["model"].pop("use_ema")
+        progress["model"]["averages"] = ["ema"] if used else []
+        progress["averages"] = {"ema": progress["ema_step"]} if used else {}
+    return progress
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
@@ -188,23 +210,57 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors for safetensors and the rest for JSON."""
-    tensors, rest = {}, {}
+    """An optimiser's state as tensors for safetensors and the rest for JSON.
+
+    safetensors refuses tensors that share memory, as the tables of 8-bit optimisers do: all parameters have the same.
+    Each of those is stored once, and the rest says who else has it.
+    """
+    tensors, rest, same = {}, {}, {}
+    owners: dict[tuple, str] = {}
+    memory = set()
     for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
+        for name, value in _flat(entries):
+            key = f"{index}.{name}"
+            if not isinstance(value, torch.Tensor):
+                rest[key] = value
+                continue
+            place = (value.device, value.untyped_storage().data_ptr())
+            view = (*place, value.dtype, value.storage_offset(), value.shape, value.stride())
+            if view in owners:
+                same[key] = owners[view]
             else:
-                rest[f"{index}.{name}"] = value
-    return tensors, {"entries": rest, "param_groups": state["param_groups"]}
+                # another part of memory that is being stored already needs a copy
+                tensors[key] = value.detach().clone() if place in memory else value.detach()
+                tensors[key] = tensors[key].contiguous()
+                owners[view] = key
+            memory.add(place)
+    return tensors, {"entries": rest, "same": same, "param_groups": state["param_groups"]}
+
+
+def _flat(entries: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of one parameter; bitsandbytes wraps some of its own into a dictionary, and reads them without."""
+    for name, value in entries.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
 def _join_optimizer(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in (tensors | rest["entries"]).items():
+    shared = {key: tensors[owner] for key, owner in rest.get("same", {}).items()}
+    for key, value in (tensors | shared | rest["entries"]).items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state of each parameter its order in memory, which a channels-last one has lost by being saved.
+
+    Fused kernels walk through memory, and would otherwise pair each weight with the state of another.
+    """
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

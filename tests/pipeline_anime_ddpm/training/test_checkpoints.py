@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 
 from pipeline_anime_ddpm.training import checkpoints
 from pipeline_anime_ddpm.training.checkpoints import (
@@ -15,21 +14,23 @@ from pipeline_anime_ddpm.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from pipeline_anime_ddpm.training.ema import WeightAverage, power_decay, warmup_decay
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.tracking import LossMeter
 from schedulers import AnimeNoiseScheduler
 
+DECAYS = {"ema": warmup_decay(1.0, 0.75, 0.9999), "power-0.05": power_decay(0.05), "power-0.1": power_decay(0.1)}
 
-def new_state(tiny_unet, ema=True, noise=None, **unet_settings):
+
+def new_state(tiny_unet, averages=("ema",), noise=None, **unet_settings):
     torch.manual_seed(0)
     unet = tiny_unet(**unet_settings)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-2)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    average = EMAModel(unet.parameters(), use_ema_warmup=True, foreach=True) if ema else None
     return TrainingState(
         unet=unet,
         scheduler=noise or AnimeNoiseScheduler(),
-        ema=average,
+        averages={name: WeightAverage(unet.parameters(), DECAYS[name]) for name in averages},
         optimizer=optimizer,
         lr_scheduler=lr_scheduler,
         scaler=None,
@@ -48,28 +49,29 @@ def train(state, steps):
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.lr_scheduler.step()
-        if state.ema:
-            state.ema.step(state.unet.parameters())
+        for average in state.averages.values():
+            average.update(state.unet.parameters())
         state.step += 1
 
 
 def everything(state):
     entries = state.optimizer.state_dict()["state"]
     optimizer = [entries[index][name] for index in sorted(entries) for name in sorted(entries[index])]
-    shadow = state.ema.shadow_params if state.ema else []
-    return [*state.unet.state_dict().values(), *optimizer, *shadow, state.meter.sums]
+    shadows = [shadow for average in state.averages.values() for shadow in average.shadow]
+    return [*state.unet.state_dict().values(), *optimizer, *shadows, state.meter.sums]
 
 
-@pytest.mark.parametrize("ema", [True, False])
-def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, ema):
-    whole = new_state(tiny_unet, ema)
+@pytest.mark.parametrize("averages", [(), ("ema",), ("ema", "power-0.05", "power-0.1")])
+def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, averages):
+    whole = new_state(tiny_unet, averages)
     train(whole, 4)
-    first = new_state(tiny_unet, ema)
+    first = new_state(tiny_unet, averages)
     train(first, 2)
     save_checkpoint(tmp_path, first)
-    second = new_state(tiny_unet, ema)
+    second = new_state(tiny_unet, averages)
     load_checkpoint(find_checkpoint(tmp_path, None), second)
-    assert second.step == 2
+    assert second.step == 2 and all(average.step == 2 for average in second.averages.values())
+    assert (second.ema is None) == (not averages)
     train(second, 2)
     assert all(torch.equal(a, b) for a, b in zip(everything(whole), everything(second), strict=True))
     assert second.lr_scheduler.get_last_lr() == whole.lr_scheduler.get_last_lr()
@@ -136,18 +138,91 @@ def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
     ("change", "says"),
     [
         ({"block_out_channels": (8, 24)}, "block_out_channels is"),
-        ({"ema": False}, "use_ema is True there and False here"),
+        ({"averages": ()}, "ema, power-0.1 there, none now"),
+        ({"averages": ("ema", "power-0.05")}, "ema, power-0.1 there, ema, power-0.05 now"),
         ({"noise": AnimeNoiseScheduler(prediction_type="sample")}, "prediction_type is v_prediction there"),
         ({"noise": AnimeNoiseScheduler(beta_schedule="linear")}, "noise table is"),
     ],
 )
 def test_another_model_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says):
-    same = new_state(tiny_unet)
+    same = new_state(tiny_unet, ("ema", "power-0.1"))
     folder = save_checkpoint(tmp_path, same)
-    check_checkpoint(folder, same.unet, same.scheduler, use_ema=True)
-    other = new_state(tiny_unet, **change)
+    check_checkpoint(folder, same.unet, same.scheduler, averages=["power-0.1", "ema"])
+    other = new_state(tiny_unet, **{"averages": ("ema", "power-0.1")} | change)
     with pytest.raises(UserError, match=says):
-        check_checkpoint(folder, other.unet, other.scheduler, use_ema=other.ema is not None)
+        check_checkpoint(folder, other.unet, other.scheduler, averages=other.averages)
+
+
+@pytest.mark.parametrize("averages", [(), ("ema",)])
+def test_a_checkpoint_from_when_there_was_one_average_is_still_good(tiny_unet, tmp_path, averages):
+    state = new_state(tiny_unet, averages)
+    train(state, 2)
+    record = save_checkpoint(tmp_path, state) / "progress.json"
+    old = json.loads(record.read_text())
+    del old["averages"], old["model"]["averages"], old["optimizer"]["same"]
+    old["model"]["use_ema"], old["ema_step"] = bool(averages), 2 if averages else None
+    record.write_text(json.dumps(old))
+    again = new_state(tiny_unet, averages)
+    check_checkpoint(record.parent, again.unet, again.scheduler, averages=averages)
+    with pytest.raises(UserError, match="other averages of the weights"):
+        check_checkpoint(record.parent, again.unet, again.scheduler, averages=["power-0.1"])
+    load_checkpoint(record.parent, again)
+    assert all(map(torch.equal, everything(state), everything(again)))
+    assert [average.step for average in again.averages.values()] == [2] * len(averages)
+
+
+def test_an_average_comes_back_where_it_is_kept_and_in_float32(tiny_unet, tmp_path):
+    state, again = (new_state(tiny_unet, ("power-0.1",)) for _ in range(2))
+    train(state, 1)
+    places = [shadow.data_ptr() for shadow in again.averages["power-0.1"].shadow]
+    load_checkpoint(save_checkpoint(tmp_path, state), again)
+    shadow = again.averages["power-0.1"].shadow
+    assert [s.data_ptr() for s in shadow] == places and {s.dtype for s in shadow} == {torch.float32}
+    assert all(map(torch.equal, shadow, state.averages["power-0.1"].shadow))
+
+
+class EightBitOptimizer:
+    """State as 8-bit optimisers have it: bytes, and tables that are one tensor for all parameters."""
+
+    def __init__(self):
+        self.parameters = [torch.zeros(2, 3) for _ in range(3)]
+        self.state = {}
+
+    def fill(self):
+        table, flat = torch.linspace(-1, 1, 256), torch.arange(12.0)
+        for index, parameter in enumerate(self.parameters):
+            self.state[parameter] = {
+                "step": 7,
+                "state1": torch.arange(6, dtype=torch.uint8).reshape(2, 3) + index,
+                "qmap1": table,
+                "absmax1": flat[2 * index : 2 * index + 4],  # overlaps with the next
+                "reversed": torch.arange(6, dtype=torch.int64).reshape(2, 3).T,
+                "none": torch.empty(0),
+            }
+
+    def state_dict(self):
+        state = {index: self.state[parameter] for index, parameter in enumerate(self.parameters)}
+        return {"state": state, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.99), "params": [0, 1, 2]}]}
+
+    def load_state_dict(self, state):
+        self.state = {self.parameters[index]: entries for index, entries in state["state"].items()}
+
+
+def test_tensors_that_share_memory_and_bytes_survive_in_an_optimizer_s_state(tiny_unet, tmp_path):
+    state, again = new_state(tiny_unet), new_state(tiny_unet)
+    state.optimizer, again.optimizer = EightBitOptimizer(), EightBitOptimizer()
+    state.optimizer.fill()
+    folder = save_checkpoint(tmp_path, state)
+    load_checkpoint(folder, again)
+    before, after = (s.optimizer.state_dict()["state"] for s in (state, again))
+    assert after.keys() == before.keys() == {0, 1, 2}
+    for index, entries in before.items():
+        restored = after[index]
+        assert restored.keys() == entries.keys() and restored.pop("step") == 7
+        for name, value in restored.items():
+            assert value.dtype == entries[name].dtype and torch.equal(value, entries[name]), name
+    assert after[0]["qmap1"] is after[2]["qmap1"], "stored once"
+    assert (folder / "optimizer.safetensors").stat().st_size < 2 * 256 * 4
 
 
 @pytest.mark.parametrize(
@@ -165,14 +240,17 @@ def test_a_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tm
     assert all(map(torch.equal, before, other.unet.state_dict().values()))
 
 
-@pytest.mark.parametrize("file", ["progress.json", "unet.safetensors", "optimizer.safetensors", "ema.safetensors"])
+FILES = ["progress.json", *(f"{name}.safetensors" for name in ("unet", "optimizer", "ema", "power-0.1"))]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, file):
-    state = new_state(tiny_unet)
+    state = new_state(tiny_unet, ("ema", "power-0.1"))
     train(state, 1)
     folder = save_checkpoint(tmp_path, state)
     (folder / file).write_bytes((folder / file).read_bytes()[:20])
     with pytest.raises(UserError, match="is damaged"):
-        load_checkpoint(folder, new_state(tiny_unet))
+        load_checkpoint(folder, new_state(tiny_unet, ("ema", "power-0.1")))
 
 
 def test_progress_is_strict_json(tiny_unet, tmp_path):
