@@ -14,6 +14,7 @@ from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
 from .errors import HUB_ERRORS, UserError, first_line
+from .patches import PatchTrainingAdapter, takes_coordinates
 
 # One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
 UNET_SIZES = {
@@ -67,6 +68,29 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         except ValueError as error:
             raise UserError(f"xformers cannot be used here ({first_line(error)}); leave its flag away.") from error
     return unet, scheduler
+
+
+def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAdapter | None:
+    """The patch adapter that the flags ask for, or that the network needs since it was trained with one; else None.
+
+    A network without coordinates is widened for them, in place.
+
+    Raises:
+        UserError: for sides that the network cannot take.
+    """
+    if not config.patch_sides:
+        return PatchTrainingAdapter(unet, [unet.config.sample_size]) if takes_coordinates(unet) else None
+    adapt = PatchTrainingAdapter if takes_coordinates(unet) else PatchTrainingAdapter.from_unet
+    try:
+        return adapt(
+            unet,
+            config.patch_sides,
+            *config.patch_probabilities,
+            mode=config.patch_mode,
+            full_image_fraction=config.patch_full_image_fraction,
+        )
+    except ValueError as error:
+        raise UserError(f"--patch_sizes: {error}") from error
 
 
 def _own_side(unet: UNet2DModel) -> int | None:
@@ -175,10 +199,10 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
 
 
 def _check_channels(unet: UNet2DModel) -> None:
-    if unet.config.in_channels != 3 or unet.config.out_channels != 3:
+    if unet.config.out_channels != 3 or not (unet.config.in_channels == 3 or takes_coordinates(unet)):
         raise UserError(
             f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output channels; "
-            "training on RGB images needs 3 and 3."
+            "training on RGB images needs 3 and 3, or 5 and 3 with coordinates."
         )
 
 

@@ -1,36 +1,17 @@
-"""What one optimiser step trains on, and the loss: all randomness is a function of (seed, step, rank)."""
+"""What one optimiser step trains on, and the loss."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from schedulers import AnimeNoiseScheduler
 
 from .data import prepare_batch
-
-
-class Purpose(enum.IntEnum):
-    """What a generator is for; two purposes never share random numbers."""
-
-    TIMESTEPS = 0
-    NOISE = 1
-    FLIP = 2
-    DROPOUT = 3
-
-
-def derived_seed(seed: int, step: int, rank: int, purpose: Purpose) -> int:
-    """A 63-bit seed from the run's seed, the optimiser step, the rank and the purpose."""
-    return int(np.random.SeedSequence([seed, step, rank, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def step_generator(seed: int, step: int, rank: int, purpose: Purpose, device: torch.device | str) -> torch.Generator:
-    """The generator of one purpose in one step, so that a resumed run draws what the first would have drawn."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, step, rank, purpose))
+from .patches import PatchTrainingAdapter, equal_parts
+from .randomness import Purpose, derived_seed, step_generator
 
 
 @dataclass
@@ -38,19 +19,27 @@ class StepBatch:
     """All that a rank trains on in one optimiser step; micro-batches are slices of it.
 
     Attributes:
-        clean: `(B, 3, H, W)` float32 in [-1, 1].
+        clean: `(B, 3, H, W)` float32 in [-1, 1]: images, or patches of them.
         noise: same shape, standard normal.
         timesteps: `(B,)` int64.
+        coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
+            is not told.
     """
 
     clean: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    coordinates: torch.Tensor | None = None
 
-    def split(self, parts: int) -> list[StepBatch]:
-        """`parts` micro-batches of equal size, in order."""
-        chunks = zip(self.clean.chunk(parts), self.noise.chunk(parts), self.timesteps.chunk(parts), strict=True)
-        return [StepBatch(*chunk) for chunk in chunks]
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def split(self, most: int) -> list[StepBatch]:
+        """Micro-batches of at most `most` images and as equal as can be, in order."""
+        sizes = equal_parts(len(self), most)
+        coordinates = [None] * len(sizes) if self.coordinates is None else self.coordinates.split(sizes)
+        parts = [tensor.split(sizes) for tensor in (self.clean, self.noise, self.timesteps)]
+        return [StepBatch(*part) for part in zip(*parts, coordinates, strict=True)]
 
 
 def draw_step(
@@ -62,23 +51,30 @@ def draw_step(
     step: int,
     rank: int = 0,
     world: int = 1,
+    patches: PatchTrainingAdapter | None = None,
+    side: int | None = None,
 ) -> StepBatch:
-    """Draw flips, noise and timesteps for one rank's whole step.
+    """Draw flips, patches, noise and timesteps for one rank's whole step.
 
     The timesteps are stratified over the batch of all ranks and micro-batches together: every rank draws the same
-    list and takes its own part.
+    list and takes its own part. Nothing here waits for a GPU.
 
     Args:
         batch: `(B, 3, H, W)`, uint8, or float32 in [0, 1]; on the training device.
+        patches, side: cut patches of that side; by default whole images without coordinates.
     """
     device = batch.device
     clean = prepare_batch(batch, flip, step_generator(seed, step, rank, Purpose.FLIP, device))
+    coordinates = None
+    if patches is not None:
+        places = step_generator(seed, step, rank, Purpose.PATCH_OFFSET, device)
+        clean, coordinates = patches.crop(clean, side, places)
     noise = torch.randn(clean.shape, generator=step_generator(seed, step, rank, Purpose.NOISE, device), device=device)
     everyone = step_generator(seed, step, 0, Purpose.TIMESTEPS, "cpu")
-    timesteps = scheduler.sample_timesteps(len(batch) * world, generator=everyone)
-    timesteps = timesteps[rank * len(batch) : (rank + 1) * len(batch)].to(device)
+    timesteps = scheduler.sample_timesteps(len(clean) * world, generator=everyone)
+    timesteps = timesteps[rank * len(clean) : (rank + 1) * len(clean)].to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
-    return StepBatch(clean, noise, timesteps)
+    return StepBatch(clean, noise, timesteps, coordinates)
 
 
 def diffusion_loss(
@@ -86,13 +82,16 @@ def diffusion_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted denoising loss of DDPM (arXiv:2006.11239, Eq. 14) for the scheduler's prediction type.
 
-    Only `model` may run under autocast: noising in bf16 would leave the lowest noise levels without noise.
+    It is the mean over pixels and images; `PatchTrainingAdapter` says what that means for patches. Only `model` may
+    run under autocast: noising in bf16 would leave the lowest noise levels without noise.
 
     Returns:
         The scalar to minimise, and the unweighted mean squared error of each image, `(B,)`, detached.
     """
     noisy = scheduler.add_noise(batch.clean, batch.noise, batch.timesteps)
     target = scheduler.training_target(batch.clean, batch.noise, batch.timesteps)
+    if batch.coordinates is not None:  # which are neither noised nor scaled
+        noisy = torch.cat([noisy, batch.coordinates], dim=1)
     prediction = model(noisy, batch.timesteps).sample.float()
     error = F.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
     return (scheduler.loss_weights(batch.timesteps) * error).mean(), error.detach()

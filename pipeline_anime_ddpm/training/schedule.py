@@ -46,5 +46,8 @@ class RunSchedule:
         """True if `step` completes an epoch whose number (from 1) is a multiple of `every`."""
         if self.num_images is None:
             return False
-        span = every * self.num_images
-        return self.images(step) // span > self.images(step - 1) // span
+        return self.passes(step, every * self.num_images)
+
+    def passes(self, step: int, every_images: int) -> bool:
+        """True if `step` brings the images seen to, or past, a multiple of `every_images`."""
+        return self.images(step) // every_images > self.images(step - 1) // every_images

@@ -4,7 +4,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from pipeline_anime_ddpm.training.objective import Purpose, derived_seed, diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
+from pipeline_anime_ddpm.training.randomness import Purpose, derived_seed
 from schedulers import AnimeNoiseScheduler
 
 
@@ -53,8 +55,8 @@ def test_timesteps_are_stratified_over_all_ranks_together(images):
 
 def test_micro_batches_are_slices_of_the_step(images):
     step = drawn(images)
-    parts = step.split(3)
-    assert [len(p.clean) for p in parts] == [4, 4, 4]
+    parts = step.split(5)
+    assert [len(p) for p in parts] == [4, 4, 4], "as few as hold five each, and equal"
     for i, whole in enumerate(as_tuple(step)):
         assert torch.equal(torch.cat([as_tuple(p)[i] for p in parts]), whole)
 
@@ -94,3 +96,70 @@ def test_only_the_network_sees_half_precision(images):
     sigma = (seen["input"] - batch.clean * 0.9999**0.5).std()
     assert seen["input"].dtype == torch.float32
     assert sigma == pytest.approx(0.01, rel=0.05)
+
+
+def noise_levels_seen(dtype):
+    """σ of every timestep as the network meets it: an image of zeros with noise of ones is σ everywhere."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, sample, timesteps):
+            seen.append(sample[:, :3])
+            return type("Output", (), {"sample": sample[:, :3].to(dtype)})()
+
+    levels = {}
+    for schedule in ("linear", "squaredcos_cap_v2"):
+        scheduler = AnimeNoiseScheduler(beta_schedule=schedule)
+        batch = StepBatch(torch.zeros(1000, 3, 2, 2), torch.ones(1000, 3, 2, 2), torch.arange(1000))
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss, _ = diffusion_loss(Spy(), scheduler, batch)
+        assert loss.dtype == seen[-1].dtype == torch.float32
+        levels[schedule] = seen[-1]
+    return levels
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_noise_level_of_a_half_precision_run_is_that_of_float32(dtype):
+    exact, half = noise_levels_seen(torch.float32), noise_levels_seen(dtype)
+    for schedule, levels in exact.items():
+        assert torch.equal(levels, half[schedule])
+        sigma = (1 - AnimeNoiseScheduler(beta_schedule=schedule).alphas_cumprod).sqrt()
+        torch.testing.assert_close(levels[:, 0, 0, 0], sigma, rtol=1e-6, atol=0)
+        assert levels[:, 0, 0, 0].unique().numel() > 990, "which bf16 would round to fewer than 200"
+
+
+def test_a_full_size_patch_gives_the_plain_loss(images, tiny_unet):
+    """At first the coordinates carry no weight: same noise, same timesteps, same loss."""
+    unet, scheduler = tiny_unet(sample_size=8), AnimeNoiseScheduler()
+    plain = drawn(images, scheduler)
+    expected, errors = diffusion_loss(unet, scheduler, plain)
+    patches = PatchTrainingAdapter.from_unet(unet, (4, 8))
+    full = drawn(images, scheduler, patches=patches, side=8)
+    loss, errors_full = diffusion_loss(unet, scheduler, full)
+    assert torch.equal(loss, expected) and torch.equal(errors, errors_full)
+
+
+def test_the_network_sees_coordinates_that_are_neither_noised_nor_scaled(images, tiny_unet):
+    seen = {}
+    patches = PatchTrainingAdapter.from_unet(tiny_unet(sample_size=8), (4, 8))
+    batch = drawn(images, patches=patches, side=4)
+
+    class Spy(torch.nn.Module):
+        def forward(self, sample, timesteps):
+            seen["input"] = sample
+            return type("Output", (), {"sample": sample[:, :3]})()
+
+    diffusion_loss(Spy(), AnimeNoiseScheduler(), batch)
+    assert torch.equal(seen["input"][:, 3:], batch.coordinates)
+
+
+def test_parts_of_a_step_add_up_to_its_gradient(images, tiny_unet):
+    unet, scheduler = tiny_unet(sample_size=8), AnimeNoiseScheduler()
+    step = drawn(images, scheduler)
+    diffusion_loss(unet, scheduler, step)[0].backward()
+    whole = [p.grad.clone() for p in unet.parameters()]
+    unet.zero_grad()
+    for part in step.split(7):
+        (diffusion_loss(unet, scheduler, part)[0] * (len(part) / len(step))).backward()
+    for gradient, parameter in zip(whole, unet.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
