@@ -42,6 +42,13 @@ def use_cpu_cores(device: torch.device) -> int:
     return torch.get_num_threads()
 
 
+def choose_tf32(allowed: bool | None) -> None:
+    """Let CUDA use TF32 in convolutions and matrix products, or not; None leaves PyTorch's own choice."""
+    if allowed is not None:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 def _has_accelerator() -> bool:
     forced_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"1", "true", "yes"}
     return not forced_cpu and (torch.cuda.is_available() or torch.backends.mps.is_available())
