@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +26,6 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -38,12 +38,23 @@ from pipeline_anime_ddpm.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from pipeline_anime_ddpm.training.compilation import check_compiler
 from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig, parse_config
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
+from pipeline_anime_ddpm.training.ema import (
+    WeightAverage,
+    drop_snapshots_after,
+    power_decay,
+    save_snapshot,
+    warmup_decay,
+)
 from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, one_sentence_errors
-from pipeline_anime_ddpm.training.hardware import choose_precision, use_cpu_cores
-from pipeline_anime_ddpm.training.models import build_model
-from pipeline_anime_ddpm.training.objective import diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.execution import prepare_unet
+from pipeline_anime_ddpm.training.hardware import choose_precision, choose_tf32, use_cpu_cores
+from pipeline_anime_ddpm.training.models import build_model, build_patches
+from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.optimizers import build_optimizer, check_optimizer
+from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
 from pipeline_anime_ddpm.training.run_folder import check_output_dir, claim_output_dir, export_pipeline, usage
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 from pipeline_anime_ddpm.training.stopping import StopRequest
@@ -60,6 +71,7 @@ class Run:
     model: torch.nn.Module
     unet: UNet2DModel
     scheduler: AnimeNoiseScheduler
+    patches: PatchTrainingAdapter | None
     state: TrainingState
     schedule: RunSchedule
     data: CachedData | StreamedData
@@ -77,10 +89,11 @@ def main() -> None:
 
     # Setup, model, data.
     accelerator = build_accelerator(config, precision)
-    use_cpu_cores(accelerator.device)
+    check_machine(config, accelerator.device)
     unet, scheduler = build_model(config)
+    patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
-    introduce(config, accelerator, unet)
+    introduce(config, accelerator, unet, patches)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
         data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
     accelerator.print(data.description)
@@ -88,7 +101,7 @@ def main() -> None:
     hub_repo = prepare_hub(config, accelerator)
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, schedule, data, hub_repo)
+    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub_repo)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -110,6 +123,8 @@ def train(run: Run) -> None:
     stop = StopRequest(run.accelerator, every=config.logging_steps)
     bar = tqdm(initial=state.step, total=schedule.total_steps, unit="step", disable=not run.accelerator.is_main_process)
     run.unet.train()
+    if config.torch_compile:
+        warm_up(run)
     feed = open_feed(run)
     with kept_if_data_fail(run, feed):
         for batch in feed:
@@ -137,6 +152,9 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
             log.pictures(draw_samples(run), images=schedule.images(state.step))
         if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
             save_model(run)
+        every = config.ema_snapshot_images or -(-schedule.images(schedule.total_steps) // 32)
+        if schedule.passes(state.step, every) or last:
+            save_snapshots(run)
     if state.step % config.checkpointing_steps == 0 or last:
         save_everything(run, feed)
 
@@ -152,7 +170,36 @@ def save_everything(run: Run, feed: Feed) -> Path | None:
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
     """One optimiser step on this rank's `images` `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
-    config, state, accelerator = run.config, run.state, run.accelerator
+    state, accelerator = run.state, run.accelerator
+    batch, most = step_batch(run, images)
+    parts = batch.split(most)
+    for part in parts:
+        # gradients are shared between ranks after the last micro-batch
+        with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(run.model):
+            loss, error = diffusion_loss(run.model, run.scheduler, part)
+            accelerator.backward(loss * (len(part) / len(batch)))
+        state.meter.add(loss, error, part.timesteps)
+    gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    if not accelerator.optimizer_step_was_skipped:  # as fp16 does after an overflow
+        state.lr_scheduler.step()
+        for average in state.averages.values():
+            average.update(run.unet.parameters())
+    return gradient_norm
+
+
+def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple[StepBatch, int]:
+    """What this rank trains on in the next step, and how much of it goes into one forward pass.
+
+    With patches their side is drawn for the step, unless it is given.
+    """
+    config, state, accelerator, patches = run.config, run.state, run.accelerator, run.patches
+    most = config.train_batch_size
+    if patches is not None:
+        side = side or patches.side(config.seed, state.step, run.schedule.total_steps)
+        most = patches.micro_batch(side, most)
     batch = draw_step(
         images.to(accelerator.device, non_blocking=True),
         run.scheduler,
@@ -161,22 +208,10 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
         step=state.step,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        patches=patches,
+        side=side,
     )
-    for micro_batch in batch.split(config.gradient_accumulation_steps):
-        with accelerator.accumulate(run.model):  # gradients are shared between ranks after the last micro-batch
-            loss, error = diffusion_loss(run.model, run.scheduler, micro_batch)
-            accelerator.backward(loss)
-            state.meter.add(loss, error, micro_batch.timesteps)
-            if accelerator.sync_gradients:
-                gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-    state.step += 1
-    if not accelerator.optimizer_step_was_skipped:  # as fp16 does after an overflow
-        state.lr_scheduler.step()
-        if state.ema:
-            state.ema.step(run.unet.parameters())
-    return gradient_norm
+    return batch, most
 
 
 @contextlib.contextmanager
@@ -206,10 +241,19 @@ def open_feed(run: Run) -> Feed:
     return run.data.feed(plan)
 
 
+def check_machine(config: TrainingConfig, device: torch.device) -> None:
+    """Refuse what this device cannot do, and let it do what it can."""
+    check_optimizer(config.optimizer)
+    if config.torch_compile:
+        check_compiler(device)
+    choose_tf32(config.allow_tf32)
+    use_cpu_cores(device)
+
+
 def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     accelerator = new_accelerator(
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        config.gradient_accumulation_steps,
         mixed_precision=precision,
         log_with=config.trackers or None,
         project_dir=str(Path(config.output_dir) / config.logging_dir),
@@ -222,20 +266,26 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     return accelerator
 
 
-def new_accelerator(**settings) -> Accelerator:
-    """An Accelerator, or one sentence about a launcher or machine that this script cannot work with."""
+def new_accelerator(accumulation: int, **settings) -> Accelerator:
+    """An Accelerator, or one sentence about a launcher or machine that this script cannot work with.
+
+    It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
+    """
     try:
         accelerator = Accelerator(**settings)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"accelerate cannot start ({first_line(error)}); check --mixed_precision.") from error
     if accelerator.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
         raise UserError(f"{accelerator.distributed_type.value} is not supported; launch with plain data parallelism.")
-    if accelerator.gradient_accumulation_steps != settings["gradient_accumulation_steps"]:
+    if accelerator.gradient_accumulation_steps not in (1, accumulation):
         raise UserError("The launcher sets another gradient accumulation; give it as --gradient_accumulation_steps.")
+    accelerator.gradient_accumulation_steps = 1
     return accelerator
 
 
-def introduce(config: TrainingConfig, accelerator: Accelerator, unet: UNet2DModel) -> None:
+def introduce(
+    config: TrainingConfig, accelerator: Accelerator, unet: UNet2DModel, patches: PatchTrainingAdapter | None
+) -> None:
     """Say what this run is."""
     size = unet.config.sample_size
     parameters = unet.num_parameters() / 1e6
@@ -250,6 +300,8 @@ def introduce(config: TrainingConfig, accelerator: Accelerator, unet: UNet2DMode
             f"Training a network of {parameters:.1f} M parameters on {config.dataset_name or config.train_data_dir} at "
             f"{size} pixels."
         )
+    if patches is not None:
+        accelerator.print(patches.description)
 
 
 def build_run(
@@ -257,19 +309,14 @@ def build_run(
     accelerator: Accelerator,
     unet: UNet2DModel,
     scheduler: AnimeNoiseScheduler,
+    patches: PatchTrainingAdapter | None,
     schedule: RunSchedule,
     data: CachedData | StreamedData,
     hub_repo: str | None,
 ) -> Run:
-    """Optimiser, learning rate and EMA."""
-    optimizer = torch.optim.AdamW(
-        unet.parameters(),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-        fused=True,  # one kernel for all tensors, on CPU as on CUDA
-    )
+    """How the network is computed, optimiser, learning rate and averages."""
+    prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
+    optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
         logging.warning(
             "The learning rate is still warming up when the run ends after %d steps; lower --lr_warmup_steps.",
@@ -285,7 +332,7 @@ def build_run(
     state = TrainingState(
         unet=unet,
         scheduler=scheduler,
-        ema=build_ema(config, unet) if config.use_ema else None,
+        averages=build_averages(config, unet),
         optimizer=prepared_optimizer,
         lr_scheduler=lr_scheduler,
         scaler=accelerator.scaler,
@@ -293,18 +340,31 @@ def build_run(
         data=data.facts,
         images_per_step=schedule.images_per_step,
     )
-    return Run(config, accelerator, model, unet, scheduler, state, schedule, data, Path(config.output_dir), hub_repo)
+    folder = Path(config.output_dir)
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub_repo)
 
 
-def build_ema(config: TrainingConfig, unet: UNet2DModel) -> EMAModel:
-    return EMAModel(
-        unet.parameters(),
-        decay=config.ema_max_decay,
-        use_ema_warmup=True,  # a long average of a short run would be made of random weights
-        inv_gamma=config.ema_inv_gamma,
-        power=config.ema_power,
-        foreach=True,
-    )
+def warm_up(run: Run) -> None:
+    """Compile for each shape that the run will meet, before its first step, and say how long that took."""
+    side = run.unet.config.sample_size
+    images = torch.zeros(run.schedule.images_per_step // run.accelerator.num_processes, 3, side, side)
+    for patch in run.patches.used_sides() if run.patches else [side]:
+        begin = time.perf_counter()
+        batch, most = step_batch(run, images, patch)
+        for part in {len(part): part for part in batch.split(most)}.values():
+            with run.accelerator.no_sync(run.model):
+                run.accelerator.backward(diffusion_loss(run.model, run.scheduler, part)[0] * 0)
+        run.state.optimizer.zero_grad(set_to_none=True)
+        run.accelerator.print(f"Compiled for {patch} x {patch} pixels in {time.perf_counter() - begin:.0f} s.")
+
+
+def build_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, WeightAverage]:
+    """The EMA that is drawn with and saved, and the power-function averages from which others can be made."""
+    device = "cpu" if config.offload_ema else None
+    decays = {f"power-{length:g}": power_decay(length) for length in config.ema_lengths}
+    if config.use_ema:
+        decays["ema"] = warmup_decay(config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
+    return {name: WeightAverage(unet.parameters(), decay, device) for name, decay in decays.items()}
 
 
 def choose_checkpoint(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> Path | None:
@@ -313,7 +373,8 @@ def choose_checkpoint(config: TrainingConfig, unet: UNet2DModel, scheduler: Anim
         return None
     checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, unet, scheduler, use_ema=config.use_ema)
+        averages = [f"power-{length:g}" for length in config.ema_lengths] + ["ema"] * config.use_ema
+        check_checkpoint(checkpoint, unet, scheduler, averages=averages)
     return checkpoint
 
 
@@ -323,6 +384,8 @@ def resume(run: Run, checkpoint: Path | None) -> None:
         load_checkpoint(checkpoint, run.state)
         run.state.meter.keep_on_first(run.accelerator)
         run.accelerator.print(f"Resuming from {checkpoint}.")
+    if run.accelerator.is_main_process:
+        drop_snapshots_after(run.folder, run.schedule.images(run.state.step))
     done, total = run.schedule.images(run.state.step), run.schedule.images(run.schedule.total_steps)
     if run.state.step >= run.schedule.total_steps:
         run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
@@ -346,16 +409,15 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
 
 @contextlib.contextmanager
 def averaged_weights(state: TrainingState) -> Iterator[None]:
-    """The EMA in place of the weights, for drawing and saving."""
+    """The EMA in place of the weights, for drawing and saving, which are not worth a compilation of their own."""
     state.unet.eval()
-    if state.ema:
-        state.ema.store(state.unet.parameters())
-        state.ema.copy_to(state.unet.parameters())
     try:
-        yield
+        with (
+            torch.compiler.set_stance("force_eager"),
+            state.ema.swapped_in(state.unet.parameters()) if state.ema else contextlib.nullcontext(),
+        ):
+            yield
     finally:
-        if state.ema:
-            state.ema.restore(state.unet.parameters())
         state.unet.train()
 
 
@@ -381,6 +443,14 @@ def save_model(run: Run) -> None:
         export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder)
     if run.hub_repo:
         push(run)
+
+
+def save_snapshots(run: Run) -> None:
+    """Keep the power-function averages as they are now, for `anime-ddpm ema`."""
+    names = [name for name, _ in run.unet.named_parameters()]
+    for length in run.config.ema_lengths:
+        average = run.state.averages[f"power-{length:g}"]
+        save_snapshot(run.folder, average, names, images=run.schedule.images(run.state.step), sigma_rel=length)
 
 
 def push(run: Run) -> None:

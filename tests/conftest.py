@@ -23,10 +23,13 @@ for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from diffusers import UNet2DModel  # noqa: E402
 from hub_server import HubServer  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -115,3 +118,32 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} isn't there: the real faces don't travel with the repository")
     return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny_unet):
+    """A folder with 20 small pictures and the config of a tiny network."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "faces").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "faces" / f"{i:02d}.png")
+    tiny_unet(dropout=0.1).save_config(folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the script in this process: for mistakes, which end before any training."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import train_anime_ddpm
+    from pipeline_anime_ddpm.training.errors import one_sentence_errors
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train_anime_ddpm.py", *arguments])
+        AcceleratorState._reset_state(True)
+        with one_sentence_errors():
+            train_anime_ddpm.main()
+
+    yield call
+    AcceleratorState._reset_state(True)

@@ -1,88 +1,20 @@
 """The recipe end to end, as a user runs it: train, look, load, kill, resume, stop, make mistakes."""
 
 import csv
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
+from recipe_runs import SCRIPT, assert_same_bits, command, environment, final_state, flags, run
 from safetensors.torch import load_file
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "train_anime_ddpm.py"
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory, tiny_unet):
-    """A folder with 20 small pictures and the config of a tiny network."""
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "faces").mkdir()
-    for i in range(20):
-        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "faces" / f"{i:02d}.png")
-    tiny_unet(dropout=0.1).save_config(folder / "tiny")
-    return folder
-
-
-def flags(work, output, **settings):
-    """A run of 60 steps of 4 images, with a checkpoint every 10 steps; `settings` win."""
-    values = {
-        "train_data_dir": work / "faces",
-        "cache_dir": work / "cache",
-        "model_config_name_or_path": work / "tiny",
-        "resolution": 16,
-        "random_flip": True,
-        "max_train_steps": 60,
-        "train_batch_size": 4,
-        "lr_warmup_steps": 5,
-        "checkpointing_steps": 10,
-        "eval_batch_size": 2,
-        "ddpm_num_inference_steps": 3,
-        "report_to": "none",
-        "output_dir": output,
-    } | settings
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
-
-
-def command(*arguments):
-    return [sys.executable, str(SCRIPT), *arguments]
-
-
-def environment(**more):
-    return os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | more
-
-
-def run(*arguments, **env):
-    done = subprocess.run(
-        command(*arguments), env=environment(**env), input="", capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def final_state(folder):
-    """Every tensor of the newest checkpoint and of the finished pipeline."""
-    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    files = {f"{newest.name}/{p.name}": p for p in newest.glob("*.safetensors")}
-    files["pipeline"] = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    return {(name, key): tensor for name, file in files.items() for key, tensor in load_file(file).items()}
-
-
-def assert_same_bits(first, second):
-    assert first.keys() == second.keys()
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert not different, different[:3]
 
 
 @pytest.fixture(scope="module")
@@ -192,23 +124,6 @@ def test_two_ranks_train_together_and_resume_with_the_same_bits(work):
     assert_same_bits(final_state(work / "ranks"), final_state(half))
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Run the script in this process: for mistakes, which end before any training."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    import train_anime_ddpm
-    from pipeline_anime_ddpm.training.errors import one_sentence_errors
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train_anime_ddpm.py", *arguments])
-        AcceleratorState._reset_state(True)
-        with one_sentence_errors():
-            train_anime_ddpm.main()
-
-    yield call
-    AcceleratorState._reset_state(True)
-
-
 def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_process, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline_anime_ddpm.training.data.NUM_DRAWN_FACES", 8)
     monkeypatch.chdir(tmp_path)  # the default output folder is beside the user
@@ -279,22 +194,6 @@ def test_fine_tuning_begins_at_the_pretrained_pipeline(work, whole, in_process, 
     for a, b in zip(before.unet.state_dict().values(), after.unet.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     assert before.scheduler.config.trained_betas == after.scheduler.config.trained_betas
-
-
-def test_accumulation_gives_the_weights_of_the_big_batch(work, in_process, tmp_path, tiny_unet):
-    tiny_unet().save_config(tmp_path / "plain")  # dropout would differ between one big batch and two small ones
-    results = []
-    for name, batch, accumulation in (("big", 4, 1), ("small", 2, 2)):
-        settings = {
-            "model_config_name_or_path": tmp_path / "plain",
-            "train_batch_size": batch,
-            "gradient_accumulation_steps": accumulation,
-            "max_train_steps": 3,
-        }
-        in_process(*flags(work, tmp_path / name, **settings))
-        results.append(load_file(tmp_path / name / "checkpoint-3" / "unet.safetensors"))
-    for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], rtol=0, atol=1e-6)
 
 
 def test_a_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoints_at_home(work, hub, tmp_path):

@@ -19,8 +19,9 @@ import yaml
 from .errors import UserError
 
 
-def setting(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def setting(default: Any, help: str, choices: Sequence[str] | None = None, bare: str | None = None) -> Any:
+    """One setting; `bare` is the value that the flag alone, without one, stands for."""
+    return field(default=default, metadata={"help": help, "choices": choices, "bare": bare})
 
 
 @dataclass
@@ -102,6 +103,32 @@ class TrainingConfig:
         False, "Use xformers' attention; PyTorch's own, the default, is as good on current GPUs."
     )
 
+    # --- patches (Patch Diffusion, arXiv:2304.12526): most steps see crops, which cost a fraction of a full image ---
+    patch_sizes: str | None = setting(
+        None,
+        "Train on square crops with these sides in pixels, such as `16,32,64`; the network is told where they lie, by "
+        "two more input channels, and still draws whole images. By default every step sees full images.",
+    )
+    patch_probs: str | None = setting(
+        None,
+        "Probability of each patch size; they sum to 1. By default full images, if they are among the sizes, have 0.5, "
+        "and the other sizes share the rest.",
+    )
+    patch_probs_end: str | None = setting(
+        None,
+        "Probabilities at the end of the patch phase, approached evenly from --patch_probs: from `1,0` to `0,1` small "
+        "patches give way to large ones. By default they stay as they are.",
+    )
+    patch_mode: str = setting(
+        "fixed_batch",
+        "`fixed_batch` takes one patch of each image: least memory and time. `constant_pixels` cuts so many that each "
+        "step costs what one on full images does: more patches in the same time.",
+        choices=("fixed_batch", "constant_pixels"),
+    )
+    patch_full_image_fraction: float = setting(
+        0.1, "Share of the run, at its end, that sees full images only; patches alone do not teach a whole face."
+    )
+
     # --- noise ---
     prediction_type: str | None = setting(
         None,
@@ -149,12 +176,46 @@ class TrainingConfig:
     adam_beta2: float = setting(0.999, "AdamW's beta2: the smoothing of the squared gradient.")
     adam_weight_decay: float = setting(1e-6, "AdamW's weight decay; nearly none, for the EMA already regularises.")
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
+    optimizer: str = setting(
+        "adamw",
+        "`adamw8bit` keeps its state in 8 bits, 6 bytes a parameter less; it needs the package bitsandbytes.",
+        choices=("adamw", "adamw8bit"),
+    )
+    seed: int = setting(0, "Seed of weights, data order, crops, patches, flips, noise and timesteps.")
+
+    # --- precision, memory and speed; none but the first and the last changes what is computed, but for rounding ---
     mixed_precision: str | None = setting(
         None,
         "Precision of the UNet alone; images, noise and loss stay float32. By default what `accelerate` is set to.",
         choices=("no", "fp16", "bf16"),
     )
-    seed: int = setting(0, "Seed of weights, data order, crops, flips, noise and timesteps.")
+    gradient_checkpointing: str | None = setting(
+        None,
+        "Keep fewer activations and compute the others again: `selective`, which the flag alone means, keeps the "
+        "outputs of convolutions and costs little time; `blocks` keeps less, for about a quarter more time.",
+        choices=("selective", "blocks"),
+        bare="selective",
+    )
+    fold_upsampling: bool = setting(
+        True, "Compute each upsampling and its convolution as one transposed convolution, for 4/9 of the work."
+    )
+    channels_last: bool | None = setting(
+        None,
+        "Keep images with their channels last in memory; by default on CUDA in half precision, for which its kernels "
+        "are made. On CPUs it was measured to be slower.",
+    )
+    torch_compile: str | None = setting(
+        None,
+        "Compile the network, once for each patch size: `whole`, which the flag alone means, or `regional`, its blocks "
+        "one by one, which takes less time before the first step. Pays off in long runs only.",
+        choices=("whole", "regional"),
+        bare="whole",
+    )
+    allow_tf32: bool | None = setting(
+        None,
+        "On CUDA, use (or, with `no-`, avoid) TF32 in convolutions and matrix products, faster and with 10 bits of "
+        "mantissa; by default as PyTorch has it: in convolutions only.",
+    )
     local_rank: int = setting(-1, "Rank on this machine, as old launchers pass it; LOCAL_RANK wins.")
 
     # --- EMA ---
@@ -164,6 +225,17 @@ class TrainingConfig:
     ema_inv_gamma: float = setting(1.0, "EMA decay after n steps is 1 - (1 + n / inv_gamma) ** -power.")
     ema_power: float = setting(0.75, "See --ema_inv_gamma; 3/4 suits runs below a million steps.")
     ema_max_decay: float = setting(0.9999, "The EMA decay never exceeds this.")
+    offload_ema: bool = setting(
+        False, "Keep the averages in the host's memory: less of the GPU's, for a copy of the weights at each step."
+    )
+    ema_sigma_rels: str | None = setting(
+        None,
+        "Also keep power-function averages (arXiv:2312.02696) with these relative lengths, such as `0.05,0.10`, and "
+        "save them now and then; `anime-ddpm ema` then makes an average of any length after training.",
+    )
+    ema_snapshot_images: int | None = setting(
+        None, "Save those averages every so many images; by default 32 times in the run, and always at its end."
+    )
 
     # --- output, checkpoints, resuming ---
     output_dir: str = setting("anime-ddpm-model", "Where the finished pipeline, samples, curve and checkpoints go.")
@@ -210,7 +282,24 @@ class TrainingConfig:
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise UserError(f"--{f.name} is {value!r}; choose one of {', '.join(f.metadata['choices'])}.")
         self._check_numbers()
+        self._check_lists()
         self._check_combinations()
+
+    @property
+    def patch_sides(self) -> list[int]:
+        """`--patch_sizes` as numbers; empty without it."""
+        return _numbers("patch_sizes", self.patch_sizes, int)
+
+    @property
+    def patch_probabilities(self) -> tuple[list[float] | None, list[float] | None]:
+        """`--patch_probs` and `--patch_probs_end` as numbers; None for one that is not given."""
+        first, last = (_numbers(name, getattr(self, name), float) for name in ("patch_probs", "patch_probs_end"))
+        return first or None, last or None
+
+    @property
+    def ema_lengths(self) -> list[float]:
+        """`--ema_sigma_rels` as numbers; empty without it."""
+        return _numbers("ema_sigma_rels", self.ema_sigma_rels, float)
 
     @property
     def uses_drawn_faces(self) -> bool:
@@ -226,7 +315,8 @@ class TrainingConfig:
         at_least_one = (
             "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
             "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
-            "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size"
+            "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
+            "ema_snapshot_images"
         ).split()
         for name in at_least_one:
             value = getattr(self, name)
@@ -241,8 +331,25 @@ class TrainingConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} is {getattr(self, name)}; give at least 0 and less than 1.")
-        if not 0 <= self.max_skipped_fraction <= 1:
-            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
+        for name in ("max_skipped_fraction", "patch_full_image_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name} is {getattr(self, name)}; give a share from 0 to 1.")
+
+    def _check_lists(self) -> None:
+        sides, probabilities, lengths = self.patch_sides, self.patch_probabilities, self.ema_lengths
+        for name, values in zip(("patch_probs", "patch_probs_end"), probabilities, strict=True):
+            if values is None:
+                continue
+            if not sides:
+                raise UserError(f"--{name} says how often each size is trained; give the sizes as --patch_sizes.")
+            if len(values) != len(sides):
+                raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give as many.")
+            if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
+                raise UserError(f"--{name} {getattr(self, name)} sums to {sum(values):g}; give shares that sum to 1.")
+        if len(set(lengths)) < len(lengths) or not all(0 < length < 12**-0.5 for length in lengths):
+            raise UserError(f"--ema_sigma_rels is {self.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
+        if self.ema_snapshot_images and not lengths:
+            raise UserError("--ema_snapshot_images saves the averages of --ema_sigma_rels; give both or neither.")
 
     def _check_combinations(self) -> None:
         if self.max_train_steps and self.max_train_images:
@@ -250,6 +357,15 @@ class TrainingConfig:
         if self.pretrained_model_name_or_path and self.model_config_name_or_path:
             raise UserError(
                 "Give --pretrained_model_name_or_path (weights) or --model_config_name_or_path (a new model), not both."
+            )
+        if not self.patch_sizes and self.patch_mode != "fixed_batch":
+            raise UserError(f"--patch_mode {self.patch_mode} is for training on patches; give --patch_sizes.")
+        if self.offload_ema and not (self.use_ema or self.ema_sigma_rels):
+            raise UserError("--offload_ema moves the averages, and --no-use_ema leaves none; give one of the two.")
+        if self.torch_compile == "regional" and self.gradient_checkpointing == "selective":
+            raise UserError(
+                "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
+                "--torch_compile whole or --gradient_checkpointing blocks."
             )
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
@@ -303,8 +419,21 @@ def _value_type(name: str) -> type:
     return hint
 
 
+def _numbers(name: str, text: str | None, number: type) -> list:
+    """The numbers of a flag such as `16,32,64`; empty if it is not given."""
+    try:
+        return [number(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise UserError(f"--{name} is {text!r}; give {_EXPECTED[number]} or several, with commas between.") from None
+
+
 def convert(name: str, value: Any) -> Any:
     """Read one setting as a flag or a YAML file gives it, so that `1e-4` is a number in both."""
+    if isinstance(value, list) and _value_type(name) is str:
+        value = ",".join(map(str, value))
+    bare = _field(name).metadata["bare"]
+    if bare and isinstance(value, bool):
+        value = bare if value else None
     optional = type(None) in typing.get_args(typing.get_type_hints(TrainingConfig)[name])
     value_type = _value_type(name)
     if value is None or (optional and value_type is not str and str(value).lower() == "none"):
@@ -347,7 +476,8 @@ def _build_parser() -> argparse.ArgumentParser:
         else:
             choices = f.metadata["choices"]
             metavar = "{" + ",".join(choices) + "}" if choices else _value_type(f.name).__name__.upper()
-            parser.add_argument(f"--{f.name}", metavar=metavar, help=text)
+            bare = {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else {}
+            parser.add_argument(f"--{f.name}", metavar=metavar, help=text, **bare)
     parser.set_defaults(**{f.name: None for f in fields(TrainingConfig)})
     return parser
 

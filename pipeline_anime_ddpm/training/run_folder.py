@@ -13,6 +13,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from .checkpoints import list_checkpoints
 from .config import TrainingConfig
 from .data.cache import SKIPPED
+from .ema import SNAPSHOTS
 from .errors import UserError
 from .tracking import CSV_NAME, CURVE_NAME, SAMPLES_NAME
 
@@ -20,13 +21,14 @@ CONFIG_NAME = "training_config.yaml"
 PIPELINE_PARTS = ("unet", "scheduler", "pipeline_anime_ddpm.py", "model_index.json")
 
 # Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
-# step is cut into pieces, but not what a step computes. (Images per step are compared by the checkpoint itself.)
+# step is computed, but not what it computes, up to rounding. (Images per step are compared by the checkpoint itself.)
 MAY_CHANGE = frozenset(
     "cache_dir cache_limit_gb max_skipped_fraction dataloader_num_workers local_rank num_epochs max_train_steps "
     "max_train_images train_batch_size gradient_accumulation_steps output_dir overwrite_output_dir "
     "checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_model_epochs save_images_epochs "
     "validation_images eval_batch_size ddpm_num_inference_steps logging_steps logger report_to logging_dir "
-    "push_to_hub hub_model_id hub_private_repo".split()
+    "push_to_hub hub_model_id hub_private_repo gradient_checkpointing fold_upsampling channels_last torch_compile "
+    "offload_ema ema_snapshot_images".split()
 )
 
 
@@ -84,6 +86,7 @@ def claim_output_dir(config: TrainingConfig) -> Path:
             CURVE_NAME,
             SAMPLES_NAME,
             SKIPPED,
+            SNAPSHOTS,
             config.logging_dir,
             ".wandb_run",
         ):
