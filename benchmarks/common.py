@@ -14,17 +14,18 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "model_card" / "results"
+FACES = ROOT.parent / "shared" / "data" / "anime_faces_64"  # the real ones, where they are
 
 
-def machine() -> str:
-    """Processor, cores and memory."""
+def machine(gpu: str | None = None) -> str:
+    """Processor, cores, memory, and the GPU that was used."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = names[0] if names else name
     memory = psutil.virtual_memory().total / 2**30
-    return f"{name}, {psutil.cpu_count(logical=False)} cores, {memory:.0f} GiB, no GPU used"
+    return f"{name}, {psutil.cpu_count(logical=False)} cores, {memory:.0f} GiB, {gpu or 'no GPU used'}"
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -36,8 +37,35 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def write_result(path: Path, what: str, command: str, packages: list[str], **parts: Any) -> None:
+def write_result(
+    path: Path, what: str, command: str, packages: list[str], gpu: str | None = None, **parts: Any
+) -> None:
     """Write one benchmark's `rows`, `summary` and `notes`, with where and how they were measured."""
-    facts = {"what": what, "command": command, "date": date.today().isoformat(), "machine": machine()}
+    facts = {"what": what, "command": command, "date": date.today().isoformat(), "machine": machine(gpu)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts | {"versions": versions(*packages)} | parts, indent=1) + "\n")
+
+
+def drawn_faces(folder: str, images: int, resolution: int) -> str:
+    """A data set of the project's own faces, for where the real ones are missing."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+
+    from pipeline_anime_ddpm.training.drawn_faces import draw_faces
+
+    rows = []
+    for number, pixels in enumerate(draw_faces(images, resolution)):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)
+        rows.append({"bytes": file.getvalue(), "path": f"{number}.jpg"})
+    (Path(folder) / "data").mkdir()
+    schema = pyarrow.schema(
+        {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})}
+    ).with_metadata({"huggingface": '{"info": {"features": {"image": {"_type": "Image"}}}}'})
+    for part in range(8):
+        table = pyarrow.Table.from_pylist([{"image": row} for row in rows[part::8]], schema)
+        pyarrow.parquet.write_table(table, f"{folder}/data/train-{part:05d}-of-00008.parquet")
+    return folder

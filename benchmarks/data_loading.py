@@ -26,10 +26,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from common import RESULTS, ROOT, spread, write_result
+from common import FACES, RESULTS, ROOT, drawn_faces, spread, write_result
 from render import render_data_loading
 
-FACES = ROOT.parent / "shared" / "data" / "anime_faces_64"
 PACKAGES = ["torch", "torchvision", "datasets", "pillow", "simplejpeg", "numpy"]
 
 
@@ -216,31 +215,6 @@ def data_wait(settings: argparse.Namespace, streaming: bool) -> float:
     return float(np.mean([float(row["data_wait"]) for row in rows]))
 
 
-def drawn_faces(folder: str, settings: argparse.Namespace) -> str:
-    """A data set of the project's own faces, for where the real ones are missing."""
-    import io
-
-    import pyarrow
-    import pyarrow.parquet
-    from PIL import Image
-
-    from pipeline_anime_ddpm.training.drawn_faces import draw_faces
-
-    rows = []
-    for number, pixels in enumerate(draw_faces(settings.images, settings.resolution)):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=95)
-        rows.append({"bytes": file.getvalue(), "path": f"{number}.jpg"})
-    (Path(folder) / "data").mkdir()
-    schema = pyarrow.schema(
-        {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})}
-    ).with_metadata({"huggingface": '{"info": {"features": {"image": {"_type": "Image"}}}}'})
-    for part in range(8):
-        table = pyarrow.Table.from_pylist([{"image": row} for row in rows[part::8]], schema)
-        pyarrow.parquet.write_table(table, f"{folder}/data/train-{part:05d}-of-00008.parquet")
-    return folder
-
-
 def medians(epochs: list[dict]) -> dict[str, float]:
     return {key: spread([epoch[key] for epoch in epochs])["median"] for key in epochs[0]}
 
@@ -301,7 +275,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         real = settings.data is None and not settings.drawn and FACES.is_dir()
         what = "10,000 real faces, JPEG of 64 px" if real else settings.data or f"{settings.images:,} drawn faces, JPEG"
-        settings.data = str(FACES) if real else settings.data or drawn_faces(folder, settings)
+        settings.data = (
+            str(FACES) if real else settings.data or drawn_faces(folder, settings.images, settings.resolution)
+        )
         measured = {workers: run_contenders(settings, workers) for workers in settings.workers}
         waits = {}
         if settings.train_steps:

@@ -1,0 +1,379 @@
+#!/usr/bin/env python
+"""One training step: that of diffusers' `train_unconditional.py` against ours, plain, fast, lean and on patches.
+
+    python benchmarks/training.py
+
+Every contender runs in a process of its own; one round of each in turn, so that whatever else slows the machine slows
+all of them. All train the same network on the same images, with the same batch and an EMA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import FACES, RESULTS, ROOT, drawn_faces, spread, write_result
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from render import render_training
+from torch.utils.flop_counter import FlopCounterMode
+
+PACKAGES = ["torch", "diffusers", "accelerate", "numpy"]
+NETWORK = {  # the benchmark's own: four levels, attention at the lowest
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D",) * 3 + ("AttnDownBlock2D",),
+    "up_block_types": ("AttnUpBlock2D",) + ("UpBlock2D",) * 3,
+    "attention_head_dim": 32,
+}
+
+# Flags of each contender of ours. `plain` is computed as stock diffusers does, `speed` as ours does by default.
+OURS = {
+    "plain": {"fold_upsampling": False},
+    "speed": {},
+    "memory": {"gradient_checkpointing": "selective"},
+    "blocks": {"gradient_checkpointing": "blocks"},
+    "patch": {"patch_sizes": "16,32,64"},
+    "patch memory": {"patch_sizes": "16,32,64", "gradient_checkpointing": "selective"},
+}
+
+
+class Peer:
+    """The step of `train_unconditional.py --use_ema` with its other defaults."""
+
+    def __init__(self, settings: argparse.Namespace, images: torch.Tensor, folder: str):
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator()
+        self.unet = UNet2DModel.from_config(UNet2DModel.load_config(f"{settings.folder}/unet"))
+        self.noise = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+        optimizer = torch.optim.AdamW(self.unet.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=10_000)
+        self.ema = EMAModel(
+            self.unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75,
+            model_cls=UNet2DModel, model_config=self.unet.config,
+        )  # fmt: skip
+        self.model, self.optimizer, self.schedule = self.accelerator.prepare(self.unet, optimizer, schedule)
+        self.ema.to(self.accelerator.device)
+        self.images = (images.float() / 127.5 - 1).to(self.accelerator.device)  # not counted: it is the data path's
+        self.sides = {settings.resolution: 1.0}
+
+    def step(self, side: int) -> None:
+        clean = self.images
+        noise = torch.randn(clean.shape, device=clean.device)
+        timesteps = torch.randint(0, 1000, (len(clean),), device=clean.device).long()
+        noisy = self.noise.add_noise(clean, noise, timesteps)
+        with self.accelerator.accumulate(self.model):
+            loss = F.mse_loss(self.model(noisy, timesteps).sample.float(), noise.float())
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+        self.ema.step(self.model.parameters())
+        loss.detach().item()  # as its log of every step does
+
+
+class Ours:
+    """`train_step` of train_anime_ddpm.py with the flags of a contender."""
+
+    def __init__(self, name: str, settings: argparse.Namespace, images: torch.Tensor, folder: str):
+        sys.path.insert(0, str(ROOT))
+        import train_anime_ddpm as recipe
+        from pipeline_anime_ddpm.training.config import TrainingConfig
+        from pipeline_anime_ddpm.training.data import open_data
+        from pipeline_anime_ddpm.training.schedule import RunSchedule
+
+        config = TrainingConfig(
+            dataset_name=settings.data, cache_dir=f"{settings.folder}/cache", output_dir=folder, report_to="none",
+            model_config_name_or_path=f"{settings.folder}/unet", resolution=settings.resolution, random_flip=True,
+            train_batch_size=settings.batch, max_train_steps=10_000, **OURS[name],
+        )  # fmt: skip
+        accelerator = recipe.build_accelerator(config, "no")
+        recipe.check_machine(config, accelerator.device)
+        unet, noise = recipe.build_model(config)
+        patches = recipe.build_patches(config, unet)
+        data = open_data(config, settings.resolution, show_progress=False)
+        schedule = RunSchedule.plan(config, data.num_images, 1)
+        self.run = recipe.build_run(config, accelerator, unet, noise, patches, schedule, data, None)
+        self.run.unet.train()
+        self.unet, self.images, self.train_step = self.run.unet, images, recipe.train_step
+        self.sides = shares(patches) if patches else {settings.resolution: 1.0}
+
+    def step(self, side: int) -> None:
+        if self.run.patches is not None:
+            self.run.patches.side = lambda *_: side
+        self.train_step(self.run, self.images)
+
+
+def shares(patches) -> dict[int, float]:
+    """The share of a run's steps on each side, the final phase included."""
+    final = patches.full_image_fraction
+    pairs = zip(patches.sides, patches.probabilities, patches.final_probabilities, strict=True)
+    result = {side: (1 - final) * (first + last) / 2 for side, first, last in pairs}
+    result[patches.resolution] = result.get(patches.resolution, 0.0) + final
+    return result
+
+
+CONTENDERS: dict[str, Callable] = {"peer": Peer} | {name: functools.partial(Ours, name) for name in OURS}
+
+
+def saved_bytes(contender: Peer | Ours, side: int) -> int:
+    """The most that one forward pass of a step keeps for its backward pass, parameters apart.
+
+    Each storage counts once; a backward pass begins with all that its forward pass has kept.
+    """
+    parameters = {p.untyped_storage().data_ptr() for p in contender.unet.parameters()}
+    kept, most = {}, 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def forget(*_) -> None:
+        nonlocal most
+        most = max(most, sum(kept.values()))
+        kept.clear()
+
+    hook = contender.unet.register_forward_pre_hook(forget)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contender.step(side)
+    hook.remove()
+    forget()
+    return most
+
+
+def memory_figures(contender: Peer | Ours) -> dict[str, float]:
+    """Bytes: kept activations; the allocator's peak, on CUDA also what it reserves; all over the worst of the sides."""
+    from pipeline_anime_ddpm.training.plan import measured_peak_bytes
+
+    figures = {"saved_activation_bytes": max(saved_bytes(contender, side) for side in contender.sides)}
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        for side in contender.sides:
+            contender.step(side)
+        figures["cuda_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        figures["cuda_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    else:
+        peaks = [measured_peak_bytes(lambda side=side: contender.step(side)) for side in contender.sides]
+        figures["allocated_bytes"] = max(peaks)
+    return figures
+
+
+def timed_round(contender: Peer | Ours) -> dict[int, float]:
+    """Seconds of one step on each side."""
+    seconds = {}
+    for side in contender.sides:
+        begin = time.perf_counter()
+        contender.step(side)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds[side] = time.perf_counter() - begin
+    return seconds
+
+
+def serve(name: str, settings: argparse.Namespace, pipe) -> None:
+    """One contender: builds its run, then does what it is told."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(settings.threads)
+    images = torch.load(f"{settings.folder}/images.pt", weights_only=True)
+    contender = CONTENDERS[name](settings, images, f"{settings.folder}/{name}")
+    timed_round(contender)  # allocates optimiser states, chooses kernels
+    pipe.send("ready")
+    while (order := pipe.recv()) != "end":
+        if order == "round":
+            pipe.send(timed_round(contender))
+        elif order == "memory":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            flops = {side: counted_flops(contender, side) for side in contender.sides}
+            pipe.send({"peak_rss_bytes": peak, "flops": flops, "sides": contender.sides} | memory_figures(contender))
+
+
+def counted_flops(contender: Peer | Ours, side: int) -> int:
+    """Floating point operations of one step, two for each multiplication and addition, recomputation included."""
+    with FlopCounterMode(display=False) as counter:
+        contender.step(side)
+    return counter.get_total_flops()
+
+
+def run_contenders(settings: argparse.Namespace) -> dict[str, dict]:
+    """Seconds of each step on each side, and memory, of all contenders."""
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    for name in settings.contenders:
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(name, settings, theirs)))
+        processes[-1].start()
+        theirs.close()  # so that a contender that fails ends the benchmark
+        pipes[name].recv()
+    results = {name: {"rounds": []} for name in pipes}
+    for _ in range(settings.rounds):
+        for name, pipe in pipes.items():
+            pipe.send("round")
+            results[name]["rounds"].append(pipe.recv())
+    for name, pipe in pipes.items():
+        pipe.send("memory")
+        results[name] |= pipe.recv()
+        pipe.send("end")
+    for process in processes:
+        process.join()
+    return results
+
+
+def convolution_rate(settings: argparse.Namespace) -> float:
+    """FLOP/s of this machine in 3×3 convolutions of the network's widths, forward and backward: the best of them."""
+    torch.set_num_threads(settings.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = 0.0
+    for level, channels in enumerate(settings.channels):
+        side = settings.resolution >> level
+        x = torch.randn(settings.batch, channels, side, side, requires_grad=True, device=device)
+        weight = torch.randn(channels, channels, 3, 3, requires_grad=True, device=device)
+        for _ in range(5):
+            begin = time.perf_counter()
+            output = F.conv2d(x, weight, padding=1)
+            torch.autograd.grad(output, (x, weight), output)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            flops = 3 * 2 * settings.batch * channels**2 * 9 * side**2
+            best = max(best, flops / (time.perf_counter() - begin))
+    return best
+
+
+def planned(name: str, settings: argparse.Namespace) -> int:
+    """The peak that `anime-ddpm plan` estimates for a contender without patches."""
+    from pipeline_anime_ddpm.training.plan import plan_step
+
+    flags = OURS[name]
+    cost = plan_step(
+        dict(UNet2DModel.load_config(f"{settings.folder}/unet")), side=settings.resolution, batch=settings.batch,
+        recomputation=flags.get("gradient_checkpointing"), fold_upsampling=flags.get("fold_upsampling", True),
+    )  # fmt: skip
+    return cost.peak_bytes
+
+
+def rows_of(results: dict[str, dict], settings: argparse.Namespace, rate: float) -> list[dict]:
+    """One row a contender: epoch time, memory, FLOPs, and how near the machine's limit it comes."""
+    rows, steps = [], settings.epoch_images / settings.batch
+    for name, result in results.items():
+        sides = {int(side): share for side, share in result["sides"].items()}
+        epochs = [steps * sum(share * one[side] for side, share in sides.items()) for one in result["rounds"]]
+        flops = sum(share * result["flops"][side] for side, share in sides.items()) / settings.batch
+        seconds = spread(epochs)
+        row = {
+            "contender": name, "flags": OURS.get(name, {}), "epoch_seconds": seconds,
+            "images_per_second": settings.epoch_images / seconds["median"],
+            "step_seconds": {side: spread([one[side] for one in result["rounds"]]) for side in sides},
+            "step_shares": sides, "gflop_per_image": flops / 1e9,
+            "limit_images_per_second": rate / flops,
+        }  # fmt: skip
+        row["share_of_limit"] = row["images_per_second"] / row["limit_images_per_second"]
+        rows.append(row | {key: value for key, value in result.items() if key.endswith("_bytes")})
+    return rows
+
+
+def summary_of(rows: list[dict], plans: dict[str, int]) -> dict[str, float]:
+    """Ours ÷ peer, from medians; `plan_relative_error` is the largest over the settings planned."""
+    row = {r["contender"]: r for r in rows}
+    peer = row["peer"]
+
+    def ratio(name: str, key: str) -> float:
+        return row[name][key] / peer[key]
+
+    summary = {
+        "speed_setting_speed_ratio": ratio("speed", "images_per_second"),
+        "speed_setting_activation_ratio": ratio("speed", "saved_activation_bytes"),
+        "memory_setting_activation_ratio": ratio("memory", "saved_activation_bytes"),
+        "memory_setting_speed_ratio": ratio("memory", "images_per_second"),
+        "patch_activation_ratio": ratio("patch", "saved_activation_bytes"),
+        "patch_epoch_time_ratio": row["patch"]["epoch_seconds"]["median"] / peer["epoch_seconds"]["median"],
+    }
+    if plans:
+        errors = {name: plan / row[name]["allocated_bytes"] - 1 for name, plan in plans.items()}
+        summary["plan_relative_error"] = max(errors.values(), key=abs)
+    return summary
+
+
+NOTES = [
+    "Epoch: all images once, as median step times the number of steps; on patches the steps of each side are weighted "
+    "by their share of a run (step_shares), the final phase on full images included, and an image gives one patch.",
+    "saved_activation_bytes: the most that one forward pass keeps for its backward pass (saved-tensor hooks, each "
+    "storage once, parameters apart). allocated_bytes: peak of what PyTorch's CPU allocator has given out during a "
+    "step, weights and optimiser included. peak_rss_bytes: the most the process has held until the timed rounds ended.",
+    "limit: FLOPs of a step on its images (recomputation included) at the best rate that a 3x3 convolution of the "
+    "network's widths reaches here, forward and backward.",
+    "All have an EMA; data loading is left out (benchmarks/data_loading.py measures it).",
+]
+
+
+def write_images(settings: argparse.Namespace) -> None:
+    """One batch of the data set, and the config of the network, for all contenders."""
+    from pipeline_anime_ddpm.training.config import TrainingConfig
+    from pipeline_anime_ddpm.training.data import FeedPlan, open_data
+
+    config = TrainingConfig(
+        dataset_name=settings.data, cache_dir=f"{settings.folder}/cache", output_dir=f"{settings.folder}/none"
+    )
+    data = open_data(config, settings.resolution, show_progress=False)
+    settings.epoch_images = data.num_images
+    torch.save(next(data.feed(FeedPlan(settings.batch, 0, 1))).clone(), f"{settings.folder}/images.pt")
+    unet = UNet2DModel(sample_size=settings.resolution, block_out_channels=settings.channels, **NETWORK)
+    unet.save_config(f"{settings.folder}/unet")
+    settings.parameters = unet.num_parameters()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder or name of a data set; by default the real faces, else drawn ones")
+    parser.add_argument("--drawn", action="store_true", help="take drawn faces even where the real ones are")
+    parser.add_argument("--images", type=int, default=10_000, help="drawn faces, if they are needed")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--channels", type=int, nargs=4, default=[32, 64, 128, 256], help="of the network's levels")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--output", type=Path, default=RESULTS / "training.json")
+    settings = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    command = " ".join(["python benchmarks/training.py", *sys.argv[1:]])
+    real = settings.data is None and not settings.drawn and FACES.is_dir()
+    with tempfile.TemporaryDirectory() as settings.folder:
+        faces = str(FACES) if real else settings.data
+        settings.data = faces or drawn_faces(settings.folder, settings.images, settings.resolution)
+        write_images(settings)
+        rate = convolution_rate(settings)
+        results = run_contenders(settings)
+        plans = {} if torch.cuda.is_available() else {n: planned(n, settings) for n in ("plain", "speed", "memory")}
+    what = (
+        f"Training steps of a UNet2DModel with {settings.parameters / 1e6:.1f} M parameters "
+        f"({', '.join(map(str, settings.channels))} channels) on {'real' if real else 'drawn'} faces of "
+        f"{settings.resolution} px, batch {settings.batch}, float32, {settings.threads} threads, "
+        f"{settings.rounds} rounds"
+    )
+    rows = rows_of(results, settings, rate)
+    rows.append({"kind": "limit", "convolution_gflops": rate / 1e9})
+    rows += [{"kind": "plan", "contender": name, "planned_peak_bytes": peak} for name, peak in plans.items()]
+    summary = summary_of([r for r in rows if "kind" not in r], plans)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    write_result(settings.output, what, command, PACKAGES, gpu, rows=rows, summary=summary, notes=NOTES)
+    print(render_training(json.loads(settings.output.read_text())))
+    print(f"\nTo reproduce: {command}")
+
+
+if __name__ == "__main__":
+    main()
