@@ -274,3 +274,16 @@ def test_where_the_data_stand_is_kept_for_every_rank_and_asks_for_as_many(tiny_u
         again.feed_of(0, 3)
     state.feeds = [None, None]  # cached: the order follows from the step, on any number of ranks
     assert state.feed_of(0, 1) is None
+
+
+def test_the_scale_of_half_precision_gradients_comes_back(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    state.scaler.scale(torch.ones(1, requires_grad=True).sum())
+    state.scaler.update(2048.0)
+    folder = save_checkpoint(tmp_path, state)
+    again = new_state(tiny_unet)
+    again.scaler = torch.amp.GradScaler("cpu")
+    load_checkpoint(folder, again)
+    assert again.scaler.state_dict() == state.scaler.state_dict()
+    assert again.scaler.state_dict()["scale"] == 2048.0

@@ -58,3 +58,17 @@ def test_accelerate_s_single_thread_is_raised_to_all_cores(monkeypatch, launcher
         assert hardware.use_cpu_cores(torch.device("cpu")) == threads == torch.get_num_threads()
     finally:
         torch.set_num_threads(usual)
+
+
+def test_tf32_is_switched_as_asked_or_left_alone():
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        hardware.choose_tf32(None)
+        assert [backend.allow_tf32 for backend in backends] == before
+        for allowed in (True, False):
+            hardware.choose_tf32(allowed)
+            assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
