@@ -17,12 +17,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
-import datasets
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
@@ -38,8 +36,7 @@ from pipeline_anime_ddpm.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from pipeline_anime_ddpm.training.compilation import check_compiler
-from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig, parse_config
+from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
 from pipeline_anime_ddpm.training.ema import (
     WeightAverage,
@@ -50,10 +47,11 @@ from pipeline_anime_ddpm.training.ema import (
 )
 from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, one_sentence_errors
 from pipeline_anime_ddpm.training.execution import prepare_unet
-from pipeline_anime_ddpm.training.hardware import choose_precision, choose_tf32, use_cpu_cores
+from pipeline_anime_ddpm.training.flags import parse_config
+from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
 from pipeline_anime_ddpm.training.models import build_model, build_patches
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
-from pipeline_anime_ddpm.training.optimizers import build_optimizer, check_optimizer
+from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
 from pipeline_anime_ddpm.training.run_folder import check_output_dir, claim_output_dir, export_pipeline, usage
 from pipeline_anime_ddpm.training.schedule import RunSchedule
@@ -239,48 +237,6 @@ def open_feed(run: Run) -> Feed:
         state=state.feed_of(accelerator.process_index, accelerator.num_processes),
     )
     return run.data.feed(plan)
-
-
-def check_machine(config: TrainingConfig, device: torch.device) -> None:
-    """Refuse what this device cannot do, and let it do what it can."""
-    check_optimizer(config.optimizer)
-    if config.torch_compile:
-        check_compiler(device)
-    choose_tf32(config.allow_tf32)
-    use_cpu_cores(device)
-
-
-def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    accelerator = new_accelerator(
-        config.gradient_accumulation_steps,
-        mixed_precision=precision,
-        log_with=config.trackers or None,
-        project_dir=str(Path(config.output_dir) / config.logging_dir),
-        # the first rank may decode or draw for long while the others wait
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
-    )
-    if not accelerator.is_local_main_process:
-        logging.getLogger().setLevel(logging.ERROR)
-        datasets.utils.logging.disable_progress_bar()
-    return accelerator
-
-
-def new_accelerator(accumulation: int, **settings) -> Accelerator:
-    """An Accelerator, or one sentence about a launcher or machine that this script cannot work with.
-
-    It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
-    """
-    try:
-        accelerator = Accelerator(**settings)
-    except (ValueError, NotImplementedError) as error:
-        raise UserError(f"accelerate cannot start ({first_line(error)}); check --mixed_precision.") from error
-    if accelerator.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
-        raise UserError(f"{accelerator.distributed_type.value} is not supported; launch with plain data parallelism.")
-    if accelerator.gradient_accumulation_steps not in (1, accumulation):
-        raise UserError("The launcher sets another gradient accumulation; give it as --gradient_accumulation_steps.")
-    accelerator.gradient_accumulation_steps = 1
-    return accelerator
 
 
 def introduce(

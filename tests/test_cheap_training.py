@@ -165,7 +165,7 @@ def quick_compiler(monkeypatch):
     compile_module = torch.nn.Module.compile
     quick = lambda self, **options: compile_module(self, backend="aot_eager", **options)  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", quick)
-    monkeypatch.setattr("train_anime_ddpm.check_compiler", lambda device: None)
+    monkeypatch.setattr("pipeline_anime_ddpm.training.hardware.check_compiler", lambda device: None)
     yield
     torch._dynamo.reset()
 

@@ -1,13 +1,21 @@
-"""What this machine can train with at a sensible speed: precision, and CPU cores."""
+"""What this machine can train with at a sensible speed: precision, CPU cores, compiler; and the launcher."""
 
 from __future__ import annotations
 
+import logging
 import os
+from datetime import timedelta
+from pathlib import Path
 
+import datasets
 import psutil
 import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
 
-from .errors import UserError
+from .compilation import check_compiler
+from .config import TrainingConfig
+from .errors import UserError, first_line
+from .optimizers import check_optimizer
 
 
 def choose_precision(asked: str | None) -> str:
@@ -27,6 +35,48 @@ def choose_precision(asked: str | None) -> str:
             "on this one; leave it away."
         )
     return precision
+
+
+def check_machine(config: TrainingConfig, device: torch.device) -> None:
+    """Refuse what this device cannot do, and let it do what it can."""
+    check_optimizer(config.optimizer)
+    if config.torch_compile:
+        check_compiler(device)
+    choose_tf32(config.allow_tf32)
+    use_cpu_cores(device)
+
+
+def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    accelerator = new_accelerator(
+        config.gradient_accumulation_steps,
+        mixed_precision=precision,
+        log_with=config.trackers or None,
+        project_dir=str(Path(config.output_dir) / config.logging_dir),
+        # the first rank may decode or draw for long while the others wait
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+    )
+    if not accelerator.is_local_main_process:
+        logging.getLogger().setLevel(logging.ERROR)
+        datasets.utils.logging.disable_progress_bar()
+    return accelerator
+
+
+def new_accelerator(accumulation: int, **settings) -> Accelerator:
+    """An Accelerator, or one sentence about a launcher or machine that this script cannot work with.
+
+    It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
+    """
+    try:
+        accelerator = Accelerator(**settings)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"accelerate cannot start ({first_line(error)}); check --mixed_precision.") from error
+    if accelerator.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        raise UserError(f"{accelerator.distributed_type.value} is not supported; launch with plain data parallelism.")
+    if accelerator.gradient_accumulation_steps not in (1, accumulation):
+        raise UserError("The launcher sets another gradient accumulation; give it as --gradient_accumulation_steps.")
+    accelerator.gradient_accumulation_steps = 1
+    return accelerator
 
 
 def use_cpu_cores(device: torch.device) -> int:
