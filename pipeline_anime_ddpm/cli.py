@@ -10,6 +10,7 @@ from pathlib import Path
 from .training.data.cache import CacheEntry, cache_root, list_caches, remove_cache
 from .training.ema import export_averages
 from .training.errors import UserError, one_sentence_errors
+from .training.plan_report import add_plan
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,6 +34,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for action in (ls, rm):
         action.add_argument("--cache_dir", help="as given to train_anime_ddpm.py")
     _add_ema(commands)
+    add_plan(commands)
     return parser
 
 

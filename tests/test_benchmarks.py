@@ -40,6 +40,27 @@ def test_data_loading_is_measured_from_end_to_end(tmp_path, render):
     assert "To reproduce: python benchmarks/data_loading.py --images 48" in done.stdout
 
 
+def test_training_is_measured_from_end_to_end(tmp_path, render):
+    output = tmp_path / "result.json"
+    settings = "--images 48 --resolution 32 --channels 32 32 32 32 --batch 4 --rounds 1 --threads 1 --drawn".split()
+    contenders = ["peer", "plain", "speed", "memory", "patch"]
+    command = [sys.executable, str(BENCHMARKS / "training.py"), *settings, "--output", str(output)]
+    done = subprocess.run([*command, "--contenders", *contenders], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    summary = result["summary"]
+    assert all(math.isfinite(value) for value in summary.values())
+    assert {"speed_setting_speed_ratio", "memory_setting_speed_ratio", "patch_epoch_time_ratio"} <= summary.keys()
+    # these do not depend on how busy the machine is
+    assert summary["patch_activation_ratio"] < summary["memory_setting_activation_ratio"] < 0.7
+    assert abs(summary["plan_relative_error"]) < 0.1
+    rows = {row["contender"]: row for row in result["rows"] if "kind" not in row}
+    assert rows["speed"]["gflop_per_image"] < rows["plain"]["gflop_per_image"]
+    assert rows["patch"]["step_shares"] == {"8": 0.225, "16": 0.225, "32": pytest.approx(0.55)}
+    assert render.render_training(result) in done.stdout
+    assert "To reproduce: python benchmarks/training.py --images 48" in done.stdout
+
+
 def test_readme_shows_the_results_and_nothing_else(render, tmp_path):
     text = (ROOT / "README.md").read_text()
     assert render.rendered(text) == text

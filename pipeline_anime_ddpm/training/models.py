@@ -55,11 +55,8 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     if config.pretrained_model_name_or_path:
         unet, scheduler = _pretrained(config)
     else:
-        unet, scheduler = _new_unet(config), _new_scheduler(config)
-    resolution = config.resolution or (_own_side(unet) if config.pretrained_model_name_or_path else None) or 64
-    _check_channels(unet)
-    _check_resolution(unet, resolution)
-    unet.register_to_config(sample_size=resolution)
+        unet, scheduler = new_unet(config), _new_scheduler(config)
+    set_resolution(unet, config)
     if config.enable_xformers_memory_efficient_attention:
         if not is_xformers_available():
             raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
@@ -68,6 +65,19 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         except ValueError as error:
             raise UserError(f"xformers cannot be used here ({first_line(error)}); leave its flag away.") from error
     return unet, scheduler
+
+
+def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
+    """Make the network one for the training's resolution: the flag's, else a pre-trained one's own, else 64 pixels.
+
+    Raises:
+        UserError: if it cannot take that, or images in colour.
+    """
+    own_side = _own_side(unet) if config.pretrained_model_name_or_path else None
+    resolution = config.resolution or own_side or 64
+    _check_channels(unet)
+    _check_resolution(unet, resolution)
+    unet.register_to_config(sample_size=resolution)
 
 
 def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAdapter | None:
@@ -124,7 +134,8 @@ def _new_scheduler(config: TrainingConfig) -> AnimeNoiseScheduler:
         raise UserError(str(error)) from error
 
 
-def _new_unet(config: TrainingConfig) -> UNet2DModel:
+def new_unet(config: TrainingConfig) -> UNet2DModel:
+    """A network from scratch, of a size or from a config, with weights that follow from the seed."""
     name = config.model_config_name_or_path or "standard"
     torch.manual_seed(config.seed)
     if name in UNET_SIZES and not os.path.exists(name):
@@ -141,7 +152,7 @@ def _new_unet(config: TrainingConfig) -> UNet2DModel:
 def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
     name = config.pretrained_model_name_or_path
     try:
-        if _is_pipeline(name, config.cache_dir):
+        if is_pipeline(name, config.cache_dir):
             pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=config.cache_dir)
             unet, noise = pipeline.unet, pipeline.scheduler
         else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
@@ -165,7 +176,7 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     return unet.float(), scheduler
 
 
-def _is_pipeline(name: str, cache_dir: str | None) -> bool:
+def is_pipeline(name: str, cache_dir: str | None) -> bool:
     """False for a bare network.
 
     Raises:
