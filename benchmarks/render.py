@@ -67,7 +67,7 @@ TRAINING_NAMES = {
     "speed": "ours (the defaults)",
     "memory": "ours, `--gradient_checkpointing`",
     "blocks": "ours, `--gradient_checkpointing blocks`",
-    "patch": "ours, `--patch_sizes 16,32,64`",
+    "patch": "ours, `--patch_sizes {patch_sizes}`",
     "patch memory": "ours, both",
 }
 
@@ -89,7 +89,7 @@ def render_training(result: dict) -> str:
         ratios = [seconds["median"] / peer["epoch_seconds"]["median"]]
         ratios += [row[key] / peer[key] for key in ("saved_activation_bytes", allocated)]
         epoch = f"{seconds['median']:.0f} ({seconds['min']:.0f} to {seconds['max']:.0f})"
-        cells = [TRAINING_NAMES[row["contender"]], epoch]
+        cells = [TRAINING_NAMES[row["contender"]].format(**row["flags"]), epoch]
         cells += [f"{row[key] / 1e6:.0f}" for key in memory]
         cells += [f"{row['gflop_per_image']:.1f}", f"{row['share_of_limit']:.0%}", *(f"{r:.2f}×" for r in ratios)]
         lines.append(f"| {' | '.join(cells)} |")
