@@ -326,8 +326,8 @@ def _put_channels_last(unet: torch.nn.Module) -> None:
 def _state_of_8_bits(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """The state of bitsandbytes' AdamW8bit, whose kernels refuse fake tensors.
 
-    Its documentation, and version 0.50: two bytes a parameter, and two float32 scales for each block of 256; tensors of less than 4096
-    elements keep both moments in float32.
+    Its documentation, and version 0.50: two bytes a parameter, and two float32 scales for each block of 256; tensors
+    of less than 4096 elements keep both moments in float32.
     """
     state = []
     for parameter in parameters:
