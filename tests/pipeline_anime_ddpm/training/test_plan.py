@@ -87,20 +87,20 @@ def real_peak(*arguments, **options):
 )
 def test_a_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
     planned = plan_step(config, side=side, batch=batch, step_images=step_images, recomputation=recomputation)
-    assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.02)
+    assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.04)
 
 
 @pytest.mark.parametrize("recomputation", [None, "selective", "blocks"])
 def test_each_image_adds_to_a_real_peak_what_is_planned(recomputation):
     planned = [plan_step(THREE_LEVELS, side=32, batch=n, recomputation=recomputation).peak_bytes for n in (3, 10)]
     measured = [real_peak(THREE_LEVELS, 32, n, None, recomputation) for n in (3, 10)]
-    assert planned == pytest.approx(measured, rel=0.02)
+    assert planned == pytest.approx(measured, rel=0.04)
     assert planned[1] - planned[0] == pytest.approx(measured[1] - measured[0], rel=0.002)
 
 
 def test_stock_upsampling_costs_what_is_planned():
     planned = plan_step(THREE_LEVELS, side=32, batch=10, fold_upsampling=False)
-    assert planned.peak_bytes == pytest.approx(real_peak(THREE_LEVELS, 32, 10, fold=False), rel=0.02)
+    assert planned.peak_bytes == pytest.approx(real_peak(THREE_LEVELS, 32, 10, fold=False), rel=0.04)
     assert planned.peak_bytes > plan_step(THREE_LEVELS, side=32, batch=10).peak_bytes
 
 
