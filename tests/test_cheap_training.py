@@ -226,6 +226,7 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"patch_sizes": "8,16", "patch_probs": "1"}, "1 numbers for 2 --patch_sizes"),
         ({"patch_probs": "1"}, "give the sizes as --patch_sizes"),
         ({"patch_mode": "constant_pixels"}, "give --patch_sizes"),
+        ({"patch_full_image_fraction": 0.3}, "give --patch_sizes"),
         ({"patch_sizes": "8", "patch_full_image_fraction": 2}, "give a share from 0 to 1"),
         ({"ema_sigma_rels": "0.3"}, "between 0 and 0.2887"),
         ({"ema_snapshot_images": 5}, "give both or neither"),

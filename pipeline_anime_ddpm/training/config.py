@@ -357,8 +357,10 @@ class TrainingConfig:
             raise UserError(
                 "Give --pretrained_model_name_or_path (weights) or --model_config_name_or_path (a new model), not both."
             )
-        if not self.patch_sizes and self.patch_mode != "fixed_batch":
-            raise UserError(f"--patch_mode {self.patch_mode} is for training on patches; give --patch_sizes.")
+        for name in ("patch_mode", "patch_full_image_fraction"):
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default and not self.patch_sizes:
+                raise UserError(f"--{name} {value} is for training on patches; give --patch_sizes.")
         if self.offload_ema and not (self.use_ema or self.ema_sigma_rels):
             raise UserError("--offload_ema moves the averages, and --no-use_ema leaves none; give one of the two.")
         if self.torch_compile == "regional" and self.gradient_checkpointing == "selective":
