@@ -181,7 +181,8 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    if not accelerator.optimizer_step_was_skipped:  # as fp16 does after an overflow
+    # fp16 skips a step after an overflow; fused AdamW does so unseen, and its weights then count once more
+    if not accelerator.optimizer_step_was_skipped:
         state.lr_scheduler.step()
         for average in state.averages.values():
             average.update(run.unet.parameters())

@@ -103,8 +103,13 @@ def _training_notes(result: dict) -> list[str]:
     return [
         "Activations: what one forward pass keeps for its backward pass. The limit: the row's FLOPs at the best rate "
         f"of a 3×3 convolution of this network here, {rate:.0f} GFLOP/s. An epoch is all images once, on patches one "
-        "patch of each, the final phase on full images included in its share."
-        + (f" `anime-ddpm plan` is off the allocator's peak by at most {abs(error):.1%}." if error is not None else ""),
+        "patch of each, the final phase on full images included in its share; full-size steps run in four passes "
+        "there, which is what lowers their activations: accumulating four batches of a quarter would do so as well."
+        + (
+            f" `anime-ddpm plan` is off the allocator's peak by at most {abs(error):.2%} (float32, without patches)."
+            if error is not None
+            else ""
+        ),
         "",
         f"{result['what']}; medians. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
         f"Again: `{result['command']}`.",

@@ -51,6 +51,9 @@ OURS = {
 }
 
 
+NEEDED = ("peer", "plain", "speed", "memory", "patch")  # for the summary
+
+
 def flags_of(name: str, settings: argparse.Namespace) -> dict:
     """The flags of a contender, with its patch sides in pixels."""
     flags, full = OURS.get(name, {}), settings.resolution
@@ -359,6 +362,8 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--output", type=Path, default=RESULTS / "training.json")
     settings = parser.parse_args()
+    if missing := [name for name in NEEDED if name not in settings.contenders]:
+        parser.error(f"the summary needs {', '.join(NEEDED)} among the --contenders; {', '.join(missing)} are missing")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     command = " ".join(["python benchmarks/training.py", *sys.argv[1:]])

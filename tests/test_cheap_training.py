@@ -122,7 +122,6 @@ def test_flags_for_memory_and_speed_change_nothing_but_rounding(work, in_process
         "default": {},
         "selective": {"gradient_checkpointing": True, "offload_ema": True},
         "blocks": {"gradient_checkpointing": "blocks", "channels_last": True},
-        "tf32": {"allow_tf32": True, "optimizer": "adamw"},
     }
     results = {}
     for name, way in ways.items():
@@ -143,6 +142,14 @@ def test_runs_with_another_memory_layout_or_optimiser_resume_with_the_same_bits(
     shutil.copy(tmp_path / "whole" / "training_config.yaml", tmp_path / "again")
     in_process(*flags(work, tmp_path / "again", **settings))
     assert_same_bits(final_state(tmp_path / "whole"), final_state(tmp_path / "again"))
+
+
+def test_the_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=1))
+    with pytest.raises(SystemExit):
+        in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=2, channels_last=True))
+    assert "train on with the same --channels_last" in capsys.readouterr().err
 
 
 def test_a_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
@@ -170,13 +177,15 @@ def quick_compiler(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("how", ["regional", "whole"])
+@pytest.mark.parametrize(
+    ("how", "recomputed"), [("regional", None), ("whole", None), ("whole", "selective"), ("regional", "blocks")]
+)
 def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
-    work, in_process, quick_compiler, tmp_path, capsys, how, tiny_unet
+    work, in_process, quick_compiler, tmp_path, capsys, how, recomputed, tiny_unet
 ):
     tiny_unet().save_config(tmp_path / "net")
     settings = {"model_config_name_or_path": tmp_path / "net", "patch_sizes": "8,16", "max_train_steps": 2}
-    settings |= {"torch_compile": how}
+    settings |= {"torch_compile": how} | ({"gradient_checkpointing": recomputed} if recomputed else {})
     in_process(*flags(work, tmp_path / "compiled", **settings))
     text = capsys.readouterr().out
     assert "Compiled for 8 x 8 pixels in" in text and "Compiled for 16 x 16 pixels in" in text
@@ -227,7 +236,7 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"patch_probs": "1"}, "give the sizes as --patch_sizes"),
         ({"patch_mode": "constant_pixels"}, "give --patch_sizes"),
         ({"patch_full_image_fraction": 0.3}, "give --patch_sizes"),
-        ({"patch_sizes": "8", "patch_full_image_fraction": 2}, "give a share from 0 to 1"),
+        ({"patch_sizes": "8", "patch_full_image_fraction": 1}, "give 0 or more and less than 1"),
         ({"ema_sigma_rels": "0.3"}, "between 0 and 0.2887"),
         ({"ema_snapshot_images": 5}, "give both or neither"),
         ({"offload_ema": True, "no-use_ema": True}, "leaves none; give one of the two"),

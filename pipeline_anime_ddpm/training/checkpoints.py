@@ -93,6 +93,7 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
         "lr_scheduler": state.lr_scheduler.state_dict(),
         "scaler": state.scaler.state_dict() if state.scaler else None,
         "averages": {key: average.step for key, average in state.averages.items()},
+        "channels_last": _is_channels_last(state.unet),
     }
     (partial / "progress.json").write_text(json.dumps(progress, indent=1))
     publish_folder(partial, final)
@@ -128,6 +129,12 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         shadows = {key: load_file(folder / f"{key}.safetensors") for key in state.averages}
     except Exception as error:  # safetensors and the file system each have errors of their own
         raise _damaged(folder, error) from error
+    in_blocks = any(tensor.dtype == torch.uint8 for tensor in optimizer_tensors.values())
+    if in_blocks and progress["channels_last"] != _is_channels_last(state.unet):
+        raise UserError(
+            f"{folder} has the state of adamw8bit, whose blocks follow the order in memory; train on with the same "
+            "--channels_last, or choose another --output_dir."
+        )
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
     _lay_out(state.optimizer)
@@ -250,6 +257,10 @@ def _join_optimizer(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> d
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _is_channels_last(unet: UNet2DModel) -> bool:
+    return not unet.conv_in.weight.is_contiguous()
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:

@@ -330,9 +330,13 @@ class TrainingConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} is {getattr(self, name)}; give at least 0 and less than 1.")
-        for name in ("max_skipped_fraction", "patch_full_image_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} is {getattr(self, name)}; give a share from 0 to 1.")
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
+        if not 0 <= self.patch_full_image_fraction < 1:
+            raise UserError(
+                f"--patch_full_image_fraction is {self.patch_full_image_fraction}; give 0 or more and less than 1, or "
+                "leave --patch_sizes away."
+            )
 
     def _check_lists(self) -> None:
         sides, probabilities, lengths = self.patch_sides, self.patch_probabilities, self.ema_lengths

@@ -37,9 +37,9 @@ class PatchTrainingAdapter:
         final_probabilities: those at the end of the patch phase; between, both are mixed linearly by progress. From
             (1, 0) to (0, 1) small patches give way to large ones. By default they stay as they are.
         mode: `"fixed_batch"`: as many patches as images, for the lowest memory: full-size steps are cut into
-            micro-batches that hold no more pixels than a step on the largest proper patch. `"constant_pixels"`:
-            `R² // s²` patches of each image, so that each step costs what a full-size step does.
-        full_image_fraction: share of the run, at its end, that trains on full images only, in [0, 1].
+            micro-batches that hold no more pixels than a step on the largest proper patch, but one image at least.
+            `"constant_pixels"`: `R² // s²` patches of each image, so that each step costs what a full-size step does.
+        full_image_fraction: share of the run, at its end, that trains on full images only, in [0, 1).
 
     Raises:
         ValueError: for a network without coordinates, sides that it cannot take, or probabilities that are none.
@@ -61,8 +61,10 @@ class PatchTrainingAdapter:
             )
         if mode not in PATCH_MODES:
             raise ValueError(f"The patch mode {mode!r} is not known; choose one of {', '.join(PATCH_MODES)}.")
-        if not 0 <= full_image_fraction <= 1:
-            raise ValueError(f"The share of full-image training is {full_image_fraction}; give a number from 0 to 1.")
+        if not 0 <= full_image_fraction < 1:
+            raise ValueError(
+                f"The share of full-image training is {full_image_fraction}; give 0 or more, and less than 1."
+            )
         check_sides(unet, sides)
         self.unet, self.mode, self.full_image_fraction = unet, mode, full_image_fraction
         self.resolution = full_side(unet)
@@ -137,6 +139,8 @@ class PatchTrainingAdapter:
     @property
     def description(self) -> str:
         """One sentence for the log."""
+        if self.used_sides() == (self.resolution,):
+            return "Every step sees full images, with the coordinates that the network takes."
         start, end = self.probabilities_at(0.0), dict(zip(self.sides, self.final_probabilities, strict=True))
         shares = ", ".join(
             f"{p:.0%} on {side} pixels" + (f" (at last {end[side]:.0%})" if end[side] != p else "")

@@ -156,7 +156,7 @@ def test_defaults_give_full_images_half_and_the_others_the_rest(four_levels):
         ((16, 64), {"probabilities": (1.5, -0.5)}, "no distribution"),
         ((16, 64), {"final_probabilities": (1,)}, "1 patch probabilities for 2 sides"),
         ((16, 64), {"mode": "paper"}, "choose one of fixed_batch, constant_pixels"),
-        ((16, 64), {"full_image_fraction": 1.5}, "from 0 to 1"),
+        ((16, 64), {"full_image_fraction": 1}, "less than 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence_and_the_network_left_alone(four_levels, sides, options, says):
