@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from .evaluation.commands import add_evaluation
 from .training.data.cache import CacheEntry, cache_root, list_caches, remove_cache
 from .training.ema import export_averages
 from .training.errors import UserError, one_sentence_errors
@@ -35,6 +36,7 @@ def _build_parser() -> argparse.ArgumentParser:
         action.add_argument("--cache_dir", help="as given to train_anime_ddpm.py")
     _add_ema(commands)
     add_plan(commands)
+    add_evaluation(commands)
     return parser
 
 

@@ -4,7 +4,43 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+Entry = TypeVar("Entry")
+
+
+def lock(folder: Path) -> FileLock:
+    """The lock under which `folder` is made or removed."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def find_or_make(folder: Path, read: Callable[[Path], Entry | None], make: Callable[[Path], None]) -> Entry:
+    """What `folder` holds, made if it is not there; other processes wait until it is.
+
+    Args:
+        read: the folder's content; None if there is none, or it is not whole.
+        make: fills an empty folder, which then gets the name `folder` in one step.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        entry = read(folder)
+        if entry is None:
+            for leftover in [folder, *folder.parent.glob(f".{folder.name}.*.partial")]:  # of a process that was killed
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+            try:
+                make(partial)
+                publish_folder(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            entry = read(folder)
+        return entry
 
 
 def publish_folder(partial: Path, final: Path) -> None:

@@ -8,18 +8,16 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
-from ..atomic import publish_folder
+from ..atomic import find_or_make, lock
 from ..errors import UserError
 from .feed import threads_for
 from .reading import Decoder, Skipped, read_skipped, read_unit
@@ -94,7 +92,7 @@ def list_caches(root: Path) -> list[CacheEntry]:
 
 def remove_cache(entry: CacheEntry) -> None:
     """Delete a cache; a run that has it open keeps what it has mapped."""
-    with _lock(entry.folder):
+    with lock(entry.folder):
         shutil.rmtree(entry.folder)
 
 
@@ -110,18 +108,14 @@ def find_or_build(
     Raises:
         UserError: if none of the images can be decoded, or the disk is full.
     """
-    folder = root / key.folder_name
+
+    def make(partial: Path) -> None:
+        _check_disk(root, key, total)
+        bar = tqdm(images, "Decoding once", total, unit="image", disable=not show_progress, leave=False)
+        _write(partial, key, bar)
+
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            entry = _open(folder)
-            if entry is None:
-                _clean(folder)
-                _check_disk(root, key, total)
-                bar = tqdm(images, "Decoding once", total, unit="image", disable=not show_progress, leave=False)
-                _build(folder, key, bar)
-                entry = _open(folder)
-            return entry
+        return find_or_make(root / key.folder_name, _open, make)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(
@@ -139,10 +133,6 @@ def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Skipped]:
         yield from decoder.decode(encoded)
 
 
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
-
-
 def _open(folder: Path) -> CacheEntry | None:
     """The cache in `folder`; None if there is none, or it is not whole."""
     try:
@@ -152,13 +142,6 @@ def _open(folder: Path) -> CacheEntry | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return entry if whole else None
-
-
-def _clean(folder: Path) -> None:
-    """Remove what a killed process has left, or what is damaged; its lock is ours."""
-    for leftover in [folder, *folder.parent.glob(f".{folder.name}.*.partial")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
 
 
 def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
@@ -171,33 +154,28 @@ def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
         )
 
 
-def _build(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        index, skipped, offset = [], [], 0
-        with open(partial / PIXELS, "wb") as file:
-            for image in images:
-                if isinstance(image, Skipped):
-                    skipped.append(image)
-                    if not index and len(skipped) == GIVE_UP_AFTER:
-                        break
-                    continue
-                file.write(np.ascontiguousarray(image).data)
-                index.append((offset, *image.shape[1:]))
-                offset += image.size
-        if not index:
-            name, reason = skipped[0] if skipped else (key.source, "it is empty")
-            raise UserError(f"None of the {len(skipped):,} images can be decoded; the first is {name} ({reason}).")
-        np.save(partial / INDEX, np.array(index, dtype=np.int64))
-        (partial / SKIPPED).write_text("".join(json.dumps(s._asdict()) + "\n" for s in skipped))
-        facts = {
-            "key": asdict(key),
-            "num_images": len(index),
-            "num_skipped": len(skipped),
-            "num_bytes": offset * np.dtype(key.dtype).itemsize,
-            "created": time.time(),
-        }
-        (partial / FACTS).write_text(json.dumps(facts, indent=1))
-        publish_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) -> None:
+    index, skipped, offset = [], [], 0
+    with open(folder / PIXELS, "wb") as file:
+        for image in images:
+            if isinstance(image, Skipped):
+                skipped.append(image)
+                if not index and len(skipped) == GIVE_UP_AFTER:
+                    break
+                continue
+            file.write(np.ascontiguousarray(image).data)
+            index.append((offset, *image.shape[1:]))
+            offset += image.size
+    if not index:
+        name, reason = skipped[0] if skipped else (key.source, "it is empty")
+        raise UserError(f"None of the {len(skipped):,} images can be decoded; the first is {name} ({reason}).")
+    np.save(folder / INDEX, np.array(index, dtype=np.int64))
+    (folder / SKIPPED).write_text("".join(json.dumps(s._asdict()) + "\n" for s in skipped))
+    facts = {
+        "key": asdict(key),
+        "num_images": len(index),
+        "num_skipped": len(skipped),
+        "num_bytes": offset * np.dtype(key.dtype).itemsize,
+        "created": time.time(),
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=1))

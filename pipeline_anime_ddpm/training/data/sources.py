@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -248,18 +249,36 @@ def check_source(config: TrainingConfig) -> None:
 _DATA_SUFFIXES = IMAGE_SUFFIXES | TABLE_SUFFIXES | ARCHIVE_SUFFIXES | {".tar"}
 
 
-def open_source(config: TrainingConfig) -> Source:
+def open_source(config: TrainingConfig, split: str = "train") -> Source:
     """Find the images that `config` names, without reading them.
+
+    Args:
+        split: of the data set; a `--train_data_dir` of images is all training images.
 
     Raises:
         UserError: if they cannot be found, or it is not clear which column holds them.
     """
-    name = config.dataset_name or config.train_data_dir
+    with _one_sentence(config):
+        return _open_folder(config) if config.dataset_name is None else _open_dataset(config, split)
+
+
+def available_splits(config: TrainingConfig) -> list[str]:
+    """The splits of `--dataset_name`, as `datasets` tells them from the names of the files.
+
+    Raises:
+        UserError: if the data set cannot be found.
+    """
+    with _one_sentence(config):
+        return [str(name) for name in _builder(config).config.data_files or {}]
+
+
+@contextlib.contextmanager
+def _one_sentence(config: TrainingConfig) -> Iterator[None]:
+    """What libraries say of a data set that cannot be loaded, as one sentence."""
     try:
-        if config.dataset_name is None:
-            return _open_folder(config)
-        return _open_dataset(config)
+        yield
     except (*HUB_ERRORS, DatasetsError, tarfile.TarError) as error:
+        name = config.dataset_name or config.train_data_dir
         raise UserError(
             f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path."
         ) from error
@@ -273,13 +292,13 @@ def _open_folder(config: TrainingConfig) -> Source:
         if kind in by_kind and path.is_file():
             by_kind[kind].append(path)
     if by_kind["table"]:
-        return _open_dataset(config)
+        return _open_dataset(config, "train")
     if by_kind["tar"]:
         paths = by_kind["tar"]
         return TarFiles(str(folder), [*map(str, paths)], _local_files(paths, folder), False, config.image_column)
     if by_kind["archive"]:  # only the images in it count, and not the captions that may lie beside them
         options = {"drop_labels": True, "drop_metadata": True}
-        return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options))
+        return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
     paths = by_kind["image"]
     return ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
 
@@ -292,10 +311,15 @@ def _kind(name: str) -> str | None:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
-def _open_dataset(config: TrainingConfig) -> Source:
+def _builder(config: TrainingConfig) -> datasets.DatasetBuilder:
     name = config.dataset_name or config.train_data_dir
-    builder = datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
-    paths = _train_paths(builder, name)
+    return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
+
+
+def _open_dataset(config: TrainingConfig, split: str) -> Source:
+    name = config.dataset_name or config.train_data_dir
+    builder = _builder(config)
+    paths = _split_paths(builder, name, split)
     kinds = {_kind(path) for path in paths} - {None}  # beside images, metadata files
     if kinds == {"tar"}:
         paths = [p for p in paths if _kind(p) == "tar"]
@@ -303,22 +327,22 @@ def _open_dataset(config: TrainingConfig) -> Source:
     if kinds == {"image"}:
         paths = [p for p in paths if _kind(p) == "image"]
         return ImageFiles(name, paths, *_facts(paths))
-    return _tables(config, builder)
+    return _tables(config, builder, split)
 
 
-def _train_paths(builder: datasets.DatasetBuilder, name: str) -> list[str]:
+def _split_paths(builder: datasets.DatasetBuilder, name: str, split: str) -> list[str]:
     data_files = builder.config.data_files or {}
-    if "train" not in data_files:
+    if split not in data_files:
         there = ", ".join(map(str, data_files)) or "no files"
-        raise UserError(f"The data set {name!r} has no train split (it has {there}); choose another.")
-    return list(data_files["train"])
+        raise UserError(f"The data set {name!r} has no {split} split (it has {there}); choose another.")
+    return list(data_files[split])
 
 
-def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder) -> Tables:
+def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder, split: str) -> Tables:
     name = config.dataset_name or config.train_data_dir
-    paths = _train_paths(builder, name)
+    paths = _split_paths(builder, name, split)
     files, remote = _facts(paths)
-    return Tables(name, builder.as_streaming_dataset(split="train"), files, paths, remote, config.image_column)
+    return Tables(name, builder.as_streaming_dataset(split=split), files, paths, remote, config.image_column)
 
 
 def _facts(paths: list[str]) -> tuple[list[DataFile], bool]:

@@ -1,0 +1,84 @@
+"""`anime-ddpm evaluate`, `stats` and `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from ..training.errors import UserError
+from .compare import write_comparison
+from .settings import EvaluationConfig, ReferenceConfig, add_flags
+
+
+def add_evaluation(commands: argparse._SubParsersAction) -> None:
+    """Add the three commands to the parser of `anime-ddpm`."""
+    command = commands.add_parser("evaluate", help="measure how good a model's images are, how varied, and how new")
+    add_flags(command, EvaluationConfig)
+    command.set_defaults(run=_evaluate)
+    stats = commands.add_parser("stats", help="compute and keep what evaluations need of the real images; the floor")
+    stats.add_argument(
+        "--resolution", type=int, required=True, help="side of the images that will be judged, in pixels"
+    )
+    add_flags(stats, ReferenceConfig)
+    stats.set_defaults(run=_stats)
+    compare = commands.add_parser("compare", help="results of several evaluations as a table and a plot")
+    compare.add_argument("results", nargs="+", type=Path, metavar="METRICS.JSON", help="as `evaluate` leaves them")
+    compare.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.png beside printing the table")
+    compare.add_argument("--names", nargs="+", help="what to call them, in the same order; by default their folders")
+    compare.add_argument(
+        "--allow_unlike", action="store_true", help="in spite of different n, extractors or real images"
+    )
+    compare.set_defaults(run=_compare)
+
+
+@contextlib.contextmanager
+def needs_eval_extra() -> Iterator[None]:
+    """What is missing, and how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f'Evaluation needs the package {error.name}; run `pip install "anime-ddpm[eval]"`.') from error
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    config = EvaluationConfig(**_given(arguments, EvaluationConfig))
+    with needs_eval_extra():
+        from .recipe import evaluate
+        from .stats import line
+    record = evaluate(config)
+    if record is None:  # another rank tells
+        return
+    judged, real = record["judged"], record["real"]
+    print(f"{judged['n']:,} images of {judged['source']} against {real['n']:,} of {real['source']} ({real['split']}):")
+    for key, metric in record["metrics"].items():
+        floor = (record.get("floor") or {}).get("metrics", {}).get(key)
+        print(f"  {line(metric)}" + (f"   [floor {floor['value']:.4g}]" if floor else ""))
+    if nearest := record["metrics"].get("lpips_nearest"):
+        share, unseen = nearest["memorised_share"], nearest["held_out"]["memorised_share"]
+        print(
+            f"  memorised: {nearest['memorised']} of {nearest['n']:,} images come nearer than "
+            f"{nearest['threshold']:.4f} to a training image ({share:.1%}; of unseen images, {unseen:.1%})"
+            + (": SUSPICIOUS" if nearest["suspicious"] else "")
+        )
+    print(f"Written to {config.folder}.")
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    if arguments.resolution < 1:
+        raise UserError(f"--resolution is {arguments.resolution}; give 1 or more.")
+    config = ReferenceConfig(**_given(arguments, ReferenceConfig))
+    with needs_eval_extra():
+        from .stats import measure_statistics
+    for text in measure_statistics(config, arguments.resolution):
+        print(text, flush=True)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    print(write_comparison(arguments.results, arguments.names, arguments.output, arguments.allow_unlike))
+
+
+def _given(arguments: argparse.Namespace, settings: type) -> dict:
+    return {f.name: getattr(arguments, f.name) for f in fields(settings)}

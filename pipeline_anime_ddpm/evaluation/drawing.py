@@ -1,0 +1,223 @@
+"""Drawing many images so that each depends on its own seed alone: in any number of processes, in any number of goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+from PIL import Image
+from tqdm.auto import tqdm
+
+from schedulers import AnimeNoiseScheduler
+from schedulers.scheduling_anime_noise import SOLVERS
+
+from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..training.errors import HUB_ERRORS, UserError, first_line
+from .digests import state_digest
+
+SEEDS_APART = 1_000_000  # so that no image of one base seed is an image of another
+FACTS = "drawing.json"
+
+
+def image_seed(seed: int, number: int) -> int:
+    """The seed of image `number` (from 0) of the base seed `seed`."""
+    return seed * SEEDS_APART + number
+
+
+def load_pipeline(name: str, cache_dir: str | None = None, device: torch.device | str = "cpu") -> AnimeDDPMPipeline:
+    """Any DDPM or DDIM pipeline of RGB images, from the Hub or a folder.
+
+    Raises:
+        UserError: if it cannot be loaded, does not draw RGB squares, or has weights that are not finite.
+    """
+    try:
+        pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=cache_dir)
+    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--model {name} cannot be loaded as a pipeline ({first_line(error)}); check the name or path."
+        ) from error
+    check_pipeline(pipeline)
+    return pipeline.to(device)
+
+
+def check_pipeline(pipeline: AnimeDDPMPipeline) -> None:
+    """Raise a UserError for a pipeline that cannot be evaluated."""
+    try:
+        channels, height, width = pipeline.image_shape
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if channels != 3 or height != width:
+        raise UserError(f"The model draws {channels} x {height} x {width} values; only RGB squares can be evaluated.")
+    if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
+        raise UserError(
+            "Some weights of the model are not finite, so all of its images would be broken; choose another."
+        )
+
+
+def choose_sampler(pipeline: AnimeDDPMPipeline, name: str | None, options: dict[str, Any] | None = None) -> None:
+    """Give `pipeline` another sampler over the same noise table.
+
+    Args:
+        name: a solver of `AnimeNoiseScheduler` (`dpmsolver++`, `ddim`, `ddpm`) or a scheduler class of diffusers; None
+            keeps the pipeline's own.
+        options: of the scheduler's config, such as `{"thresholding": True}`.
+
+    Raises:
+        UserError: if there is no such sampler or option.
+    """
+    options = dict(options or {})
+    kind: type[SchedulerMixin] = type(pipeline.scheduler)
+    if name in SOLVERS:
+        kind, options["solver"] = AnimeNoiseScheduler, name
+    elif name is not None:
+        kind = getattr(diffusers, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+            solvers = ", ".join(SOLVERS)
+            raise UserError(
+                f"--sampler {name} is not known; give {solvers}, or a class such as UniPCMultistepScheduler."
+            )
+    if unknown := set(options) - set(kind._get_init_keys(kind)):
+        raise UserError(f"--sampler_options: {kind.__name__} has no option {sorted(unknown)[0]}.")
+    if name is not None or options:
+        try:
+            pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
+        except (ValueError, NotImplementedError, TypeError) as error:
+            raise UserError(f"--sampler {kind.__name__} cannot be used so ({first_line(error)}).") from error
+
+
+def check_steps(pipeline: AnimeDDPMPipeline, steps: int | None) -> int:
+    """The number of steps that will be taken; a UserError if the sampler cannot take so many."""
+    steps = steps or pipeline.default_num_inference_steps()
+    try:
+        pipeline.check_inputs(1, None, steps, 0.0, None, None, "pt", [])
+        pipeline.prepare_timesteps(steps, None, "cpu")
+    except ValueError as error:
+        raise UserError(f"--num_inference_steps {steps} cannot be taken: {first_line(error)}.") from error
+    return steps
+
+
+def sampler_facts(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """The sampler's class and settings; a table of a thousand numbers is told by its digest."""
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    table = settings.get("trained_betas")
+    if table is not None:
+        settings["trained_betas"] = state_digest({"betas": torch.tensor(table, dtype=torch.float64)})
+    return {"class": type(scheduler).__name__, **settings}
+
+
+class Drawing:
+    """`count` images of a pipeline in a folder, one PNG each, of which those that are there are not drawn again.
+
+    Images are drawn in fixed batches of neighbours, since the rounding of a network depends a little on the size of its
+    batch: so the bits are the same however many processes share the work, and however often it was interrupted.
+
+    Args:
+        pipeline: with its sampler.
+        count: how many images.
+        steps: network calls or solver steps.
+        seed: base seed; see `image_seed`.
+        batch_size: images in one batch.
+        folder: where the images go.
+    """
+
+    def __init__(self, pipeline: AnimeDDPMPipeline, count: int, steps: int, seed: int, batch_size: int, folder: Path):
+        self.pipeline, self.count, self.steps, self.seed = pipeline, count, steps, seed
+        self.batch_size, self.folder = batch_size, folder
+        pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def side(self) -> int:
+        """Of the images, in pixels."""
+        return self.pipeline.image_shape[-1]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the images."""
+        return {
+            "weights": state_digest(self.pipeline.unet.state_dict()),
+            "sampler": sampler_facts(self.pipeline.scheduler),
+            "num_inference_steps": self.steps,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of all images, there or not."""
+        return [self.path(number) for number in range(self.count)]
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.png"
+
+    def claim(self) -> None:
+        """Make the folder this drawing's.
+
+        Raises:
+            UserError: if it holds images of another one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink()
+        facts, record = json.loads(json.dumps(self.facts)), self.folder / FACTS
+        if not record.exists():
+            if any(self.folder.glob("*.png")):
+                raise UserError(f"{self.folder} holds images of something else; choose another --output_dir.")
+            write_whole(record, lambda path: path.write_text(json.dumps(facts, indent=1)))
+            return
+        before = json.loads(record.read_text())
+        if different := [name for name in facts if before.get(name) != facts[name]]:
+            raise UserError(
+                f"{self.folder} holds images that were drawn with other {' and '.join(different)}; choose another "
+                "--output_dir, or delete that folder."
+            )
+
+    def draw(self, rank: int = 0, world: int = 1, show_progress: bool = False) -> None:
+        """Draw this process's share of the images that are missing.
+
+        Raises:
+            UserError: if the network gives values that are not finite.
+        """
+        starts = list(range(0, self.count, self.batch_size))[rank::world]
+        missing = [start for start in starts if not all(self.path(n).exists() for n in self._batch(start))]
+        bar = tqdm(desc="Drawing", total=sum(len(self._batch(s)) for s in missing), unit="image",
+                   disable=not show_progress, leave=False)  # fmt: skip
+        for start in missing:
+            numbers = self._batch(start)
+            for number, pixels in zip(numbers, draw_batch(self.pipeline, numbers, self.steps, self.seed), strict=True):
+                image = Image.fromarray(pixels.transpose(1, 2, 0))
+                write_whole(self.path(number), lambda path, image=image: image.save(path, "PNG"))
+            bar.update(len(numbers))
+        bar.close()
+
+    def _batch(self, start: int) -> range:
+        return range(start, min(start + self.batch_size, self.count))
+
+
+def draw_batch(pipeline: AnimeDDPMPipeline, numbers: range, steps: int, seed: int) -> np.ndarray:
+    """Images `numbers` of the base seed, `(B, 3, R, R)` uint8.
+
+    Raises:
+        UserError: if some values are not finite.
+    """
+    generators = [torch.Generator().manual_seed(image_seed(seed, number)) for number in numbers]
+    images = pipeline(len(generators), generator=generators, num_inference_steps=steps, output_type="pt").images
+    if not images.isfinite().all():
+        raise UserError(
+            f"Image {numbers[0]} or one of the {len(numbers) - 1} after it has values that are not finite; take "
+            "another sampler or more steps, or check the model."
+        )
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside and rename, so that `path` is never half written."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)

@@ -1,0 +1,209 @@
+"""Networks that turn images into features: FID's own Inception, or any vision model of `transformers`."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from ..training.errors import HUB_ERRORS, UserError, first_line
+from .digests import state_digest
+from .perceptual import read_state
+
+INCEPTION = "inception"
+INCEPTION_SIDE = 299
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, in which processors are configured
+
+
+class FeatureExtractor(ABC):
+    """Features of uint8 images, each resized once, with antialiasing.
+
+    Attributes:
+        label: what distances between its features are called after; None for the one that FID is defined by.
+        digest: of the weights.
+        size: (height, width) that images are resized to.
+        resize: how, in words.
+    """
+
+    label: str | None
+    digest: str
+    size: tuple[int, int]
+    resize: str
+    device: torch.device
+
+    @abstractmethod
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, d)` float32 of `(B, 3, R, R)` uint8 on the extractor's device."""
+
+    def named(self, metric: str) -> str:
+        """What a metric on these features is called: `FID` for Inception alone, `FD-<label>` for all others."""
+        if self.label is None:
+            return metric
+        return f"{'FD' if metric == 'FID' else metric}-{self.label}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a number must be reported with."""
+        return {"name": self.label or INCEPTION, "weights": self.digest, "resize": self.resize}
+
+    @torch.no_grad()
+    def extract(self, images: np.ndarray, batch_size: int, title: str = "", show_progress: bool = False) -> np.ndarray:
+        """`(n, d)` float32 of `(n, 3, R, R)` uint8, `batch_size` at a time."""
+        parts = []
+        bar = tqdm(desc=title or "Features", total=len(images), unit="image", disable=not show_progress, leave=False)
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+            parts.append(self.features(batch.to(self.device)).float().cpu().numpy())
+            bar.update(len(batch))
+        bar.close()
+        return np.concatenate(parts)
+
+
+class InceptionExtractor(FeatureExtractor):
+    """The network of FID as torch-fidelity has it: 2048 features before the classifier.
+
+    Smaller images are enlarged by the network's own TensorFlow-like bilinear interpolation, as in all published
+    numbers; larger ones, for which it would alias, are made smaller before.
+
+    Args:
+        weights: torch-fidelity's file, instead of a download.
+
+    Raises:
+        UserError: if the weights cannot be fetched or read.
+    """
+
+    label, size = None, (INCEPTION_SIDE, INCEPTION_SIDE)
+    resize = f"to {INCEPTION_SIDE}x{INCEPTION_SIDE}: up by the network's own bilinear, down by antialiased bicubic"
+
+    def __init__(self, weights: str | None = None, device: torch.device | str = "cpu"):
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+        if weights is not None:
+            read_state(weights, "--extractor_weights")  # torch-fidelity would run what a hostile file holds
+        try:
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights, verbose=False
+            )
+        except OSError as error:
+            raise UserError(
+                f"The network of FID cannot be fetched ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
+                "as --extractor_weights FILE, or take another one, as in --extractor facebook/dinov2-small."
+            ) from error
+        except RuntimeError as error:  # names that are missing, shapes that differ
+            raise UserError(
+                f"--extractor_weights {weights} does not hold the network of FID; download {URL_INCEPTION_V3}."
+            ) from error
+        self.device = torch.device(device)
+        self.network = network.to(self.device)
+        self.digest = state_digest(network.state_dict())
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        if max(images.shape[2:]) > INCEPTION_SIDE:
+            images = _resized(images, self.size, "bicubic").round_().clamp_(0, 255).to(torch.uint8)
+        return self.network(images)[0]
+
+
+class TransformersExtractor(FeatureExtractor):
+    """A vision model of `transformers`, from the Hub or a folder, with the normalisation of its own processor.
+
+    Images are resized to what the processor would hand to the network in the end; its central crop is left out, since
+    it would hide the border. The feature is the class token of a transformer that has one, else what the model calls
+    its pooled output, else the mean over positions.
+
+    Args:
+        name: Hub id or folder.
+        label: what to call it; by default the last part of `name`.
+
+    Raises:
+        UserError: if the model cannot be fetched, lacks weights, or has no image processor.
+    """
+
+    def __init__(self, name: str, label: str | None = None, device: torch.device | str = "cpu"):
+        import transformers
+
+        self.device = torch.device(device)
+        try:
+            processor = transformers.AutoImageProcessor.from_pretrained(name)
+            model, loading = transformers.AutoModel.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+            )
+        except HUB_ERRORS as error:
+            raise UserError(
+                f"--extractor {name} cannot be loaded ({first_line(error)}); give `inception`, or the Hub id or folder "
+                "of a vision model with its preprocessor_config.json."
+            ) from error
+        if missing := [key for key in loading["missing_keys"] if "pooler" not in key]:
+            raise UserError(f"--extractor {name} lacks weights ({missing[0]} and perhaps more); give a trained model.")
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.size = _size(processor, name)
+        self.mode = RESAMPLING.get(int(getattr(processor, "resample", None) or 2), "bicubic")
+        self.resize = f"to {self.size[0]}x{self.size[1]} by antialiased {self.mode}"
+        self.label = label or Path(name).name
+        self.digest = state_digest(model.state_dict())
+        self._scale = getattr(processor, "rescale_factor", None) or 1 / 255
+        zeros, ones = [0.0] * 3, [1.0] * 3
+        normalises = getattr(processor, "do_normalize", True)
+        self._mean = self._channels(getattr(processor, "image_mean", None) if normalises else zeros, zeros)
+        self._std = self._channels(getattr(processor, "image_std", None) if normalises else ones, ones)
+
+    def _channels(self, values: list[float] | None, default: list[float]) -> torch.Tensor:
+        return torch.tensor(values or default, device=self.device).view(1, 3, 1, 1)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = _resized(images, self.size, self.mode) if tuple(images.shape[2:]) != self.size else images.float()
+        pixels = (pixels.clamp_(0, 255) * self._scale - self._mean) / self._std
+        return self._pooled(pixels).flatten(1)
+
+    def _pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        model = self.model
+        if hasattr(model, "get_image_features"):  # models of images and texts
+            output = model.get_image_features(pixel_values=pixels)
+            return output if isinstance(output, torch.Tensor) else output.pooler_output
+        output = model(pixel_values=pixels)
+        if any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()):
+            return output.last_hidden_state[:, 0]
+        if getattr(output, "pooler_output", None) is not None:
+            return output.pooler_output
+        return output.last_hidden_state.mean(dim=1)
+
+
+def load_extractor(
+    name: str = INCEPTION,
+    weights: str | None = None,
+    label: str | None = None,
+    device: torch.device | str = "cpu",
+) -> FeatureExtractor:
+    """The extractor called `name`: `inception`, or the Hub id or folder of a vision model.
+
+    Args:
+        weights: a file instead of a download, for `inception`.
+        label: what to call any other model in results; by default the last part of its name.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if name == INCEPTION:
+        return InceptionExtractor(weights, device)
+    return TransformersExtractor(name, label, device)
+
+
+def _resized(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+    return functional.interpolate(images.float(), size=size, mode=mode, antialias=True, align_corners=False)
+
+
+def _size(processor: Any, name: str) -> tuple[int, int]:
+    """(height, width) that a processor's images have in the end."""
+    crops = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+    size = dict(processor.crop_size if crops else getattr(processor, "size", None) or {})
+    if size.get("height") and size.get("width"):
+        return size["height"], size["width"]
+    if size.get("shortest_edge"):
+        return size["shortest_edge"], size["shortest_edge"]
+    raise UserError(f"--extractor {name}: its processor names no size of its images; give another model.")

@@ -1,0 +1,130 @@
+"""Is a generated image one of the training images? Found by an exact search for the nearest, in LPIPS or by pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .perceptual import PerceptualDistance
+
+REFERENCES_AT_ONCE = 64
+MEMORY = 2e9  # bytes of embeddings that are held at a time; more images are searched for in several passes
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each of n images its k nearest others, nearest first: all arrays are `(n, k)`.
+
+    Attributes:
+        distances: in the units of the distance.
+        indices: which images they are.
+        mirrored: whether the image had to be mirrored to come so near.
+    """
+
+    distances: np.ndarray
+    indices: np.ndarray
+    mirrored: np.ndarray
+
+
+def find_nearest(
+    images: np.ndarray,
+    others: np.ndarray,
+    distance: PerceptualDistance,
+    count: int = 1,
+    exclude: np.ndarray | None = None,
+    show_progress: bool = False,
+    memory: float = MEMORY,
+) -> Nearest:
+    """The nearest of `others` to each of `images`, as it is and mirrored; exact, whatever the size.
+
+    Args:
+        images: `(n, 3, R, R)` uint8.
+        others: `(m, 3, R, R)` uint8, m >= `count`, one more with `exclude`.
+        count: k.
+        exclude: `(n,)`, for each image the index in `others` of itself, which does not count.
+        memory: bytes of embeddings to hold at a time.
+    """
+    size = distance.embed(images[:1]).shape[1] * 4
+    at_once = max(1, int(memory / (2 * size)))
+    passes = -(-len(images) // at_once)
+    bar = tqdm(desc="Searching the training images", total=passes * len(others), unit="image",
+               disable=not show_progress, leave=False)  # fmt: skip
+    found = []
+    for start in range(0, len(images), at_once):
+        part = images[start : start + at_once]
+        excluded = None if exclude is None else exclude[start : start + at_once]
+        found.append(_search(part, others, distance, count, excluded, bar))
+    bar.close()
+    return Nearest(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _search(
+    images: np.ndarray,
+    others: np.ndarray,
+    distance: PerceptualDistance,
+    count: int,
+    exclude: np.ndarray | None,
+    bar: tqdm,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One pass over `others` for images whose embeddings fit in memory: distances, indices, mirrored."""
+    queries = torch.cat([*distance.batches(images, 64), *distance.batches(images[..., ::-1], 64)])
+    lengths = queries.square().sum(1, keepdim=True)
+    rows = len(images)
+    best = torch.full((rows, count), torch.inf, device=queries.device)
+    indices = torch.full((rows, count), -1, dtype=torch.long, device=queries.device)
+    for start in range(0, len(others), REFERENCES_AT_ONCE):
+        references = distance.embed(others[start : start + REFERENCES_AT_ONCE])
+        squares = torch.addmm(references.square().sum(1) + lengths, queries, references.T, alpha=-2)
+        nearer = torch.minimum(squares[:rows], squares[rows:])
+        numbers = torch.arange(start, start + len(references), device=queries.device)
+        if exclude is not None:
+            nearer[torch.from_numpy(exclude).to(numbers)[:, None] == numbers] = torch.inf
+        best, order = torch.cat([best, nearer], 1).topk(count, largest=False)
+        indices = torch.cat([indices, numbers.expand(rows, -1)], 1).gather(1, order)
+        bar.update(len(references))
+    return _exactly(queries, indices, others, distance)
+
+
+def _exactly(
+    queries: torch.Tensor, indices: torch.Tensor, others: np.ndarray, distance: PerceptualDistance
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distances of the pairs that were found, without the cancellation in `x^2 - 2xy + y^2`, and in their order."""
+    rows, count = indices.shape
+    plain, turned = (torch.empty(rows, count) for _ in range(2))
+    for column in range(count):
+        for start in range(0, rows, REFERENCES_AT_ONCE):
+            part = slice(start, min(rows, start + REFERENCES_AT_ONCE))
+            references = distance.embed(others[indices[part, column].cpu().numpy()])
+            plain[part, column] = (queries[part] - references).square().sum(1).cpu()
+            mirrored = queries[rows + part.start : rows + part.stop]
+            turned[part, column] = (mirrored - references).square().sum(1).cpu()
+    distances, order = torch.minimum(plain, turned).sort(dim=1, stable=True)
+    found = indices.cpu().gather(1, order), (turned < plain).gather(1, order)
+    return distances.numpy(), *(tensor.numpy() for tensor in found)
+
+
+def mean_pairwise(images: np.ndarray, distance: PerceptualDistance, groups: int = 10) -> tuple[float, float]:
+    """Mean distance over all pairs of different images, and its standard error.
+
+    The mean over all pairs is `2 n / (n - 1) (mean |e|^2 - |mean e|^2)` for the embeddings e. The standard error is
+    that of the mean of `groups` disjoint parts.
+
+    Args:
+        images: `(n, 3, R, R)` uint8, n >= 2 * `groups`.
+    """
+    sums, squares, counts = [], [], []
+    for part in np.array_split(np.arange(len(images)), groups):
+        total, square = 0.0, 0.0
+        for embedding in distance.batches(images[part[0] : part[-1] + 1], REFERENCES_AT_ONCE):
+            total = total + embedding.double().sum(0)
+            square += embedding.double().square().sum().item()
+        sums.append(total), squares.append(square), counts.append(len(part))
+    values = [_pairwise(*part) for part in zip(sums, squares, counts, strict=True)]
+    return _pairwise(sum(sums), sum(squares), len(images)), float(np.std(values, ddof=1) / groups**0.5)
+
+
+def _pairwise(total: torch.Tensor, square: float, count: int) -> float:
+    return 2 / (count - 1) * (square - total.square().sum().item() / count)

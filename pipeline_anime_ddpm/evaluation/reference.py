@@ -1,0 +1,211 @@
+"""What images are judged against: the real split, the training split, the networks, and what is kept of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..training.errors import UserError
+from .extractors import FeatureExtractor, load_extractor
+from .image_sets import ImageSet
+from .memorisation import find_nearest
+from .metrics import PROJECTIONS, frechet_distance, kernel_distance, monge_distance, precision_recall
+from .perceptual import PerceptualDistance, load_distance
+from .settings import NEIGHBOURS, ReferenceConfig
+from .statistics import kept, real_features, statistics_root
+
+HELD_OUT_QUANTILE = 0.005  # so rarely does an image that no model has seen come as near to a training image
+MOST_HELD_OUT = 2000  # images that the threshold is calibrated on
+
+
+@dataclass
+class Reference:
+    """The real side of an evaluation.
+
+    Attributes:
+        real: the split that distances are measured to.
+        training: the images among which copies are searched for, and the floor is taken from; None if there are none,
+            or they are not wanted.
+        extractor, distance: None if they are not wanted or not to be had.
+        skipped: what cannot be measured, and why.
+    """
+
+    config: ReferenceConfig
+    real: ImageSet
+    training: ImageSet | None
+    extractor: FeatureExtractor | None = None
+    distance: PerceptualDistance | None = None
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    show_progress: bool = True
+
+    @property
+    def statistics(self) -> Path:
+        return statistics_root(self.config.cache_dir)
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the real images are others than those that models were trained on."""
+        return self.real.split != self.config.train_split
+
+    def features(self, images: ImageSet) -> np.ndarray:
+        """`(n, d)` of real images, kept."""
+        return real_features(
+            images, self.extractor, self.statistics, self.config.extractor_batch_size, self.show_progress
+        )
+
+
+def open_reference(config: ReferenceConfig, side: int, device: torch.device, show_progress: bool = True) -> Reference:
+    """Open the real images at `side` pixels, load the networks, and refuse what cannot be measured.
+
+    Raises:
+        UserError: if the data set is not there or too small, or none of the wanted metrics can be had.
+    """
+    data = config.data_set
+    split = data.held_out(config.split)
+    real = data.open(split, side, show_progress)
+    if config.num_real_images is not None:
+        if config.num_real_images > len(real):
+            raise UserError(f"--num_real_images is {config.num_real_images}, but {split} has {len(real):,} images.")
+        real = real.take(config.num_real_images)
+    check_counts(config, real)
+    training = None
+    if (config.floor or "lpips" in config.wanted) and config.train_split in data.splits:
+        training = data.open(config.train_split, side, show_progress)
+    reference = Reference(config, real, training, show_progress=show_progress)
+    load_networks(reference, side, device)
+    return reference
+
+
+def check_counts(config: ReferenceConfig, real: ImageSet) -> None:
+    """Raise a UserError if the real images are too few for what is wanted."""
+    for metric in config.wanted:
+        if len(real) < config.least_images(metric):
+            advice = "lower --kid_subset_size" if metric == "kid" else f"leave {metric} out of --metrics"
+            raise UserError(
+                f"There are {len(real):,} images in the {real.split} split, too few for {metric}, which needs "
+                f"{config.least_images(metric)}; {advice}."
+            )
+
+
+def load_networks(reference: Reference, side: int, device: torch.device) -> None:
+    """Load what the wanted metrics need; one that cannot be had is skipped with its reason, if others are left."""
+    config = reference.config
+    if config.wanted_features:
+        try:
+            reference.extractor = load_extractor(
+                config.extractor, config.extractor_weights, config.extractor_label, device
+            )
+        except UserError as error:
+            reference.skipped.append({"metrics": ", ".join(config.wanted_features), "reason": str(error)})
+    if "lpips" in config.wanted:
+        try:
+            distance = load_distance(config.lpips, config.lpips_weights, device)
+            distance.check_size(side)
+            reference.distance = distance
+        except UserError as error:
+            reference.skipped.append({"metrics": "lpips", "reason": str(error)})
+    if reference.extractor is None and reference.distance is None:
+        raise UserError(reference.skipped[0]["reason"])
+    for skip in reference.skipped:
+        print(f"Without {skip['metrics']}: {skip['reason']}", flush=True)
+
+
+def feature_metrics(
+    config: ReferenceConfig, extractor: FeatureExtractor, features: np.ndarray, real: np.ndarray
+) -> dict[str, Any]:
+    """The wanted ones of FID, KID, precision and recall, and MIND, each with what it must be reported with."""
+    counts = {"n": len(features), "real_n": len(real)}
+    metrics: dict[str, Any] = {}
+    if "fid" in config.wanted:
+        metrics["fid"] = {"name": extractor.named("FID"), "value": frechet_distance(features, real), **counts}
+    if "kid" in config.wanted:
+        mean, std = kernel_distance(features, real, config.kid_subset_size, config.kid_subsets)
+        sizes = {"subset_size": config.kid_subset_size, "subsets": config.kid_subsets}
+        metrics["kid"] = {"name": extractor.named("KID"), "value": mean, "std": std, **sizes, **counts}
+        if 2 * config.kid_subset_size > min(len(features), len(real)):
+            metrics["kid"]["note"] = "the subsets overlap so much that std is too small"
+    if "prc" in config.wanted:
+        for name, value in zip(("precision", "recall"), precision_recall(features, real), strict=True):
+            metrics[name] = {"name": extractor.named(name), "value": value, "neighbours": NEIGHBOURS, **counts}
+    if "mind" in config.wanted:
+        value = monge_distance(features, real)
+        metrics["mind"] = {"name": extractor.named("MIND"), "value": value, "projections": PROJECTIONS, **counts}
+    return metrics
+
+
+def measure_floor(reference: Reference, count: int) -> dict[str, Any]:
+    """The metrics of `count` training images: what a perfect generator would get at this n."""
+    training = reference.training
+    if training is None or not reference.is_held_out:
+        return {"skipped": "the data set has no split beside the one that is compared with"}
+    chosen = training.take(count)
+    if len(chosen) < count:
+        return {"skipped": f"the {training.split} split has {len(chosen):,} images, too few for this n"}
+    features, real = reference.features(chosen), reference.features(reference.real)
+    return {"of": chosen.facts, "metrics": feature_metrics(reference.config, reference.extractor, features, real)}
+
+
+def memorisation(reference: Reference, distances: np.ndarray) -> dict[str, Any]:
+    """The share of images nearer to a training image than `HELD_OUT_QUANTILE` of images that no model has seen."""
+    held_out, what = held_out_distances(reference)
+    threshold = float(np.quantile(held_out, HELD_OUT_QUANTILE))
+    copies = int((distances < threshold).sum())
+    return {
+        "name": f"{reference.distance.name} to the nearest training image",
+        "value": float(distances.mean()),
+        "median": float(np.median(distances)),
+        "n": len(distances),
+        "training": reference.training.facts,
+        "threshold": threshold,
+        "memorised": copies,
+        "memorised_share": copies / len(distances),
+        "suspicious": copies > chance_limit(len(distances)),
+        "held_out": {
+            "what": what,
+            "n": len(held_out),
+            "value": float(held_out.mean()),
+            "median": float(np.median(held_out)),
+            "memorised_share": float((held_out < threshold).mean()),
+        },
+    }
+
+
+def chance_limit(count: int) -> float:
+    """So many of `count` unseen images may fall below the threshold by chance: the mean and three deviations."""
+    expected = count * HELD_OUT_QUANTILE
+    return expected + 3 * math.sqrt(expected * (1 - HELD_OUT_QUANTILE))
+
+
+def held_out_distances(reference: Reference) -> tuple[np.ndarray, str]:
+    """`(n,)` distances of unseen images to the nearest of training; of training images to the others, if need be."""
+    training, distance = reference.training, reference.distance
+    if reference.is_held_out:
+        images, what, exclude = reference.real.take(MOST_HELD_OUT), f"{reference.real.split} images", None
+    else:
+        exclude = np.sort(np.random.default_rng(0).permutation(len(training))[:MOST_HELD_OUT])
+        images, what = ImageSet(training.pixels[exclude], training.source, training.split), "other training images"
+    facts = {
+        "kind": "nearest",
+        "fingerprint": training.fingerprint,
+        "split": training.split,
+        "n": len(training),
+        "images": images.fingerprint,
+        "distance": distance.key,
+        "weights": distance.digest,
+        "resize": "none",
+        "leaving out itself": exclude is not None,
+    }
+
+    def compute() -> dict[str, np.ndarray]:
+        nearest = find_nearest(
+            images.pixels, training.pixels, distance, exclude=exclude, show_progress=reference.show_progress
+        )
+        return {"distances": nearest.distances[:, 0]}
+
+    title = f"{Path(training.source).name} nearest {len(images)} {distance.key}"
+    return kept(reference.statistics, title, facts, compute)["distances"], what

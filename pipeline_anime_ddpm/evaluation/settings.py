@@ -1,0 +1,200 @@
+"""Every setting of an evaluation, in one dataclass: the flags are made from it, and Python gives it to `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..training.config import TrainingConfig, setting
+from ..training.errors import UserError
+from .image_sets import DataSet
+
+FEATURE_METRICS = ("fid", "kid", "prc", "mind")
+METRICS = (*FEATURE_METRICS, "lpips")
+NEIGHBOURS = 3  # the k of precision and recall, as in their paper
+DISTANCES = {  # by what --lpips may say
+    "alex": "LPIPS (AlexNet)",
+    "vgg": "LPIPS (VGG)",
+    "st-alex": "ST-LPIPS (AlexNet)",
+    "st-vgg": "ST-LPIPS (VGG)",
+    "pixels": "mean squared pixel difference",
+}
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """What images are judged against, and by what; `anime-ddpm stats --help` prints the sentence beside each."""
+
+    # --- what it is compared with ---
+    dataset: str | None = setting(None, "Data set of real images: a local folder or Hub id that `datasets` loads.")
+    dataset_config_name: str | None = setting(None, "Configuration of the data set; needed only if it has several.")
+    image_column: str | None = setting(None, "Column that holds the images; by default found by its type.")
+    split: str | None = setting(
+        None, "Real split; by default `validation` or `test`, which the model has not seen, and else `train`."
+    )
+    train_split: str = setting("train", "Split that the model was trained on, in which copies are searched for.")
+    num_real_images: int | None = setting(None, "Take so many of the real split; by default all.")
+    max_skipped_fraction: float = setting(
+        TrainingConfig.max_skipped_fraction, "Stop when more than this share of the real images cannot be decoded."
+    )
+
+    # --- how ---
+    metrics: str = setting(",".join(METRICS), "Which metrics, with commas between: fid, kid, prc, mind, lpips.")
+    extractor: str = setting(
+        "inception", "Network for the features: `inception`, or the Hub id or folder of a vision model of transformers."
+    )
+    extractor_weights: str | None = setting(None, "File with the weights of `inception`, instead of a download.")
+    extractor_label: str | None = setting(
+        None, "What to call another extractor in results (FD-<label>); by default the last part of its name."
+    )
+    extractor_batch_size: int = setting(32, "Images in one pass of the extractor.")
+    kid_subset_size: int = setting(1000, "Images in each of KID's subsets; at most as many as there are.")
+    kid_subsets: int = setting(100, "How many subsets KID is the mean over.")
+    lpips: str = setting(
+        "alex",
+        "Backbone of LPIPS: `alex`, `vgg`; `st-alex`, `st-vgg` (ST-LPIPS, works offline); `pixels` for none at all.",
+        choices=tuple(DISTANCES),
+    )
+    lpips_weights: str | None = setting(None, "File with the weights of that backbone, instead of a download.")
+    floor: bool = setting(True, "Also measure as many training images against the real split: as good as can be.")
+
+    cache_dir: str | None = setting(None, "Where decoded images and statistics are kept; by default as in training.")
+    device: str | None = setting(None, "`cuda`, `cpu`, ...; by default what the launcher or the machine offers.")
+    num_images: int = setting(
+        2000, "How many images are drawn, or taken of --images. Distances depend on it: compare at equal numbers alone."
+    )
+
+    def __post_init__(self) -> None:
+        if self.dataset is None:
+            raise UserError("Give --dataset, the real images to compare with: a local folder or a Hub id.")
+        for name in ("num_images", "extractor_batch_size", "kid_subsets"):
+            self._check_positive(name)
+        if self.num_real_images is not None:
+            self._check_positive("num_real_images")
+        if self.kid_subset_size < 2:
+            raise UserError(f"--kid_subset_size is {self.kid_subset_size}; give 2 or more.")
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
+        if unknown := set(self.wanted) - set(METRICS):
+            raise UserError(f"--metrics knows {', '.join(METRICS)}, not {', '.join(sorted(unknown))}.")
+        if not self.wanted:
+            raise UserError(f"--metrics is empty; give some of {', '.join(METRICS)}.")
+        if self.lpips not in DISTANCES:
+            raise UserError(f"--lpips is {self.lpips!r}; choose one of {', '.join(DISTANCES)}.")
+        self._check_networks()
+        for metric in self.wanted:
+            if self.num_images < self.least_images(metric):
+                advice = "or lower --kid_subset_size" if metric == "kid" else f"or leave {metric} out of --metrics"
+                raise UserError(
+                    f"--num_images {self.num_images} is too few for {metric}, which needs {self.least_images(metric)}; "
+                    f"take more, {advice}."
+                )
+
+    def _check_positive(self, name: str) -> None:
+        if getattr(self, name) < 1:
+            raise UserError(f"--{name} is {getattr(self, name)}; give 1 or more.")
+
+    def _check_networks(self) -> None:
+        if self.extractor_weights is not None and self.extractor != "inception":
+            raise UserError("--extractor_weights is for inception; give the folder of another model as --extractor.")
+        if self.extractor_label is not None and self.extractor == "inception":
+            raise UserError("--extractor_label is for extractors other than inception, whose distance is called FID.")
+        if self.lpips_weights is not None and self.lpips == "pixels":
+            raise UserError("--lpips_weights is for a network, and --lpips pixels has none; leave one of them away.")
+
+    @property
+    def wanted(self) -> list[str]:
+        """`--metrics` as a list."""
+        return [name.strip() for name in self.metrics.split(",") if name.strip()]
+
+    @property
+    def wanted_features(self) -> list[str]:
+        """Those of `wanted` that are distances between features."""
+        return [name for name in self.wanted if name in FEATURE_METRICS]
+
+    def least_images(self, metric: str) -> int:
+        """How many images `metric` needs on either side."""
+        return {"kid": self.kid_subset_size, "prc": NEIGHBOURS + 1, "lpips": 20}.get(metric, 2)
+
+    @property
+    def data_set(self) -> DataSet:
+        return DataSet(
+            self.dataset, self.dataset_config_name, self.image_column, self.cache_dir, self.max_skipped_fraction
+        )
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig(ReferenceConfig):
+    """Settings of one evaluation; `anime-ddpm evaluate --help` prints the sentence beside each."""
+
+    # --- what is judged ---
+    model: str | None = setting(None, "Pipeline to draw from: a folder or Hub id of any DDPM or DDIM pipeline.")
+    images: str | None = setting(None, "Folder of finished images to judge, instead of drawing with --model.")
+    seed: int = setting(0, "Base seed: image i is drawn from seed * 1,000,000 + i, whatever the batches and ranks.")
+    batch_size: int = setting(64, "Images drawn at a time.")
+    num_inference_steps: int | None = setting(None, "Steps of the sampler; by default the pipeline's own number.")
+    sampler: str | None = setting(
+        None,
+        "`dpmsolver++`, `ddim`, `ddpm`, or a scheduler class of diffusers, such as UniPCMultistepScheduler; by default "
+        "the pipeline's own.",
+    )
+    sampler_options: str | None = setting(
+        None, "Settings of the sampler, such as `thresholding=true,timestep_spacing=trailing`."
+    )
+    output_dir: str = setting("evaluation", "Where metrics.json and the pictures go.")
+    keep_images: bool = setting(False, "Keep the drawn images, in images/; by default they go when all is measured.")
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.images is None):
+            raise UserError("Give --model, to draw from, or --images, a folder of finished images; not both.")
+        super().__post_init__()
+        self._check_positive("batch_size")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; give 0 or more.")
+        if self.num_inference_steps is not None:
+            self._check_positive("num_inference_steps")
+        drawing = ("num_inference_steps", "sampler", "sampler_options")
+        if self.images is not None and (given := [name for name in drawing if getattr(self, name) is not None]):
+            raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
+        self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
+
+    @property
+    def parsed_sampler_options(self) -> dict[str, Any]:
+        """`--sampler_options` as the scheduler takes them."""
+        options = {}
+        for part in (self.sampler_options or "").split(","):
+            name, equals, value = part.partition("=")
+            if part.strip() and not (equals and name.strip()):
+                raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
+            if part.strip():
+                options[name.strip()] = yaml.safe_load(value)
+        return options
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output_dir)
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, settings: type = EvaluationConfig, names: set[str] | None = None
+) -> None:
+    """A flag for each setting (of `names`)."""
+    hints = typing.get_type_hints(settings)
+    for f in fields(settings):
+        if names is not None and f.name not in names:
+            continue
+        kind = hints[f.name]
+        if isinstance(kind, types.UnionType):
+            (kind,) = (hint for hint in typing.get_args(kind) if hint is not type(None))
+        text = f.metadata["help"] + ("" if f.default is None else f" (default: {f.default})")
+        text = text.replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, default=f.default, help=text)
+        else:
+            parser.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=text)
