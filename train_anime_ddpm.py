@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +29,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing import create_repository, push_folder
+from pipeline_anime_ddpm.publishing import prepare_hub, push_folder
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
@@ -45,7 +46,7 @@ from pipeline_anime_ddpm.training.ema import (
     save_snapshot,
     warmup_decay,
 )
-from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, one_sentence_errors
+from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, needs_extra, one_sentence_errors
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
@@ -53,11 +54,14 @@ from pipeline_anime_ddpm.training.models import build_model, build_patches
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
-from pipeline_anime_ddpm.training.run_folder import check_output_dir, claim_output_dir, export_pipeline, usage
+from pipeline_anime_ddpm.training.run_folder import BEST, check_output_dir, claim_output_dir, export_pipeline, usage
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 from pipeline_anime_ddpm.training.stopping import StopRequest
 from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
 from schedulers import AnimeNoiseScheduler
+
+if TYPE_CHECKING:  # its packages are needed only with --eval_steps
+    from pipeline_anime_ddpm.evaluation.in_training import TrainingJudge
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Run:
     state: TrainingState
     schedule: RunSchedule
     data: CachedData | StreamedData
+    judge: TrainingJudge | None
     folder: Path
     hub_repo: str | None
 
@@ -92,14 +97,15 @@ def main() -> None:
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
     introduce(config, accelerator, unet, patches)
+    judge = build_judge(config, unet, accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
         data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
     accelerator.print(data.description)
     schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
-    hub_repo = prepare_hub(config, accelerator)
+    hub_repo = prepare_hub(config) if accelerator.is_main_process else None
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub_repo)
+    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, judge, hub_repo)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -142,9 +148,11 @@ def train(run: Run) -> None:
 
 
 def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
-    """Samples, pipeline and checkpoint, each at its own interval and the first and last also at the end."""
+    """Samples, pipeline, evaluation and checkpoint, each at its own interval and most of them also at the end."""
     config, state, schedule = run.config, run.state, run.schedule
     last = state.step == schedule.total_steps
+    if run.judge and (state.step % config.eval_steps == 0 or last):
+        evaluate(run, log)
     if run.accelerator.is_main_process:
         if schedule.epochs_end(state.step, config.save_images_epochs) or last:
             log.pictures(draw_samples(run), images=schedule.images(state.step))
@@ -155,6 +163,18 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
             save_snapshots(run)
     if state.step % config.checkpointing_steps == 0 or last:
         save_everything(run, feed)
+
+
+def evaluate(run: Run, log: RunLog) -> None:
+    """Measure the averaged weights' images, drawn on all ranks, and keep the pipeline if they are the best so far."""
+    with averaged_weights(run.state):
+        values = run.judge.measure(sampling_pipeline(run))
+        if not run.accelerator.is_main_process:
+            return
+        images = run.schedule.images(run.state.step)
+        best = log.evaluation(values, run.judge.conditions, step=run.state.step, images=images)
+        if best and run.config.save_best:
+            export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder / BEST)
 
 
 def save_everything(run: Run, feed: Feed) -> Path | None:
@@ -261,6 +281,17 @@ def introduce(
         accelerator.print(patches.description)
 
 
+def build_judge(config: TrainingConfig, unet: UNet2DModel, accelerator: Accelerator) -> TrainingJudge | None:
+    """What measures the run at intervals, if that is asked for."""
+    if config.eval_steps is None:
+        return None
+    with needs_extra("eval"):
+        from pipeline_anime_ddpm.evaluation.in_training import TrainingJudge
+    judge = TrainingJudge(config, unet.config.sample_size, accelerator)
+    accelerator.print(judge.description)
+    return judge
+
+
 def build_run(
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -269,6 +300,7 @@ def build_run(
     patches: PatchTrainingAdapter | None,
     schedule: RunSchedule,
     data: CachedData | StreamedData,
+    judge: TrainingJudge | None,
     hub_repo: str | None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
@@ -298,7 +330,7 @@ def build_run(
         images_per_step=schedule.images_per_step,
     )
     folder = Path(config.output_dir)
-    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub_repo)
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, judge, folder, hub_repo)
 
 
 def warm_up(run: Run) -> None:
@@ -356,7 +388,7 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
     values = state.meter.read(run.accelerator)
     values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
     row = log.metrics(values, step=state.step, images=schedule.images(state.step), seconds_waited=feed.seconds_waited)
-    if len(log.rows) == log.rows_before + 1:
+    if log.is_first:
         speed = row["images_per_second"]
         seconds = schedule.images(schedule.total_steps - state.step) / speed
         left = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
@@ -378,12 +410,17 @@ def averaged_weights(state: TrainingState) -> Iterator[None]:
         state.unet.train()
 
 
+def sampling_pipeline(run: Run) -> AnimeDDPMPipeline:
+    """The network with the fast solver, to look at it while it learns."""
+    pipeline = AnimeDDPMPipeline(run.unet, AnimeNoiseScheduler.from_config(run.scheduler.config, solver="dpmsolver++"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def draw_samples(run: Run) -> list[Image.Image]:
     """Faces from the same seeds every time, so that grids of one run can be compared."""
     count = run.config.validation_images or run.config.eval_batch_size
-    fast = AnimeNoiseScheduler.from_config(run.scheduler.config, solver="dpmsolver++")
-    pipeline = AnimeDDPMPipeline(run.unet, fast)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling_pipeline(run)
     pictures = []
     with averaged_weights(run.state):
         for start in range(0, count, run.config.eval_batch_size):
@@ -422,19 +459,6 @@ def push(run: Run) -> None:
                 f"The finished pipeline could not be pushed ({reason}); run the same command again."
             ) from error
         logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)
-
-
-def prepare_hub(config: TrainingConfig, accelerator: Accelerator) -> str | None:
-    """Create the repository before training, so that a wrong name or token does not cost a run."""
-    if not config.push_to_hub or not accelerator.is_main_process:
-        return None
-    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
-    try:
-        return create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
-    except HUB_ERRORS as error:
-        raise UserError(
-            f"The repository {repo_id!r} cannot be used ({first_line(error)}); check --hub_model_id and the token."
-        ) from error
 
 
 def stop_here(run: Run, feed: Feed) -> None:

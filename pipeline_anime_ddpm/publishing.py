@@ -6,6 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from .training.config import TrainingConfig
+from .training.errors import HUB_ERRORS, UserError, first_line
+
 # What a visitor of the Hub gets; checkpoints, logs and the training record (local paths) stay at home.
 PUBLIC_FILES = ("model_index.json", "pipeline_anime_ddpm.py", "unet/*", "scheduler/*", "samples/*.png", "loss.png")
 
@@ -32,3 +35,23 @@ def push_folder(folder: Path, repo_id: str, *, message: str, token: str | None =
         repo_id=repo_id, folder_path=folder, commit_message=message, allow_patterns=list(PUBLIC_FILES)
     )
     return commit.commit_url
+
+
+def prepare_hub(config: TrainingConfig) -> str | None:
+    """Create the repository of a run that is to be pushed, before training: a wrong name or token costs no run.
+
+    Returns:
+        Its full name; None for a run that is not pushed.
+
+    Raises:
+        UserError: if it cannot be created or used.
+    """
+    if not config.push_to_hub:
+        return None
+    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    try:
+        return create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+    except HUB_ERRORS as error:
+        raise UserError(
+            f"The repository {repo_id!r} cannot be used ({first_line(error)}); check --hub_model_id and the token."
+        ) from error

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from ..training.errors import UserError
+from ..training.errors import UserError, needs_extra
 from .compare import write_comparison
 from .settings import EvaluationConfig, ReferenceConfig, add_flags
 
@@ -34,18 +32,9 @@ def add_evaluation(commands: argparse._SubParsersAction) -> None:
     compare.set_defaults(run=_compare)
 
 
-@contextlib.contextmanager
-def needs_eval_extra() -> Iterator[None]:
-    """What is missing, and how to install it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(f'Evaluation needs the package {error.name}; run `pip install "anime-ddpm[eval]"`.') from error
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
     config = EvaluationConfig(**_given(arguments, EvaluationConfig))
-    with needs_eval_extra():
+    with needs_extra("eval"):
         from .recipe import evaluate
         from .stats import line
     record = evaluate(config)
@@ -70,7 +59,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if arguments.resolution < 1:
         raise UserError(f"--resolution is {arguments.resolution}; give 1 or more.")
     config = ReferenceConfig(**_given(arguments, ReferenceConfig))
-    with needs_eval_extra():
+    with needs_extra("eval"):
         from .stats import measure_statistics
     for text in measure_statistics(config, arguments.resolution):
         print(text, flush=True)

@@ -39,7 +39,11 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, d)` float32 of `(B, 3, R, R)` uint8 on the extractor's device."""
+        """`(B, d)` float32 of `(B, 3, R, R)` uint8 on the extractor's device.
+
+        Raises:
+            TypeError: for anything but uint8: floats in [0, 1] would pass for nearly black images.
+        """
 
     def named(self, metric: str) -> str:
         """What a metric on these features is called: `FID` for Inception alone, `FD-<label>` for all others."""
@@ -63,6 +67,11 @@ class FeatureExtractor(ABC):
             bar.update(len(batch))
         bar.close()
         return np.concatenate(parts)
+
+
+def _check_uint8(images: torch.Tensor) -> None:
+    if images.dtype != torch.uint8:
+        raise TypeError(f"Features are taken of uint8 images, 0 to 255; these are {images.dtype}.")
 
 
 class InceptionExtractor(FeatureExtractor):
@@ -104,6 +113,7 @@ class InceptionExtractor(FeatureExtractor):
         self.digest = state_digest(network.state_dict())
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
+        _check_uint8(images)
         if max(images.shape[2:]) > INCEPTION_SIDE:
             images = _resized(images, self.size, "bicubic").round_().clamp_(0, 255).to(torch.uint8)
         return self.network(images)[0]
@@ -156,6 +166,7 @@ class TransformersExtractor(FeatureExtractor):
         return torch.tensor(values or default, device=self.device).view(1, 3, 1, 1)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
+        _check_uint8(images)
         pixels = _resized(images, self.size, self.mode) if tuple(images.shape[2:]) != self.size else images.float()
         pixels = (pixels.clamp_(0, 255) * self._scale - self._mean) / self._std
         return self._pooled(pixels).flatten(1)

@@ -19,7 +19,8 @@ from .perceptual import PerceptualDistance, load_distance
 from .settings import NEIGHBOURS, ReferenceConfig
 from .statistics import kept, real_features, statistics_root
 
-HELD_OUT_QUANTILE = 0.005  # so rarely does an image that no model has seen come as near to a training image
+DEVIATIONS = 3  # below the middle of unseen images' distances: unrelated images come so near once in 740 times
+TENTH = 1.2816  # where the lowest tenth of a normal distribution ends, in standard deviations below its middle
 MOST_HELD_OUT = 2000  # images that the threshold is calibrated on
 
 
@@ -151,10 +152,14 @@ def measure_floor(reference: Reference, count: int) -> dict[str, Any]:
 
 
 def memorisation(reference: Reference, distances: np.ndarray) -> dict[str, Any]:
-    """The share of images nearer to a training image than `HELD_OUT_QUANTILE` of images that no model has seen."""
+    """How many images come nearer to a training image than `copy_threshold`, beside how many unseen images do.
+
+    Args:
+        distances: `(n,)` of each image to its nearest training image.
+    """
     held_out, what = held_out_distances(reference)
-    threshold = float(np.quantile(held_out, HELD_OUT_QUANTILE))
-    copies = int((distances < threshold).sum())
+    threshold = copy_threshold(held_out)
+    copies, unseen = int((distances < threshold).sum()), int((held_out < threshold).sum())
     return {
         "name": f"{reference.distance.name} to the nearest training image",
         "value": float(distances.mean()),
@@ -164,21 +169,39 @@ def memorisation(reference: Reference, distances: np.ndarray) -> dict[str, Any]:
         "threshold": threshold,
         "memorised": copies,
         "memorised_share": copies / len(distances),
-        "suspicious": copies > chance_limit(len(distances)),
+        "suspicious": copies > chance_limit(len(distances), unseen, len(held_out)),
         "held_out": {
             "what": what,
             "n": len(held_out),
             "value": float(held_out.mean()),
             "median": float(np.median(held_out)),
-            "memorised_share": float((held_out < threshold).mean()),
+            "memorised": unseen,
+            "memorised_share": unseen / len(held_out),
         },
     }
 
 
-def chance_limit(count: int) -> float:
-    """So many of `count` unseen images may fall below the threshold by chance: the mean and three deviations."""
-    expected = count * HELD_OUT_QUANTILE
-    return expected + 3 * math.sqrt(expected * (1 - HELD_OUT_QUANTILE))
+def copy_threshold(held_out: np.ndarray) -> float:
+    """The distance below which an image counts as a copy of its nearest training image.
+
+    The logarithms of the distances of unseen images are about normal, but for a lower tail of images that the data set
+    holds twice. The threshold is `DEVIATIONS` standard deviations below their median, the deviation taken from where
+    the lowest tenth ends, which that tail hardly moves.
+
+    Args:
+        held_out: `(n,)` distances of unseen images to their nearest training image.
+    """
+    middle, tenth = np.quantile(np.log(np.maximum(held_out, np.finfo(np.float32).tiny)), [0.5, 0.1])
+    return float(np.exp(middle - DEVIATIONS * (middle - tenth) / TENTH))
+
+
+def chance_limit(count: int, unseen: int, held_out: int) -> float:
+    """As many of `count` images may count as copies by chance, if `unseen` of `held_out` unseen images do.
+
+    The expected number and three standard deviations of the difference between two samples.
+    """
+    share = max(unseen, 1) / held_out
+    return count * share + 3 * math.sqrt(count * share * (1 - share) * (1 + count / held_out))
 
 
 def held_out_distances(reference: Reference) -> tuple[np.ndarray, str]:

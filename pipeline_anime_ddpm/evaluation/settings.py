@@ -11,11 +11,10 @@ from typing import Any
 
 import yaml
 
-from ..training.config import TrainingConfig, setting
+from ..training.config import FEATURE_METRICS, TrainingConfig, setting
 from ..training.errors import UserError
 from .image_sets import DataSet
 
-FEATURE_METRICS = ("fid", "kid", "prc", "mind")
 METRICS = (*FEATURE_METRICS, "lpips")
 NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 DISTANCES = {  # by what --lpips may say

@@ -15,6 +15,7 @@ import yaml
 from .errors import UserError
 
 NUM_DRAWN_FACES = 4_000  # that a run without a data set draws
+FEATURE_METRICS = ("fid", "kid", "prc", "mind")  # distances between features, for --eval_metrics
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
@@ -260,6 +261,22 @@ class TrainingConfig:
     ddpm_num_inference_steps: int = setting(
         25, "Sampling steps of a grid, with the fast solver DPM-Solver++ 2M, for which 25 are enough."
     )
+    eval_steps: int | None = setting(
+        None,
+        "Every so many optimiser steps, and at the end, measure how far the averaged weights' images are from real "
+        "ones: the same seeds each time, to evaluation.csv and the trackers. By default never.",
+    )
+    eval_images: int = setting(512, "Images drawn for that.")
+    eval_metrics: str = setting("kid", "What is measured: kid, and with commas between fid, prc or mind.")
+    eval_extractor: str = setting(
+        "inception", "Network for the features, as in `anime-ddpm evaluate`: `inception`, or a vision model."
+    )
+    eval_extractor_weights: str | None = setting(None, "File with the weights of `inception`, instead of a download.")
+    eval_dataset: str | None = setting(
+        None, "Real images to compare with; by default what the data set holds out, or else its training images."
+    )
+    eval_split: str | None = setting(None, "Split of them; by default `validation` or `test`, and else `train`.")
+    save_best: bool = setting(False, "Keep the pipeline with the least KID so far in the output folder's best/.")
     logging_steps: int = setting(
         10, "Optimiser steps between two lines of metrics; reading them makes a GPU wait, so not every step."
     )
@@ -315,7 +332,7 @@ class TrainingConfig:
             "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
             "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
             "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
-            "ema_snapshot_images"
+            "ema_snapshot_images eval_steps eval_images"
         ).split()
         for name in at_least_one:
             value = getattr(self, name)
@@ -372,6 +389,13 @@ class TrainingConfig:
                 "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
                 "--torch_compile whole or --gradient_checkpointing blocks."
             )
+        if self.save_best and (not self.eval_steps or "kid" not in self.eval_metrics.split(",")):
+            raise UserError("--save_best keeps the pipeline with the least KID; give --eval_steps, and kid to measure.")
+        unknown = set(self.eval_metrics.split(",")) - set(FEATURE_METRICS)
+        if unknown:
+            raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")
+        if self.eval_steps and self.eval_images < 8:
+            raise UserError(f"--eval_images is {self.eval_images}, too few to measure anything; give 8 or more.")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
         logging_dir = Path(self.logging_dir)

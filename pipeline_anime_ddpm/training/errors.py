@@ -22,6 +22,15 @@ def first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Imports of packages that only `extra` installs: one that is missing becomes a sentence on how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f'This needs the package {error.name}; run `pip install "anime-ddpm[{extra}]"`.') from error
+
+
+@contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Turn a `UserError` into one line on stderr and exit status 2; Ctrl-C into status 130; no more than that.
 

@@ -15,9 +15,10 @@ from .config import TrainingConfig
 from .data.cache import SKIPPED
 from .ema import SNAPSHOTS
 from .errors import UserError
-from .tracking import CSV_NAME, CURVE_NAME, SAMPLES_NAME
+from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
 CONFIG_NAME = "training_config.yaml"
+BEST = "best"  # the folder of the pipeline with the least KID so far
 PIPELINE_PARTS = ("unet", "scheduler", "pipeline_anime_ddpm.py", "model_index.json")
 
 # Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
@@ -28,7 +29,8 @@ MAY_CHANGE = frozenset(
     "checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_model_epochs save_images_epochs "
     "validation_images eval_batch_size ddpm_num_inference_steps logging_steps logger report_to logging_dir "
     "push_to_hub hub_model_id hub_private_repo gradient_checkpointing fold_upsampling channels_last torch_compile "
-    "offload_ema ema_snapshot_images".split()
+    "offload_ema ema_snapshot_images eval_steps eval_images eval_metrics eval_extractor eval_extractor_weights "
+    "eval_dataset eval_split save_best".split()
 )
 
 
@@ -89,6 +91,8 @@ def claim_output_dir(config: TrainingConfig) -> Path:
             SNAPSHOTS,
             config.logging_dir,
             ".wandb_run",
+            EVALUATION_NAME,
+            BEST,
         ):
             _remove(folder / name)
         for checkpoint in list_checkpoints(folder):
@@ -101,6 +105,7 @@ def claim_output_dir(config: TrainingConfig) -> Path:
 
 def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
     """Save the pipeline beside, then move its finished parts in place, the index last."""
+    folder.mkdir(exist_ok=True)
     partial = folder / ".pipeline.partial"
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)

@@ -22,7 +22,7 @@ from PIL import Image
 from .errors import UserError
 
 QUARTERS = 4
-CSV_NAME, CURVE_NAME, SAMPLES_NAME = "metrics.csv", "loss.png", "samples"
+CSV_NAME, CURVE_NAME, SAMPLES_NAME, EVALUATION_NAME = "metrics.csv", "loss.png", "samples", "evaluation.csv"
 
 
 class LossMeter:
@@ -66,44 +66,84 @@ class LossMeter:
         return {"loss": total[0] / total[1]} | {f"mse_noise_q{i + 1}": mean for i, mean in enumerate(means)}
 
 
-class RunLog:
-    """Writes metrics and pictures of one run to its folder and to the trackers; only the main process writes.
+class CsvTable:
+    """A table of numbers that grows by rows and goes on when a run is resumed.
 
     Args:
-        first_images: images seen when this process starts; later rows of an interrupted run are dropped.
+        first_images: images seen when this process starts; later rows, of before an interruption, are dropped.
     """
 
-    def __init__(self, output_dir: Path, accelerator: Accelerator, first_images: int):
-        self.output_dir, self.accelerator = output_dir, accelerator
-        self.csv_path = output_dir / CSV_NAME
-        self.rows = self._read_rows(first_images) if accelerator.is_main_process else []
+    def __init__(self, path: Path, first_images: int, writes: bool):
+        self.path, self.writes = path, writes
+        self.rows = self._read(first_images) if writes else []
         self.rows_before = len(self.rows)
-        self._last = (time.perf_counter(), first_images)
-        self._waited = 0.0
-        if accelerator.is_main_process:
+        if writes:
             self._write_all()
 
-    def _read_rows(self, first_images: int) -> list[dict[str, float]]:
-        """What an earlier process of this run has logged; a row that a kill cut off is left out."""
-        if not self.csv_path.exists():
+    def _read(self, first_images: int) -> list[dict[str, Any]]:
+        """What an earlier process of this run has written; a row that a kill cut off is left out."""
+        if not self.path.exists():
             return []
-        with open(self.csv_path, newline="") as file:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file) if all(row.values())]
+        with open(self.path, newline="") as file:
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file) if all(row.values())]
         for row in rows:
             row["images"], row["step"] = int(row["images"]), int(row["step"])
         return [row for row in rows if row["images"] <= first_images]
 
     def _write_all(self) -> None:
-        """Rewrite the CSV beside and rename it, so that a kill never leaves half a table."""
+        """Rewrite the file beside and rename it, so that a kill never leaves half a table."""
         if not self.rows:
-            self.csv_path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             return
-        partial = self.csv_path.with_suffix(".partial")
+        partial = self.path.with_suffix(".partial")
         with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0].keys())
+            writer = csv.DictWriter(file, dict.fromkeys(name for row in self.rows for name in row), restval="nan")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(partial, self.csv_path)
+        os.replace(partial, self.path)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if not self.writes:
+            return
+        if len(self.rows) == 1 or row.keys() != self.rows[-2].keys():
+            self._write_all()
+            return
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, row.keys()).writerow(row)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+class RunLog:
+    """Writes metrics and pictures of one run to its folder and to the trackers; only the main process writes.
+
+    Args:
+        first_images: images seen when this process starts.
+    """
+
+    def __init__(self, output_dir: Path, accelerator: Accelerator, first_images: int):
+        self.output_dir, self.accelerator = output_dir, accelerator
+        writes = accelerator.is_main_process
+        self.table = CsvTable(output_dir / CSV_NAME, first_images, writes)
+        self.evaluations = CsvTable(output_dir / EVALUATION_NAME, first_images, writes)
+        self._last = (time.perf_counter(), first_images)
+        self._waited = 0.0
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Of metrics.csv."""
+        return self.table.rows
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process has added one row so far."""
+        return len(self.table.rows) == self.table.rows_before + 1
 
     def metrics(
         self, values: dict[str, float], *, step: int, images: int, seconds_waited: float = 0.0
@@ -122,15 +162,20 @@ class RunLog:
         row["data_wait"] = (seconds_waited - self._waited) / elapsed
         self._last, self._waited = (now, images), seconds_waited
         row["peak_memory_mb"] = peak_memory_mb(self.accelerator.device)
-        self.rows.append(row)
-        if self.accelerator.is_main_process:
-            with open(self.csv_path, "a", newline="") as file:
-                writer = csv.DictWriter(file, row.keys())
-                if len(self.rows) == 1:
-                    writer.writeheader()
-                writer.writerow(row)
+        self.table.add(row)
         self.accelerator.log(row, step=images)
         return row
+
+    def evaluation(self, values: dict[str, float], conditions: str, *, step: int, images: int) -> bool:
+        """Add what was measured of the images that the run draws now; whether their KID is the least so far.
+
+        Args:
+            conditions: names what else the values depend on; only rows that share it are compared.
+        """
+        before = [row["kid"] for row in self.evaluations.rows if row["conditions"] == conditions and "kid" in row]
+        self.evaluations.add({"images": images, "step": step, **values, "conditions": conditions})
+        self.accelerator.log({f"eval/{name}": value for name, value in values.items()}, step=images)
+        return "kid" in values and all(values["kid"] < kid or math.isnan(kid) for kid in before)
 
     def pictures(self, pictures: list[Image.Image], *, images: int) -> Path:
         """Save a grid of samples, hand it to the trackers and redraw the loss curve. Main process only."""

@@ -1,0 +1,95 @@
+"""The distance to real images at intervals of a training: the same seeds each time, drawn on all ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..training.config import NUM_DRAWN_FACES, TrainingConfig
+from ..training.drawn_faces import draw_faces
+from .drawing import draw_batch
+from .extractors import load_extractor
+from .image_sets import DataSet, ImageSet
+from .reference import Reference, feature_metrics
+from .settings import ReferenceConfig
+
+MOST_REAL = 2000  # real images that are compared with
+KID_SUBSET = 1000  # at most; with fewer images half of them, so that the subsets differ
+
+
+class TrainingJudge:
+    """Measures a run's pipeline against real images that it is not trained on, where there are any.
+
+    Args:
+        config: of the training; `--eval_*` say what is measured.
+        resolution: of the model.
+
+    Raises:
+        UserError: if the extractor or the real images cannot be had, or are too few.
+    """
+
+    def __init__(self, config: TrainingConfig, resolution: int, accelerator: Accelerator):
+        self.count, self.batch_size = config.eval_images, config.eval_batch_size
+        self.steps, self.accelerator = config.ddpm_num_inference_steps, accelerator
+        extractor = load_extractor(config.eval_extractor, config.eval_extractor_weights, None, accelerator.device)
+        show_progress = accelerator.is_main_process
+        with accelerator.main_process_first():  # the others find what the first has decoded
+            real = real_images(config, resolution, show_progress).take(MOST_REAL)
+        subset = min(KID_SUBSET, self.count // 2, len(real) // 2)
+        settings = ReferenceConfig(
+            dataset=real.source,
+            num_images=self.count,
+            metrics=config.eval_metrics,
+            cache_dir=config.cache_dir,
+            kid_subset_size=subset,
+        )
+        self.reference = Reference(settings, real, None, extractor, show_progress=False)
+        if accelerator.is_main_process:  # before training, so that what is wrong with it is known now
+            self.reference.features(real)
+        facts = [extractor.facts, real.facts, self.count, self.batch_size, self.steps, subset]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        self.conditions = f"c{digest}"  # never a number, whatever the digest
+        self.description = (
+            f"Every {config.eval_steps} steps, {self.count:,} images are judged by {config.eval_metrics} "
+            f"({extractor.label or 'inception'}) against {len(real):,} images of the {real.split} split."
+        )
+
+    def measure(self, pipeline: AnimeDDPMPipeline) -> dict[str, float]:
+        """Draw this rank's share and measure on the first one: `{"kid": ..., "kid_std": ...}`; {} on the others."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        steps = min(self.steps, pipeline.scheduler.config.num_train_timesteps)
+        drawn = []
+        for start in range(0, self.count, self.batch_size)[rank::world]:
+            numbers = range(start, min(start + self.batch_size, self.count))
+            drawn.append((start, draw_batch(pipeline, numbers, steps, seed=0)))
+        batches = gather_object(drawn)
+        if not self.accelerator.is_main_process:
+            return {}
+        images = np.concatenate([images for _, images in sorted(batches, key=lambda batch: batch[0])])
+        reference, size = self.reference, self.reference.config.extractor_batch_size
+        features = reference.extractor.extract(images, size)
+        metrics = feature_metrics(reference.config, reference.extractor, features, reference.features(reference.real))
+        values = {name: metric["value"] for name, metric in metrics.items()}
+        return values | {f"{name}_std": metric["std"] for name, metric in metrics.items() if "std" in metric}
+
+
+def real_images(config: TrainingConfig, resolution: int, show_progress: bool) -> ImageSet:
+    """What `--eval_dataset` or else the training's data set holds out; its training images if it holds out none."""
+    if config.eval_dataset is None and config.uses_drawn_faces:
+        count = min(NUM_DRAWN_FACES, MOST_REAL)
+        faces = draw_faces(count, resolution, config.seed + 1)  # of another seed: none that it is trained on
+        return ImageSet(np.ascontiguousarray(faces.transpose(0, 3, 1, 2)), "drawn faces", "held-out")
+    own = config.dataset_name or config.train_data_dir
+    data = DataSet(
+        config.eval_dataset or own,
+        config.dataset_config_name if config.eval_dataset is None else None,
+        config.image_column,
+        config.cache_dir,
+        config.max_skipped_fraction,
+    )
+    return data.open(data.held_out(config.eval_split), resolution, show_progress)
