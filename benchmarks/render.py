@@ -116,7 +116,56 @@ def _training_notes(result: dict) -> list[str]:
     ]
 
 
-RENDERERS = {"data_loading": render_data_loading, "training": render_training}
+DAMAGES = {"none": "none", "blur": "blur, σ {:g} px", "JPEG": "JPEG, quality {:g}", "noise": "noise, σ {:g} of 255"}
+
+
+def render_evaluation(result: dict) -> str:
+    """The tables of `evaluation.json`, as Markdown."""
+    damage = [row for row in result["rows"] if row["kind"] == "damage"]
+    names = [metric["name"] for metric in damage[0]["metrics"].values()]
+    lines = [f"| damage to {damage[0]['n']:,} training images | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for row in damage:
+        cells = [DAMAGES[row["damage"]].format(row["strength"]), *map(_metric, row["metrics"].values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        *_evaluation_notes(result),
+        "",
+        "| images | told for copies of training images | suspicious |",
+        "|---|---|---|",
+    ]
+    for row in (row for row in result["rows"] if row["kind"] == "copies"):
+        verdict = "yes" if row["suspicious"] else "no"
+        lines.append(f"| {row['n']:,} {row['images']} | {row['memorised_share']:.1%} | {verdict} |")
+    first = next(row for row in result["rows"] if row["kind"] == "copies")
+    lines += [
+        "",
+        f"All but the first row are training images after what the row says. Told for a copy: nearer than "
+        f"{first['threshold']:.4f} in {first['distance']} to a training image, mirrored or not.",
+        "",
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
+        f"Again: `{result['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _metric(metric: dict) -> str:
+    return f"{metric['value']:.4g} ± {metric['std']:.2g}" if "std" in metric else f"{metric['value']:.4g}"
+
+
+def _evaluation_notes(result: dict) -> list[str]:
+    floor = next(row for row in result["rows"] if row["kind"] == "floor")
+    halves = next(row for row in result["rows"] if row["kind"] == "halves")
+    values = ", ".join(f"{metric['name']} {_metric(metric)}" for metric in floor["metrics"].values())
+    return [
+        f"The floor, {floor['of']['n']:,} undamaged training images against all held-out ones: {values}. Two disjoint "
+        f"halves of the held-out images, {halves['n']:,} each, have a KID of {halves['kid']:.3g} ± "
+        f"{halves['kid_std']:.2g} (subsets of {halves['kid_subset_size']}), and their Fréchet distance to themselves "
+        f"is {abs(halves['distance_to_itself']):.1g}.",
+    ]
+
+
+RENDERERS = {"data_loading": render_data_loading, "training": render_training, "evaluation": render_evaluation}
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:

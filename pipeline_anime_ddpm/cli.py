@@ -8,7 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from .evaluation.commands import add_evaluation
-from .training.data.cache import CacheEntry, cache_root, list_caches, remove_cache
+from .evaluation.statistics import StatisticsEntry, list_statistics, statistics_root
+from .training.atomic import remove_entry
+from .training.data.cache import CacheEntry, cache_root, list_caches
 from .training.ema import export_averages
 from .training.errors import UserError, one_sentence_errors
 from .training.plan_report import add_plan
@@ -24,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="anime-ddpm", description="Tools around train_anime_ddpm.py.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    cache = commands.add_parser("cache", help="look at the decoded images that training keeps, and delete them")
+    cache = commands.add_parser(
+        "cache", help="look at the decoded images and statistics that are kept, and delete them"
+    )
     actions = cache.add_subparsers(required=True, metavar="ls|rm")
     ls = actions.add_parser("ls", help="list the caches, with their sizes")
     ls.set_defaults(run=_list)
@@ -41,12 +45,18 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    root = cache_root(arguments.cache_dir)
-    entries = list_caches(root)
-    for entry in entries:
-        print(_describe(entry))
-    total = sum(entry.num_bytes for entry in entries)
-    print(f"{len(entries)} caches with {total / 1e6:,.1f} MB in {root}")
+    entries = _entries(arguments)
+    for description, _ in entries.values():
+        print(description)
+    total = sum(entry.num_bytes for _, entry in entries.values())
+    print(f"{len(entries)} caches with {total / 1e6:,.1f} MB in {cache_root(arguments.cache_dir)}")
+
+
+def _entries(arguments: argparse.Namespace) -> dict[str, tuple[str, CacheEntry | StatisticsEntry]]:
+    """Decoded images, and statistics of them, by the name of their folder, each with what to say of it."""
+    images = {entry.folder.name: (_describe(entry), entry) for entry in list_caches(cache_root(arguments.cache_dir))}
+    kept = list_statistics(statistics_root(arguments.cache_dir))
+    return images | {entry.folder.name: (entry.description, entry) for entry in kept}
 
 
 def _describe(entry: CacheEntry) -> str:
@@ -59,16 +69,17 @@ def _describe(entry: CacheEntry) -> str:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    root = cache_root(arguments.cache_dir)
-    entries = {entry.folder.name: entry for entry in list_caches(root)}
+    root, entries = cache_root(arguments.cache_dir), _entries(arguments)
     if arguments.all == bool(arguments.names):
         raise UserError("Name the caches to delete, as `anime-ddpm cache ls` shows them, or give --all.")
     unknown = [name for name in arguments.names if name not in entries]
     if unknown:
         raise UserError(f"There is no cache {unknown[0]} in {root}; `anime-ddpm cache ls` lists those there are.")
     for name in arguments.names or entries:
-        remove_cache(entries[name])
-        print(f"Deleted {name} ({entries[name].num_bytes / 1e6:,.1f} MB).")
+        _, entry = entries[name]
+        size = entry.num_bytes / 1e6
+        remove_entry(entry.folder)
+        print(f"Deleted {name} ({size:,.1f} MB).")
 
 
 def _add_ema(commands: argparse._SubParsersAction) -> None:

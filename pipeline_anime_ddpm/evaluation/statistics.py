@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..training.atomic import find_or_make, lock
+from ..training.atomic import find_or_make
 from ..training.data.cache import cache_root
 from ..training.errors import UserError
-from .extractors import FeatureExtractor
-from .image_sets import ImageSet
+
+if TYPE_CHECKING:  # its packages are not needed to list and delete what is kept
+    from .extractors import FeatureExtractor
+    from .image_sets import ImageSet
 
 FORMAT = 1  # raise it with every change of what is kept
 ARRAYS, FACTS = "arrays.npz", "facts.json"
@@ -36,9 +38,11 @@ class StatisticsEntry:
     def num_bytes(self) -> int:
         return (self.folder / ARRAYS).stat().st_size
 
-    def remove(self) -> None:
-        with lock(self.folder):
-            shutil.rmtree(self.folder)
+    @property
+    def description(self) -> str:
+        made = datetime.fromtimestamp(self.facts["created"]).strftime("%Y-%m-%d %H:%M")
+        what = {"features": "features", "nearest": "distances to training images"}[self.facts["kind"]]
+        return f"{self.folder.name}  {self.num_bytes / 1e6:,.1f} MB  {made}  {what} of the {self.facts['split']} split"
 
 
 def statistics_root(cache_dir: str | None) -> Path:
@@ -48,7 +52,7 @@ def statistics_root(cache_dir: str | None) -> Path:
 
 def list_statistics(root: Path) -> list[StatisticsEntry]:
     """What is kept in `root`, by name."""
-    folders = sorted(path.parent for path in root.glob(f"*/{FACTS}") if not path.parent.name.startswith("."))
+    folders = sorted(path.parent for path in root.glob(f"*/{ARRAYS}") if not path.parent.name.startswith("."))
     return [StatisticsEntry(folder, json.loads((folder / FACTS).read_text())) for folder in folders]
 
 

@@ -43,6 +43,12 @@ def find_or_make(folder: Path, read: Callable[[Path], Entry | None], make: Calla
         return entry
 
 
+def remove_entry(folder: Path) -> None:
+    """Delete what `find_or_make` has made; a process that has it open keeps what it has mapped."""
+    with lock(folder):
+        shutil.rmtree(folder)
+
+
 def publish_folder(partial: Path, final: Path) -> None:
     """Make sure that every byte of `partial` is on disk, then give it the name `final` in one step."""
     for path in [*partial.iterdir(), partial]:

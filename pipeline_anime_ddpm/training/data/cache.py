@@ -17,7 +17,7 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
-from ..atomic import find_or_make, lock
+from ..atomic import find_or_make
 from ..errors import UserError
 from .feed import threads_for
 from .reading import Decoder, Skipped, read_skipped, read_unit
@@ -88,12 +88,6 @@ def list_caches(root: Path) -> list[CacheEntry]:
     """The finished caches, by name."""
     folders = sorted(path.parent for path in root.glob(f"*/{FACTS}") if not path.parent.name.startswith("."))
     return [entry for folder in folders if (entry := _open(folder))]
-
-
-def remove_cache(entry: CacheEntry) -> None:
-    """Delete a cache; a run that has it open keeps what it has mapped."""
-    with lock(entry.folder):
-        shutil.rmtree(entry.folder)
 
 
 def find_or_build(

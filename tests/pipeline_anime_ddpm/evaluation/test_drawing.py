@@ -1,0 +1,154 @@
+"""An image is its seed's: the same bits in one go, in several, and in a part of several processes."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UniPCMultistepScheduler
+from PIL import Image
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.evaluation.drawing import (
+    Drawing,
+    check_pipeline,
+    check_steps,
+    choose_sampler,
+    draw_batch,
+    image_seed,
+    load_pipeline,
+    sampler_facts,
+)
+from pipeline_anime_ddpm.training.errors import UserError
+
+
+@pytest.fixture
+def pipeline(tiny_unet):
+    return AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
+
+
+def drawing(pipeline, folder, **settings):
+    values = {"count": 22, "steps": 2, "seed": 3, "batch_size": 8} | settings
+    made = Drawing(pipeline, folder=folder, **values)
+    made.claim()
+    return made
+
+
+def bits(made):
+    return [path.read_bytes() for path in made.paths]
+
+
+def test_ranks_and_interruptions_change_no_bit(pipeline, tmp_path):
+    whole = drawing(pipeline, tmp_path / "whole")
+    whole.draw()
+    shared = drawing(pipeline, tmp_path / "shared")
+    for rank in (1, 0):
+        shared.draw(rank, world=2)
+    again = drawing(pipeline, tmp_path / "again")
+    again.draw(0, world=2)  # the process of the other half was killed,
+    again.path(17).unlink()
+    again.path(1).unlink()  # and that of this one in the middle of a batch
+    (again.folder / ".000001.png.partial").write_bytes(b"half")
+    again = drawing(pipeline, tmp_path / "again")
+    again.draw()
+    assert bits(whole) == bits(shared) == bits(again)
+    assert not list(again.folder.glob(".*.partial"))
+
+
+def test_what_is_there_is_not_drawn_again(pipeline, tmp_path, monkeypatch):
+    made = drawing(pipeline, tmp_path)
+    made.draw()
+    monkeypatch.setattr(AnimeDDPMPipeline, "__call__", lambda *args, **kwargs: pytest.fail("drawn again"))
+    drawing(pipeline, tmp_path).draw()
+
+
+def test_an_image_is_what_its_seed_gives_the_pipeline(pipeline, tmp_path):
+    made = drawing(pipeline, tmp_path)
+    made.draw()
+    generators = [torch.Generator().manual_seed(3_000_000 + number) for number in range(8, 16)]
+    images = pipeline(8, generator=generators, num_inference_steps=2).images
+    np.testing.assert_array_equal(np.asarray(Image.open(made.path(10))), np.asarray(images[2]))
+    assert image_seed(0, 5) == 5
+    assert image_seed(1, 0) != image_seed(0, 1)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("seed", 4), ("steps", 3), ("batch_size", 4)])
+def test_a_folder_of_another_drawing_is_refused(pipeline, tmp_path, setting, value):
+    drawing(pipeline, tmp_path).draw()
+    name = {"steps": "num_inference_steps"}.get(setting, setting)
+    with pytest.raises(UserError, match=f"drawn with other {name}"):
+        drawing(pipeline, tmp_path, **{setting: value})
+
+
+def test_a_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, tiny_unet, tmp_path):
+    drawing(pipeline, tmp_path / "one")
+    other = AnimeDDPMPipeline(tiny_unet(seed=1), pipeline.scheduler)
+    with pytest.raises(UserError, match="drawn with other weights"):
+        drawing(other, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "two" / "mine.png")
+    with pytest.raises(UserError, match="something else"):
+        drawing(pipeline, tmp_path / "two")
+
+
+def test_more_images_can_be_drawn_into_the_same_folder(pipeline, tmp_path):
+    drawing(pipeline, tmp_path / "few", count=10).draw()
+    more = drawing(pipeline, tmp_path / "few", count=22)
+    more.draw()
+    whole = drawing(pipeline, tmp_path / "whole", count=22)
+    whole.draw()
+    assert bits(more)[:8] == bits(whole)[:8]
+    assert all(path.exists() for path in more.paths)
+
+
+def test_values_that_are_not_finite_stop_the_drawing(pipeline, tmp_path, monkeypatch):
+    with torch.no_grad():
+        pipeline.unet.conv_out.weight[0] = torch.nan
+    with pytest.raises(UserError, match="weights of the model are not finite"):
+        check_pipeline(pipeline)
+    with pytest.raises(UserError, match="values that are not finite"):
+        draw_batch(pipeline, range(2), steps=2, seed=0)
+
+
+def test_samplers_are_chosen_by_name_and_keep_the_table(pipeline):
+    betas = pipeline.scheduler.betas
+    choose_sampler(pipeline, "ddim", {"clip_sample": False})
+    assert pipeline.scheduler.config.solver == "ddim"
+    assert pipeline.scheduler.config.clip_sample is False
+    choose_sampler(pipeline, "UniPCMultistepScheduler", {"solver_order": 3})
+    assert isinstance(pipeline.scheduler, UniPCMultistepScheduler)
+    assert pipeline.scheduler.config.solver_order == 3
+    torch.testing.assert_close(pipeline.scheduler.betas, betas)
+    choose_sampler(pipeline, None)
+    assert isinstance(pipeline.scheduler, UniPCMultistepScheduler)
+    facts = sampler_facts(pipeline.scheduler)
+    assert facts["class"] == "UniPCMultistepScheduler"
+    assert len(facts["trained_betas"]) == 16  # a digest, not a thousand numbers
+
+
+@pytest.mark.parametrize("name", ["magic", "UNet2DModel", "DiffusionPipeline"])
+def test_an_unknown_sampler_is_one_sentence(pipeline, name):
+    with pytest.raises(UserError, match=rf"--sampler {name} is not known; give dpmsolver\+\+, ddim, ddpm"):
+        choose_sampler(pipeline, name)
+
+
+def test_an_unknown_option_is_one_sentence(pipeline):
+    with pytest.raises(UserError, match="DDIMScheduler has no option sovler"):
+        choose_sampler(pipeline, "DDIMScheduler", {"sovler": 1})
+
+
+def test_too_many_steps_are_refused_before_drawing(pipeline):
+    with pytest.raises(UserError, match=r"--num_inference_steps 101 cannot be taken.*trained with 100 steps"):
+        check_steps(pipeline, 101)
+    assert check_steps(pipeline, None) == 25
+    assert check_steps(pipeline, 7) == 7
+
+
+def test_any_pipeline_of_rgb_squares_can_be_loaded(tiny_unet, tmp_path):
+    from diffusers import DDIMPipeline
+
+    DDIMPipeline(tiny_unet(), DDIMScheduler(num_train_timesteps=50)).save_pretrained(tmp_path / "ddim")
+    assert isinstance(load_pipeline(str(tmp_path / "ddim")).scheduler, DDIMScheduler)
+    with pytest.raises(UserError, match="cannot be loaded as a pipeline"):
+        load_pipeline(str(tmp_path / "nothing"))
+    grey = AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler())
+    with pytest.raises(UserError, match="1 x 16 x 16 values; only RGB squares"):
+        check_pipeline(grey)
