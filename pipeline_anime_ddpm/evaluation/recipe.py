@@ -42,7 +42,7 @@ def evaluate(
     Raises:
         UserError: a sentence on what to do, for anything that the caller can put right.
     """
-    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=7))
+    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=1))
     device = torch.device(config.device or state.device)
     drawing = prepare_drawing(config, pipeline, device) if config.images is None else None
     images = prepare_images(config) if config.images is not None else None

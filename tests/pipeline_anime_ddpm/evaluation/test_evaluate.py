@@ -1,0 +1,216 @@
+"""One evaluation from beginning to end, as a function and as a command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from evaluation_data import pictures, save
+from PIL import Image
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.cli import main
+from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate, extractors
+from pipeline_anime_ddpm.training.errors import UserError
+
+
+def judge(settings, **changes):
+    return evaluate(EvaluationConfig(**settings | changes), show_progress=False)
+
+
+def test_a_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tmp_path):
+    record = judge(settings, model=str(tiny_pipeline), seed=7)
+    folder = tmp_path / "evaluation"
+    assert json.loads((folder / "metrics.json").read_text()) == record
+    assert sorted(path.name for path in folder.iterdir()) == ["grid.png", "metrics.json", "nearest.png"]
+    assert record["judged"] == {"source": str(tiny_pipeline), "n": 24, "resolution": 16}
+    assert record["drawn"]["seed"] == 7
+    assert record["drawn"]["num_inference_steps"] == 2
+    assert record["drawn"]["sampler"]["class"] == "AnimeNoiseScheduler"
+    assert record["real"]["split"] == "validation"
+    assert len(record["real"]["fingerprint"]) == 16
+    assert record["extractor"]["name"] == "tiny-vit"
+    assert len(record["extractor"]["weights"]) == 16
+    assert record["extractor"]["resize"] == "to 28x28 by antialiased bicubic"
+    assert {"torch", "torch-fidelity", "python"} <= record["versions"].keys()
+    metrics = record["metrics"]
+    assert list(metrics) == ["fid", "kid", "precision", "recall", "mind", "lpips_diversity", "lpips_nearest"]
+    assert metrics["fid"]["name"] == "FD-tiny-vit"
+    assert {metric["n"] for metric in metrics.values()} == {24}
+    assert (metrics["kid"]["subset_size"], metrics["kid"]["subsets"]) == (12, 10)
+    assert "note" not in metrics["kid"]
+    floor = record["floor"]
+    assert floor["of"]["n"] == 24
+    assert floor["of"]["split"] == "train"
+    # noise from random weights is further from the blobs than other blobs are
+    assert floor["metrics"]["fid"]["value"] < metrics["fid"]["value"]
+    assert metrics["lpips_nearest"]["memorised"] == 0
+    assert metrics["lpips_diversity"]["real"] > 0
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size == (80, 80)  # 24 images of 16 pixels in 5 x 5 places
+
+
+def test_a_second_run_gives_the_same_numbers(settings, tiny_pipeline, tmp_path):
+    first, second = (
+        judge(settings, model=str(tiny_pipeline), output_dir=str(tmp_path / name)) for name in ("one", "two")
+    )
+    assert first["metrics"] == second["metrics"]
+
+
+def test_kept_images_are_judged_alike_as_a_folder(settings, tiny_pipeline, tmp_path):
+    drawn = judge(settings, model=str(tiny_pipeline), keep_images=True)
+    images = tmp_path / "evaluation" / "images"
+    assert len(list(images.glob("*.png"))) == 24
+    del settings["num_inference_steps"]
+    again = judge(settings, images=str(images), output_dir=str(tmp_path / "again"))
+    assert again["metrics"] == drawn["metrics"]
+    assert again["drawn"] is None
+
+
+def test_a_pipeline_in_memory_is_judged_too(settings, tiny_pipeline, tmp_path):
+    pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
+    config = EvaluationConfig(**settings | {"model": "my model", "metrics": "kid"})
+    record = evaluate(config, pipeline, show_progress=False)
+    assert record["judged"]["source"] == "my model"
+    assert list(record["metrics"]) == ["kid"]
+
+
+@pytest.mark.parametrize("disguise", ["none", "mirrored", "noise"])
+def test_a_generator_that_returns_training_images_is_caught(settings, tmp_path, disguise):
+    images = pictures(60, seed=0)[:24]  # of the training split
+    if disguise == "mirrored":
+        images = images[..., ::-1]
+    if disguise == "noise":
+        noise = np.random.default_rng(0).normal(0, 4, images.shape)
+        images = (images + noise).clip(0, 255).astype(np.uint8)
+    del settings["num_inference_steps"]
+    record = judge(settings, images=str(save(tmp_path / "copies", images)), metrics="lpips")
+    nearest = record["metrics"]["lpips_nearest"]
+    assert nearest["memorised_share"] > 0.9
+    assert nearest["suspicious"]
+
+
+def test_images_that_no_model_has_seen_are_not(settings, tmp_path):
+    del settings["num_inference_steps"]
+    record = judge(settings, images=str(save(tmp_path / "new", pictures(24, seed=9))), metrics="lpips")
+    nearest = record["metrics"]["lpips_nearest"]
+    assert nearest["memorised_share"] < 0.1
+    assert not nearest["suspicious"]
+    assert nearest["held_out"]["n"] == 40
+
+
+def test_without_a_held_out_split_copies_are_told_by_the_other_training_images(settings, tmp_path):
+    settings |= {"dataset": str(save(tmp_path / "only", pictures(50, seed=0))), "metrics": "kid,lpips"}
+    del settings["num_inference_steps"]
+    record = judge(settings, images=str(save(tmp_path / "copies", pictures(24, seed=0))))
+    assert record["real"]["split"] == "train"
+    assert record["floor"] == {"skipped": "the data set has no split beside the one that is compared with"}
+    nearest = record["metrics"]["lpips_nearest"]
+    assert nearest["held_out"]["what"] == "other training images"
+    assert nearest["memorised_share"] == 1
+    assert nearest["suspicious"]
+
+
+def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeline, monkeypatch, capsys):
+    def offline(*args):
+        raise UserError("The network of FID cannot be fetched (no network); give a file.")
+
+    monkeypatch.setattr(extractors, "InceptionExtractor", offline)
+    record = judge(settings, model=str(tiny_pipeline), extractor="inception")
+    assert record["skipped"] == [
+        {"metrics": "fid, kid, prc, mind", "reason": "The network of FID cannot be fetched (no network); give a file."}
+    ]
+    assert list(record["metrics"]) == ["lpips_diversity", "lpips_nearest"]
+    assert "Without fid, kid, prc, mind: The network of FID" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cannot be fetched"):
+        judge(settings, model=str(tiny_pipeline), extractor="inception", metrics="kid")
+
+
+MISTAKES = {
+    "neither model nor images": ({"model": None}, "Give --model, to draw from, or --images"),
+    "no data set": ({"dataset": None}, "Give --dataset"),
+    "fewer images than KID's subset": ({"num_images": 11}, "--num_images 11 is too few for kid, which needs 12"),
+    "fewer real images than that": ({"num_images": 50, "kid_subset_size": 45}, "40 images in the validation split"),
+    "too few for LPIPS": ({"num_images": 19}, "too few for lpips, which needs 20"),
+    "more real images than there are": ({"num_real_images": 41}, "--num_real_images is 41, but validation has 40"),
+    "no such split": ({"split": "test"}, "--split test is not one of"),
+    "no such data set": ({"dataset": "no/where"}, "'no/where' cannot be loaded"),
+    "no such metric": ({"metrics": "fid,isc"}, "not isc"),
+    "no metric": ({"metrics": " "}, "--metrics is empty"),
+    "no such LPIPS": ({"lpips": "resnet"}, "--lpips is 'resnet'"),
+    "no such extractor": ({"extractor": "no/net", "metrics": "fid"}, "--extractor no/net cannot be loaded"),
+    "too many steps": ({"num_inference_steps": 101}, "trained with 100 steps"),
+    "no such sampler": ({"sampler": "magic"}, "--sampler magic is not known"),
+    "sampler options without a value": ({"sampler_options": "solver"}, "give NAME=VALUE"),
+    "an unknown sampler option": ({"sampler_options": "colour=red"}, "has no option colour"),
+    "no such model": ({"model": "no/model"}, "--model no/model cannot be loaded"),
+    "a negative seed": ({"seed": -1}, "--seed is -1"),
+    "no images": ({"num_images": 0}, "--num_images is 0; give 1 or more"),
+    "weights of another extractor": ({"extractor_weights": "x.pth"}, "--extractor_weights is for inception"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_before_anything_is_drawn(settings, tiny_pipeline, tmp_path, monkeypatch, mistake):
+    monkeypatch.setattr(AnimeDDPMPipeline, "__call__", lambda *args, **kwargs: pytest.fail("drawn"))
+    changes, sentence = MISTAKES[mistake]
+    with pytest.raises(UserError) as error:
+        judge(settings, **{"model": str(tiny_pipeline)} | changes)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
+    folder = save(tmp_path / "few", pictures(23, seed=0))
+    del settings["num_inference_steps"]
+    with pytest.raises(UserError, match="holds 23 images, fewer than --num_images 24; give --num_images 23"):
+        judge(settings, images=str(folder))
+    with pytest.raises(UserError, match="--sampler is for drawing"):
+        judge(settings, images=str(folder), sampler="ddim")
+
+
+def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, tmp_path, monkeypatch):
+    pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
+    monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: (torch.full((8, 3, 16, 16), torch.nan),))
+    config = EvaluationConfig(**settings | {"model": "broken"})
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(config, pipeline, show_progress=False)
+    assert not list((tmp_path / "evaluation" / "images").glob("*.png"))
+
+
+def flags(settings):
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def test_the_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
+    main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--sampler=ddim"])
+    told = capsys.readouterr().out
+    assert f"24 images of {tiny_pipeline} against 40 of" in told
+    assert "FD-tiny-vit: " in told
+    assert "[floor " in told
+    assert "± " in told
+    assert "(10 subsets of 12)" in told
+    assert "memorised: 0 of 24 images come nearer than" in told
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--num_images=5"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: --num_images 5 is too few for kid, which needs 12; take more, or lower --kid_subset_size.\n"
+    )
+
+
+def test_two_processes_share_the_drawing_and_change_no_number(settings, tiny_pipeline, tmp_path):
+    alone = judge(settings, model=str(tiny_pipeline))
+    settings["output_dir"] = str(tmp_path / "shared")
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    program += ["-m", "pipeline_anime_ddpm", "evaluate", f"--model={tiny_pipeline}", *flags(settings)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shared = json.loads((tmp_path / "shared" / "metrics.json").read_text())
+    assert shared["metrics"] == alone["metrics"]
+    assert done.stdout.count("memorised:") == 1

@@ -1,0 +1,118 @@
+"""A run measures itself at intervals, keeps its best pipeline, and trains no different for it."""
+
+import csv
+import shutil
+
+import pytest
+from evaluation_data import pictures, save
+from recipe_runs import assert_same_bits, final_state, flags, run
+from safetensors.torch import load_file
+
+from pipeline_anime_ddpm.evaluation import in_training
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.drawn_faces import draw_faces
+
+
+@pytest.fixture(scope="module")
+def judged(work, tiny_vit):
+    """Settings of 24 steps, judged every 8."""
+    return {
+        "max_train_steps": 24,
+        "checkpointing_steps": 8,
+        "eval_steps": 8,
+        "eval_images": 16,
+        "eval_metrics": "kid,fid",
+        "eval_extractor": tiny_vit,
+        "eval_batch_size": 8,
+        "learning_rate": 1e-2,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(work, judged, tmp_path_factory):
+    output = tmp_path_factory.mktemp("judged") / "run"
+    return output, run(*flags(work, output, save_best=True, **judged))
+
+
+def rows(folder):
+    with open(folder / "evaluation.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_rows_are_at_the_intervals_and_hold_what_was_asked_for(whole):
+    output, done = whole
+    table = rows(output)
+    assert [(row["step"], row["images"]) for row in table] == [("8", "32"), ("16", "64"), ("24", "96")]
+    assert all(float(row["kid_std"]) > 0 and float(row["fid"]) > 0 for row in table)
+    assert len({row["kid"] for row in table}) == 3
+    assert (
+        "Every 8 steps, 16 images are judged by kid,fid (tiny-vit) against 20 images of the train split" in done.stdout
+    )
+
+
+def test_the_best_pipeline_is_kept(whole):
+    output, _ = whole
+    kids = [float(row["kid"]) for row in rows(output)]
+    best = load_file(output / "best" / "unet" / "diffusion_pytorch_model.safetensors")
+    last = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
+    same = all(best[name].equal(last[name]) for name in last)
+    assert same == (kids[-1] == min(kids))
+    assert (output / "best" / "model_index.json").exists()
+
+
+def test_measuring_does_not_change_what_is_trained(work, judged, whole, tmp_path):
+    plain = {name: value for name, value in judged.items() if not name.startswith("eval_")}
+    run(*flags(work, tmp_path / "plain", **plain))
+    assert_same_bits(final_state(whole[0]), final_state(tmp_path / "plain"))
+
+
+def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp_path):
+    output = tmp_path / "again"
+    shutil.copytree(whole[0], output)
+    shutil.rmtree(output / "checkpoint-24")  # as if it had been killed after the last measurement
+    run(*flags(work, output, save_best=True, **judged))
+    assert rows(output) == rows(whole[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"save_best": True}, "--save_best keeps the pipeline with the least KID; give --eval_steps"),
+        ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid to measure"),
+        ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, prc, mind, not isc"),
+        ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7, too few"),
+        ({"eval_steps": 0}, "--eval_steps is 0; give 1 or more"),
+        ({"eval_steps": 5, "eval_extractor": "no/net"}, "no/net cannot be loaded"),
+        ({"eval_steps": 5, "eval_extractor_weights": "no.pth"}, "no.pth cannot be read"),
+        ({"eval_steps": 5, "eval_extractor": "TINY", "eval_split": "test"}, "--split test is not one of"),
+        ({"eval_steps": 5, "eval_extractor": "TINY", "eval_dataset": "no/where"}, "'no/where' cannot be loaded"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, tmp_path, capsys, settings, sentence):
+    settings = {name: tiny_vit if value == "TINY" else value for name, value in settings.items()}
+    with pytest.raises(SystemExit) as stop:
+        in_process(*flags(work, tmp_path / "run", **settings))
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path):
+    def real(**settings):
+        config = TrainingConfig(cache_dir=str(tmp_path / "cache"), **settings)
+        return in_training.real_images(config, 16, show_progress=False)
+
+    faces = str(work / "faces")
+    assert real(train_data_dir=faces).split == "train"  # which holds out none
+    other = save(tmp_path / "other" / "validation", pictures(30, seed=0)).parent
+    assert (real(train_data_dir=faces, eval_dataset=str(other)).split, len(real(eval_dataset=str(other)))) == (
+        "validation",
+        30,
+    )
+    save(other / "train", pictures(5, seed=1))
+    assert len(real(dataset_name=str(other))) == 30
+    assert len(real(dataset_name=str(other), eval_split="train")) == 5
+    drawn = real().pixels
+    assert drawn.shape == (2000, 3, 16, 16)
+    trained_on = draw_faces(50, 16, seed=0).transpose(0, 3, 1, 2)
+    assert not any((image == drawn).all((1, 2, 3)).any() for image in trained_on)
