@@ -97,7 +97,9 @@ def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, t
     assert not (tmp_path / "run").exists()
 
 
-def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path):
+def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_training, "NUM_DRAWN_FACES", 60)
+
     def real(**settings):
         config = TrainingConfig(cache_dir=str(tmp_path / "cache"), **settings)
         return in_training.real_images(config, 16, show_progress=False)
@@ -113,6 +115,6 @@ def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path):
     assert len(real(dataset_name=str(other))) == 30
     assert len(real(dataset_name=str(other), eval_split="train")) == 5
     drawn = real().pixels
-    assert drawn.shape == (2000, 3, 16, 16)
+    assert drawn.shape == (60, 3, 16, 16)
     trained_on = draw_faces(50, 16, seed=0).transpose(0, 3, 1, 2)
     assert not any((image == drawn).all((1, 2, 3)).any() for image in trained_on)
