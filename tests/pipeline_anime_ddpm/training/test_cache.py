@@ -1,9 +1,9 @@
 """The cache: made once, found again, never half of one, and gone when it is deleted."""
 
 import json
+import multiprocessing
 import shutil
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
@@ -70,18 +70,30 @@ def test_a_failure_in_the_middle_leaves_no_cache(faces, monkeypatch):
     assert [p.name for p in (faces.parent / "c" / "anime-ddpm").iterdir() if p.is_dir()] == []
 
 
-def test_two_processes_at_once_make_one_whole_cache(faces, tmp_path):
-    program = (
-        "import sys; from pipeline_anime_ddpm.training.config import TrainingConfig\n"
-        "from pipeline_anime_ddpm.training.data import open_data\n"
-        f"config = TrainingConfig(train_data_dir={str(faces)!r}, cache_dir={str(tmp_path / 'c')!r})\n"
-        "data = open_data(config, 8, False)\n"
-        "print(data.entry.created, data.entry.pixels()[:: 3 * 8 * 11].tolist() == list(range(40)))"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert outputs[0] == outputs[1]
-    assert outputs[0].endswith("True\n")
+def open_together(faces, barrier, results):
+    barrier.wait()
+    data = open_data(config_for(faces), 8, False)
+    results.put((data.entry.created, data.entry.pixels()[:: 3 * 8 * 11].tolist()))
+
+
+def test_two_processes_at_once_make_one_whole_cache(faces, monkeypatch):
+    decode = cache.Decoder.decode
+
+    def slowly(self, images):
+        time.sleep(0.5)
+        yield from decode(self, images)
+
+    monkeypatch.setattr(cache.Decoder, "decode", slowly)
+    context = multiprocessing.get_context("fork")  # with all imported, so that both really begin at once
+    barrier, results = context.Barrier(2, timeout=100), context.Queue()
+    processes = [context.Process(target=open_together, args=(faces, barrier, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    first, second = (results.get(timeout=100) for _ in processes)
+    for process in processes:
+        process.join()
+    assert first == second
+    assert first[1] == list(range(40))
 
 
 def test_broken_images_are_listed_and_too_many_of_them_stop_the_run(faces):
