@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # Before anything imports huggingface_hub or wandb, which read their environment once. A test that wants a Hub uses
@@ -15,6 +16,9 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # the discard port: refuses at
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+# A cache of its own for each test process: several may write to it at once, and the user's stays as it is.
+HF_HOME = tempfile.TemporaryDirectory(prefix="hf_home_")
+os.environ["HF_HOME"] = HF_HOME.name
 for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
     os.environ.pop(proxy, None)
     os.environ.pop(proxy.lower(), None)
