@@ -1,6 +1,7 @@
 """The plan says what a step really costs: in memory, in kept activations and in arithmetic."""
 
 import contextlib
+import gc
 
 import pytest
 import torch
@@ -40,6 +41,15 @@ WITHOUT_ATTENTION = {
     "up_block_types": ("UpBlock2D",) * 3,
     "add_attention": False,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects():
+    """Each measurement goes through all objects of the process: leave out what was there before these tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def real_step(config, side, batch, step_images=None, recomputation=None, fold=True):
@@ -92,7 +102,8 @@ def test_a_real_step_peaks_where_planned(config, side, batch, step_images, recom
 
 @pytest.mark.parametrize("recomputation", [None, "selective", "blocks"])
 def test_each_image_adds_to_a_real_peak_what_is_planned(recomputation):
-    planned = [plan_step(THREE_LEVELS, side=32, batch=n, recomputation=recomputation).peak_bytes for n in (3, 10)]
+    rehearsal = Rehearsal(THREE_LEVELS, recomputation=recomputation)
+    planned = [rehearsal.step(32, n).peak_bytes for n in (3, 10)]
     measured = [real_peak(THREE_LEVELS, 32, n, None, recomputation) for n in (3, 10)]
     assert planned == pytest.approx(measured, rel=0.04)
     assert planned[1] - planned[0] == pytest.approx(measured[1] - measured[0], rel=0.002)
@@ -181,8 +192,9 @@ def test_operations_are_those_of_a_real_step(recomputation):
 
 
 def test_attention_is_counted():
-    assert plan_step(THREE_LEVELS, side=32, batch=2).flops % 2 == 0
-    attention = [plan_step(THREE_LEVELS, side=side, batch=1).flops / side**2 for side in (32, 64)]
+    rehearsal = Rehearsal(THREE_LEVELS)
+    assert rehearsal.step(32, 2).flops % 2 == 0
+    attention = [rehearsal.step(side, 1).flops / side**2 for side in (32, 64)]
     assert attention[1] > attention[0] * 1.001, "it grows with the square of the pixels"
 
 

@@ -1,6 +1,7 @@
 """`anime-ddpm plan`: the largest batch, the table, and what it refuses."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from diffusers import UNet2DModel
 from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import parse_config
-from pipeline_anime_ddpm.training.plan import measured_peak_bytes, plan_step
+from pipeline_anime_ddpm.training.plan import Rehearsal, measured_peak_bytes, plan_step
 from pipeline_anime_ddpm.training.plan_report import (
     PeakCurve,
     build_rehearsal,
@@ -51,7 +52,7 @@ def settings(folder, **flags):
     [
         {},
         {"gradient_accumulation_steps": 2, "mixed_precision": "fp16"},
-        {"patch_sizes": "8,16,32", "gradient_checkpointing": "selective"},
+        {"patch_sizes": "8,32", "gradient_checkpointing": "selective"},
         {"patch_sizes": "8,32", "patch_mode": "constant_pixels"},
     ],
 )
@@ -61,6 +62,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(folder, flags):
     rehearsal = build_rehearsal(config, unet, config.gradient_checkpointing)
     for shape in step_shapes(config, unet, patches):
 
+        @functools.cache
         def peak(batch, shape=shape):
             count, most = shape.images(batch)
             return rehearsal.step(shape.side, most, count).peak_bytes
@@ -147,10 +149,8 @@ def test_a_patch_run_is_as_large_as_its_largest_side(folder):
     assert [row[2] for row in rows] == ["16"] * 6 + ["4"] * 3, "which are cut to the pixels of the largest patch"
     assert marked == [True, False, False] * 3
     widened = {**TWO_LEVELS, "in_channels": 5}
-    peaks = [
-        plan_step(widened, side=side, batch=batch, step_images=16).peak_bytes
-        for side, batch in ((8, 16), (16, 16), (32, 4))
-    ]
+    rehearsal = Rehearsal(widened)
+    peaks = [rehearsal.step(side, batch, 16).peak_bytes for side, batch in ((8, 16), (16, 16), (32, 4))]
     assert f"The run's peak is {max(peaks) / 1e6:.1f} MB" in text
     assert f"on all sides: {min(int(row[-1]) for row in rows[::3])} in 20MB" in text
 
