@@ -86,7 +86,7 @@ recipe.step_batch = noting
 recipe.main()
 open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w").write(json.dumps(seen))
 """)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617", str(program)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
     arguments = flags(work, tmp_path / "run", **PATCHES, train_batch_size=2)
     done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -61,7 +61,7 @@ def runs(request, tmp_path_factory, tiny_unet, tables, http):
     arguments = [str(part) for source, workers in pairs for part in (names[source], workers)]
     launch = [sys.executable]
     if request.param > 1:
-        launch += ["-m", "torch.distributed.run", f"--nproc_per_node={request.param}", "--master_port=29617"]
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}"]
     env = os.environ | http.env | {
         "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "0", "HF_HOME": str(out / "home"),
     }  # fmt: skip

@@ -107,7 +107,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole):
 
 def test_two_ranks_train_together_and_resume_with_the_same_bits(work):
     """From the middle of a finished run of two ranks, two new ranks arrive at the same end."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613", str(SCRIPT)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
 
     def run_ranks(output):
         arguments = flags(work, output, train_batch_size=2, max_train_steps=20)
