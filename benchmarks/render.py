@@ -165,7 +165,32 @@ def _evaluation_notes(result: dict) -> list[str]:
     ]
 
 
-RENDERERS = {"data_loading": render_data_loading, "training": render_training, "evaluation": render_evaluation}
+def render_evaluation_speed(result: dict) -> str:
+    """The table of `evaluation_speed.json`, as Markdown."""
+    lines = ["| network | images/s (least to most) |", "|---|---|"]
+    for row in (row for row in result["rows"] if row["kind"] == "network"):
+        speed = row["images_per_second"]
+        lines.append(f"| {row['name']} | {speed['median']:.1f} ({speed['min']:.1f} to {speed['max']:.1f}) |")
+    cache, search = (next(row for row in result["rows"] if row["kind"] == kind) for kind in ("cache", "search"))
+    first, second = cache["seconds"]
+    return "\n".join([
+        *lines,
+        "",
+        f"The features of {cache['n']} real images took {first:.2f} s with {cache['name']} in a first run and "
+        f"{second:.3f} s in the second, which found them. The nearest 3 of {search['among']:,} images to each of "
+        f"{search['n']} by {search['name']}: {search['seconds']:.1f} s.",
+        "",
+        f"{result['what']}; medians. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
+        f"Again: `{result['command']}`.",
+    ])  # fmt: skip
+
+
+RENDERERS = {
+    "data_loading": render_data_loading,
+    "training": render_training,
+    "evaluation": render_evaluation,
+    "evaluation_speed": render_evaluation_speed,
+}
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:
