@@ -183,7 +183,10 @@ def summary_of(rows: list[dict]) -> dict[str, float]:
 
 def main() -> None:
     settings = parse()
-    command = shlex.join(["python", "benchmarks/evaluation.py", *sys.argv[1:]])
+    flags = sys.argv[1:]
+    if settings.cache_dir is not None:  # where something is kept changes nothing
+        flags = flags[: flags.index("--cache_dir")] + flags[flags.index("--cache_dir") + 2 :]
+    command = shlex.join(["python", "benchmarks/evaluation.py", *flags])
     with tempfile.TemporaryDirectory() as folder, one_sentence_errors():
         reference, rows = measure(settings, folder)
         real, training, extractor = reference.real, reference.training, reference.extractor

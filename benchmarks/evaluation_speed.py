@@ -132,7 +132,8 @@ def main() -> None:
         ]
     what = (
         f"Evaluation of images of {settings.resolution} px in batches of {settings.batch}, {settings.images} images a "
-        f"round, {settings.rounds} rounds, {torch.get_num_threads()} threads; inception, AlexNet and VGG with random weights"
+        f"round, {settings.rounds} rounds, {torch.get_num_threads()} threads; inception, AlexNet and VGG with random "
+        "weights"
     )
     summary = {
         f"images_per_second {r['name']}": r["images_per_second"]["median"] for r in rows if r["kind"] == "network"

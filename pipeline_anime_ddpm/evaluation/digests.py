@@ -1,9 +1,10 @@
-"""Short names for contents: of images, of weights."""
+"""Numbers that are the same everywhere: short names for images and weights, and networks in full precision."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -28,3 +29,10 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:LENGTH]
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """CUDA's convolutions in float32 instead of TF32, which would change the third digit of a feature."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

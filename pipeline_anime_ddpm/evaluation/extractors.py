@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from ..training.errors import HUB_ERRORS, UserError, first_line
-from .digests import state_digest
+from .digests import full_precision, state_digest
 from .perceptual import read_state
 
 INCEPTION = "inception"
@@ -56,6 +56,7 @@ class FeatureExtractor(ABC):
         """What a number must be reported with."""
         return {"name": self.label or INCEPTION, "weights": self.digest, "resize": self.resize}
 
+    @full_precision()
     @torch.no_grad()
     def extract(self, images: np.ndarray, batch_size: int, title: str = "", show_progress: bool = False) -> np.ndarray:
         """`(n, d)` float32 of `(n, 3, R, R)` uint8, `batch_size` at a time."""

@@ -36,10 +36,14 @@ class TrainingJudge:
     def __init__(self, config: TrainingConfig, resolution: int, accelerator: Accelerator):
         self.count, self.batch_size = config.eval_images, config.eval_batch_size
         self.steps, self.accelerator = config.ddpm_num_inference_steps, accelerator
-        extractor = load_extractor(config.eval_extractor, config.eval_extractor_weights, None, accelerator.device)
-        show_progress = accelerator.is_main_process
-        with accelerator.main_process_first():  # the others find what the first has decoded
-            real = real_images(config, resolution, show_progress).take(MOST_REAL)
+        self.description = self.conditions = ""
+        if accelerator.is_main_process:  # the others only draw
+            self._prepare(config, resolution)
+        accelerator.wait_for_everyone()
+
+    def _prepare(self, config: TrainingConfig, resolution: int) -> None:
+        extractor = load_extractor(config.eval_extractor, config.eval_extractor_weights, None, self.accelerator.device)
+        real = real_images(config, resolution, show_progress=True).take(MOST_REAL)
         subset = min(KID_SUBSET, self.count // 2, len(real) // 2)
         settings = ReferenceConfig(
             dataset=real.source,
@@ -49,8 +53,7 @@ class TrainingJudge:
             kid_subset_size=subset,
         )
         self.reference = Reference(settings, real, None, extractor, show_progress=False)
-        if accelerator.is_main_process:  # before training, so that what is wrong with it is known now
-            self.reference.features(real)
+        self.reference.features(real)  # before training, so that what is wrong with it is known now
         facts = [extractor.facts, real.facts, self.count, self.batch_size, self.steps, subset]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         self.conditions = f"c{digest}"  # never a number, whatever the digest

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from tqdm.auto import tqdm
 
 from .perceptual import PerceptualDistance
 
 REFERENCES_AT_ONCE = 64
-MEMORY = 2e9  # bytes of embeddings that are held at a time; more images are searched for in several passes
+MOST_MEMORY = 4e9  # bytes of embeddings that are held at a time; more images are searched for in several passes
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def find_nearest(
     count: int = 1,
     exclude: np.ndarray | None = None,
     show_progress: bool = False,
-    memory: float = MEMORY,
+    memory: float | None = None,
 ) -> Nearest:
     """The nearest of `others` to each of `images`, as it is and mirrored; exact, whatever the size.
 
@@ -45,8 +46,9 @@ def find_nearest(
         others: `(m, 3, R, R)` uint8, m >= `count`, one more with `exclude`.
         count: k.
         exclude: `(n,)`, for each image the index in `others` of itself, which does not count.
-        memory: bytes of embeddings to hold at a time.
+        memory: bytes of embeddings to hold at a time; by default a quarter of what is free, at most `MOST_MEMORY`.
     """
+    memory = memory or min(MOST_MEMORY, _free_memory(distance.device) / 4)
     size = distance.embed(images[:1]).shape[1] * 4
     at_once = max(1, int(memory / (2 * size)))
     passes = -(-len(images) // at_once)
@@ -59,6 +61,12 @@ def find_nearest(
         found.append(_search(part, others, distance, count, excluded, bar))
     bar.close()
     return Nearest(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def _search(

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..training.errors import UserError, first_line
-from .digests import state_digest
+from .digests import full_precision, state_digest
 from .settings import DISTANCES
 from .st_lpips import ShiftTolerantFeatures, find_weights
 
@@ -51,6 +51,7 @@ class PerceptualDistance:
         self._features = features
         self._roots = None if weights is None else [w.to(self.device).sqrt().view(1, -1, 1, 1) for w in weights]
 
+    @full_precision()
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> torch.Tensor:
         """`(B, D)` float32 of uint8 `images` `(B, 3, H, W)`: `|embed(x) - embed(y)|^2` is the distance of x and y."""

@@ -16,11 +16,17 @@ from ..training.errors import UserError
 from .drawing import Drawing, check_pipeline, check_steps, choose_sampler, load_pipeline
 from .image_sets import ImageSet, read_folder, read_images
 from .memorisation import find_nearest, mean_pairwise
-from .reference import Reference, feature_metrics, measure_floor, memorisation, open_reference
+from .reference import (
+    SHOWN_NEAREST,
+    Reference,
+    feature_metrics,
+    measure_floor,
+    memorisation,
+    open_reference,
+    real_diversity,
+)
 from .report import environment, write_grid, write_metrics, write_sheet
 from .settings import EvaluationConfig
-
-SHOWN_NEAREST = 3  # training images beside each generated one in the sheet
 
 
 def evaluate(
@@ -139,13 +145,13 @@ def perceptual_metrics(reference: Reference, images: ImageSet, folder: Path) -> 
     """LPIPS in its two meanings: distance to the nearest training image, and distance between the images themselves."""
     distance, counts = reference.distance, {"n": len(images)}
     diversity, error = mean_pairwise(images.pixels, distance)
-    real_diversity, real_error = mean_pairwise(reference.real.pixels, distance)
+    real_value, real_error = real_diversity(reference)
     metrics: dict[str, Any] = {
         "lpips_diversity": {
             "name": f"mean pairwise {distance.name}",
             "value": diversity,
             "standard_error": error,
-            "real": real_diversity,
+            "real": real_value,
             "real_standard_error": real_error,
             **counts,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch
 from ..training.errors import UserError
 from .extractors import FeatureExtractor, load_extractor
 from .image_sets import ImageSet
-from .memorisation import find_nearest
+from .memorisation import find_nearest, mean_pairwise
 from .metrics import PROJECTIONS, frechet_distance, kernel_distance, monge_distance, precision_recall
 from .perceptual import PerceptualDistance, load_distance
 from .settings import NEIGHBOURS, ReferenceConfig
 from .statistics import kept, real_features, statistics_root
 
+logger = logging.getLogger(__name__)
+
+SHOWN_NEAREST = 3  # training images beside each generated one in the sheet
 DEVIATIONS = 3  # below the middle of unseen images' distances: unrelated images come so near once in 740 times
 TENTH = 1.2816  # where the lowest tenth of a normal distribution ends, in standard deviations below its middle
 MOST_HELD_OUT = 2000  # images that the threshold is calibrated on
@@ -75,8 +79,15 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
         real = real.take(config.num_real_images)
     check_counts(config, real)
     training = None
+    if config.train_split not in (*data.splits, ReferenceConfig.train_split):
+        raise UserError(f"--train_split {config.train_split} is not one of {', '.join(data.splits)} of {data.name}.")
     if (config.floor or "lpips" in config.wanted) and config.train_split in data.splits:
         training = data.open(config.train_split, side, show_progress)
+        if len(training) <= SHOWN_NEAREST:
+            raise UserError(
+                f"There are {len(training)} images in the {training.split} split, too few to search for copies; give "
+                "another --train_split, or --no-floor and no lpips in --metrics."
+            )
     reference = Reference(config, real, training, show_progress=show_progress)
     load_networks(reference, side, device)
     return reference
@@ -113,7 +124,7 @@ def load_networks(reference: Reference, side: int, device: torch.device) -> None
     if reference.extractor is None and reference.distance is None:
         raise UserError(reference.skipped[0]["reason"])
     for skip in reference.skipped:
-        print(f"Without {skip['metrics']}: {skip['reason']}", flush=True)
+        logger.warning("Without %s: %s", skip["metrics"], skip["reason"])
 
 
 def feature_metrics(
@@ -232,3 +243,22 @@ def held_out_distances(reference: Reference) -> tuple[np.ndarray, str]:
 
     title = f"{Path(training.source).name} nearest {len(images)} {distance.key}"
     return kept(reference.statistics, title, facts, compute)["distances"], what
+
+
+def real_diversity(reference: Reference) -> tuple[float, float]:
+    """Mean distance between two real images, and its standard error, kept."""
+    real, distance = reference.real, reference.distance
+    facts = {
+        "kind": "diversity",
+        "fingerprint": real.fingerprint,
+        "split": real.split,
+        "n": len(real),
+        "distance": distance.key,
+        "weights": distance.digest,
+        "resize": "none",
+    }
+    title = f"{Path(real.source).name} {real.split} diversity {len(real)} {distance.key}"
+    values = kept(reference.statistics, title, facts, lambda: {"x": np.array(mean_pairwise(real.pixels, distance))})[
+        "x"
+    ]
+    return float(values[0]), float(values[1])

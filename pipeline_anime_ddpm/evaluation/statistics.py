@@ -41,7 +41,11 @@ class StatisticsEntry:
     @property
     def description(self) -> str:
         made = datetime.fromtimestamp(self.facts["created"]).strftime("%Y-%m-%d %H:%M")
-        what = {"features": "features", "nearest": "distances to training images"}[self.facts["kind"]]
+        what = {
+            "features": "features",
+            "nearest": "distances to training images",
+            "diversity": "distances between images",
+        }[self.facts["kind"]]
         return f"{self.folder.name}  {self.num_bytes / 1e6:,.1f} MB  {made}  {what} of the {self.facts['split']} split"
 
 

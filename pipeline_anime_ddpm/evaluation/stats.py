@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from .reference import held_out_distances, measure_floor, open_reference
+from .reference import held_out_distances, measure_floor, open_reference, real_diversity
 from .settings import ReferenceConfig
 
 
@@ -41,6 +41,8 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
             yield from (f"  {line(metric)}" for metric in floor["metrics"].values())
     if reference.distance is not None and reference.training is not None:
         distances, what = held_out_distances(reference)
+        diversity, error = real_diversity(reference)
+        yield f"{reference.distance.name} between two of the real images: {diversity:.4f} ± {error:.4f} on average."
         yield (
             f"{reference.distance.name} from {len(distances):,} {what} to the nearest of {len(reference.training):,} "
             f"training images: {distances.mean():.4f} on average, least {distances.min():.4f}."
@@ -52,5 +54,10 @@ def line(metric: dict[str, Any]) -> str:
     """One metric as people read it."""
     value = f"{metric['value']:.4g}"
     if "std" in metric:
-        value = f"{metric['value']:.3g} ± {metric['std']:.2g} ({metric['subsets']} subsets of {metric['subset_size']})"
+        subsets = f"{metric['subsets']} subsets of {metric['subset_size']}"
+        value = (
+            f"{metric['value']:.3g} ± {metric['std']:.2g} ({'; '.join(filter(None, [subsets, metric.get('note')]))})"
+        )
+    if "real" in metric:
+        value += f" (real images {metric['real']:.4g})"
     return f"{metric['name']}: {value}"

@@ -114,7 +114,7 @@ def test_without_a_held_out_split_copies_are_told_by_the_other_training_images(s
     assert nearest["suspicious"]
 
 
-def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeline, monkeypatch, capsys):
+def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeline, monkeypatch, caplog):
     def offline(*args):
         raise UserError("The network of FID cannot be fetched (no network); give a file.")
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeli
         {"metrics": "fid, kid, prc, mind", "reason": "The network of FID cannot be fetched (no network); give a file."}
     ]
     assert list(record["metrics"]) == ["lpips_diversity", "lpips_nearest"]
-    assert "Without fid, kid, prc, mind: The network of FID" in capsys.readouterr().out
+    assert "Without fid, kid, prc, mind: The network of FID" in caplog.text
     with pytest.raises(UserError, match="cannot be fetched"):
         judge(settings, model=str(tiny_pipeline), extractor="inception", metrics="kid")
 
@@ -137,6 +137,7 @@ MISTAKES = {
     "too few for LPIPS": ({"num_images": 19}, "too few for lpips, which needs 20"),
     "more real images than there are": ({"num_real_images": 41}, "--num_real_images is 41, but validation has 40"),
     "no such split": ({"split": "test"}, "--split test is not one of"),
+    "no such training split": ({"train_split": "trian"}, "--train_split trian is not one of train, validation"),
     "no such data set": ({"dataset": "no/where"}, "'no/where' cannot be loaded"),
     "no such metric": ({"metrics": "fid,isc"}, "not isc"),
     "no metric": ({"metrics": " "}, "--metrics is empty"),

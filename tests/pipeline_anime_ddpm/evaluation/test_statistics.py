@@ -81,7 +81,7 @@ def test_stats_computes_ahead_and_cache_ls_and_rm_know_of_it(settings, tmp_path,
     assert "from 40 validation images to the nearest of 60 training images" in told
     main(["cache", "ls", "--cache_dir", cache])
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 6  # decoded images of two splits, features of two, distances, the total
+    assert len(listed) == 7  # decoded images of two splits, features of two, distances of two kinds, the total
     assert any("features of the validation split" in line for line in listed)
     name = next(line.split()[0] for line in listed if "distances to training images" in line)
     main(["cache", "rm", name, "--cache_dir", cache])
