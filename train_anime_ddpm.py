@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing import prepare_hub, push_folder
+from pipeline_anime_ddpm.publishing import prepare_hub, push_run
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
@@ -40,13 +40,11 @@ from pipeline_anime_ddpm.training.checkpoints import (
 from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
 from pipeline_anime_ddpm.training.ema import (
-    WeightAverage,
+    build_averages,
     drop_snapshots_after,
-    power_decay,
     save_snapshot,
-    warmup_decay,
 )
-from pipeline_anime_ddpm.training.errors import HUB_ERRORS, UserError, first_line, needs_extra, one_sentence_errors
+from pipeline_anime_ddpm.training.errors import UserError, needs_extra, one_sentence_errors
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
@@ -167,7 +165,7 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
 
 def evaluate(run: Run, log: RunLog) -> None:
     """Measure the averaged weights' images, drawn on all ranks, and keep the pipeline if they are the best so far."""
-    with averaged_weights(run.state):
+    with run.state.averaged_weights():
         values = run.judge.measure(sampling_pipeline(run))
         if not run.accelerator.is_main_process:
             return
@@ -347,15 +345,6 @@ def warm_up(run: Run) -> None:
         run.accelerator.print(f"Compiled for {patch} x {patch} pixels in {time.perf_counter() - begin:.0f} s.")
 
 
-def build_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, WeightAverage]:
-    """The EMA that is drawn with and saved, and the power-function averages from which others can be made."""
-    device = "cpu" if config.offload_ema else None
-    decays = {f"power-{length:g}": power_decay(length) for length in config.ema_lengths}
-    if config.use_ema:
-        decays["ema"] = warmup_decay(config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
-    return {name: WeightAverage(unet.parameters(), decay, device) for name, decay in decays.items()}
-
-
 def choose_checkpoint(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> Path | None:
     """The newest checkpoint, or the one asked for, made sure that it is this model's; None for a new run."""
     if config.overwrite_output_dir:
@@ -396,20 +385,6 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
     return row
 
 
-@contextlib.contextmanager
-def averaged_weights(state: TrainingState) -> Iterator[None]:
-    """The EMA in place of the weights, for drawing and saving, which are not worth a compilation of their own."""
-    state.unet.eval()
-    try:
-        with (
-            torch.compiler.set_stance("force_eager"),
-            state.ema.swapped_in(state.unet.parameters()) if state.ema else contextlib.nullcontext(),
-        ):
-            yield
-    finally:
-        state.unet.train()
-
-
 def sampling_pipeline(run: Run) -> AnimeDDPMPipeline:
     """The network with the fast solver, to look at it while it learns."""
     pipeline = AnimeDDPMPipeline(run.unet, AnimeNoiseScheduler.from_config(run.scheduler.config, solver="dpmsolver++"))
@@ -422,7 +397,7 @@ def draw_samples(run: Run) -> list[Image.Image]:
     count = run.config.validation_images or run.config.eval_batch_size
     pipeline = sampling_pipeline(run)
     pictures = []
-    with averaged_weights(run.state):
+    with run.state.averaged_weights():
         for start in range(0, count, run.config.eval_batch_size):
             seeds = range(start, min(start + run.config.eval_batch_size, count))
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -433,10 +408,11 @@ def draw_samples(run: Run) -> list[Image.Image]:
 
 def save_model(run: Run) -> None:
     """Write the pipeline to the output folder and push it if asked to."""
-    with averaged_weights(run.state):
+    with run.state.averaged_weights():
         export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder)
     if run.hub_repo:
-        push(run)
+        images, last = run.schedule.images(run.state.step), run.state.step >= run.schedule.total_steps
+        push_run(run.folder, run.hub_repo, f"After {images:,} images", run.config.hub_token, last)
 
 
 def save_snapshots(run: Run) -> None:
@@ -445,20 +421,6 @@ def save_snapshots(run: Run) -> None:
     for length in run.config.ema_lengths:
         average = run.state.averages[f"power-{length:g}"]
         save_snapshot(run.folder, average, names, images=run.schedule.images(run.state.step), sigma_rel=length)
-
-
-def push(run: Run) -> None:
-    """Upload the output folder; a Hub that is away in the middle of a run does not end the run."""
-    images = run.schedule.images(run.state.step)
-    try:
-        push_folder(run.folder, run.hub_repo, message=f"After {images:,} images", token=run.config.hub_token)
-    except HUB_ERRORS as error:
-        reason = first_line(error)
-        if run.state.step >= run.schedule.total_steps:
-            raise UserError(
-                f"The finished pipeline could not be pushed ({reason}); run the same command again."
-            ) from error
-        logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)
 
 
 def stop_here(run: Run, feed: Feed) -> None:

@@ -162,8 +162,10 @@ def measure(settings: argparse.Namespace, folder: str) -> tuple[Reference, list[
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reference = open_reference(config, settings.resolution, device)
+    floor = {"kind": "floor", **measure_floor(reference, settings.floor_images)}
+    floor["of"]["source"] = Path(dataset).name  # not where it lies
     return reference, [
-        {"kind": "floor", **measure_floor(reference, settings.floor_images)},
+        floor,
         measure_halves(reference, config),
         *measure_damage(reference, settings.images),
         *measure_copies(reference, settings.copies),

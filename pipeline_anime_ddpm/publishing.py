@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -55,3 +56,20 @@ def prepare_hub(config: TrainingConfig) -> str | None:
         raise UserError(
             f"The repository {repo_id!r} cannot be used ({first_line(error)}); check --hub_model_id and the token."
         ) from error
+
+
+def push_run(folder: Path, repo_id: str, message: str, token: str | None, last: bool) -> None:
+    """Upload the output folder of a run; a Hub that is away in the middle of the run does not end the run.
+
+    Raises:
+        UserError: if the `last` push fails.
+    """
+    try:
+        push_folder(folder, repo_id, message=message, token=token)
+    except HUB_ERRORS as error:
+        reason = first_line(error)
+        if last:
+            raise UserError(
+                f"The finished pipeline could not be pushed ({reason}); run the same command again."
+            ) from error
+        logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)

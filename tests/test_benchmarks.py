@@ -61,6 +61,39 @@ def test_training_is_measured_from_end_to_end(tmp_path, render):
     assert "To reproduce: python benchmarks/training.py --images 48" in done.stdout
 
 
+def test_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
+    output = tmp_path / "result.json"
+    settings = (
+        "--drawn 80 --resolution 16 --images 30 --floor_images 30 --copies 10 --kid_subset_size 10 --lpips pixels"
+    )
+    command = [sys.executable, str(BENCHMARKS / "evaluation.py"), *settings.split(), "--extractor", str(tiny_vit)]
+    command += ["--label", "tiny", "--cache_dir", str(tmp_path / "cache"), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    kinds = [row["kind"] for row in result["rows"]]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"floor": 1, "halves": 1, "damage": 10, "copies": 7}
+    copies = {row["images"]: row for row in result["rows"] if row["kind"] == "copies"}
+    assert copies["mirrored"]["memorised_share"] == 1
+    assert not copies["validation images"]["suspicious"]
+    assert render.render_evaluation(result) in done.stdout
+    assert "To reproduce: python benchmarks/evaluation.py --drawn 80" in done.stdout
+    assert "cache_dir" not in result["command"]
+
+
+def test_the_speed_of_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
+    output = tmp_path / "result.json"
+    settings = "--resolution 32 --images 2 --search_images 8 --rounds 1 --batch 2 --lpips alex st-alex".split()
+    command = [sys.executable, str(BENCHMARKS / "evaluation_speed.py"), *settings, "--extractor", str(tiny_vit)]
+    done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    networks = [row["name"] for row in result["rows"] if row["kind"] == "network"]
+    assert networks == ["inception", "tiny-vit", "LPIPS (AlexNet)", "ST-LPIPS (AlexNet)"]
+    assert all(value > 0 for value in result["summary"].values())
+    assert render.render_evaluation_speed(result) in done.stdout
+
+
 def test_readme_shows_the_results_and_nothing_else(render, tmp_path):
     text = (ROOT / "README.md").read_text()
     assert render.rendered(text) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -53,6 +54,19 @@ class TrainingState:
     def ema(self) -> WeightAverage | None:
         """The average that is drawn with and saved, if there is one."""
         return self.averages.get("ema")
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The EMA in place of the weights, for drawing and saving, which are not worth a compilation of their own."""
+        self.unet.eval()
+        try:
+            with (
+                torch.compiler.set_stance("force_eager"),
+                self.ema.swapped_in(self.unet.parameters()) if self.ema else contextlib.nullcontext(),
+            ):
+                yield
+        finally:
+            self.unet.train()
 
     def feed_of(self, rank: int, world: int) -> dict[str, Any] | None:
         """Where the data of `rank` stand.

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
 from .atomic import publish_folder
+from .config import TrainingConfig
 from .errors import HUB_ERRORS, UserError, first_line
 
 SNAPSHOTS = "ema"  # their folder, inside a run's
@@ -158,6 +159,15 @@ class Snapshot:
     step: int
     images: int
     sigma_rel: float
+
+
+def build_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, WeightAverage]:
+    """The EMA that is drawn with and saved, and the power-function averages from which others can be made."""
+    device = "cpu" if config.offload_ema else None
+    decays = {f"power-{length:g}": power_decay(length) for length in config.ema_lengths}
+    if config.use_ema:
+        decays["ema"] = warmup_decay(config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
+    return {name: WeightAverage(unet.parameters(), decay, device) for name, decay in decays.items()}
 
 
 def save_snapshot(

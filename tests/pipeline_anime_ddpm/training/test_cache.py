@@ -125,7 +125,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(faces, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_build", full)
+    monkeypatch.setattr(cache, "_write", full)
     with pytest.raises(UserError, match="No space left on device"):
         open_data(config_for(faces), 8, False)
 
