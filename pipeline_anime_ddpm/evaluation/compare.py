@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def draw_comparison(records: Sequence[dict[str, Any]], names: Sequence[str], pat
 
     keys = [key for key in LOWER_IS_BETTER if any(key in record["metrics"] for record in records)]
     keys += [key for key in ("lpips_nearest", "lpips_diversity") if any(key in r["metrics"] for r in records)]
-    figure = Figure(figsize=(1.2 + 2.4 * len(keys), 1.6 + 0.35 * len(records)), layout="constrained")
+    figure = Figure(figsize=(1.2 + 2.4 * len(keys), 2 + 0.35 * len(records)), layout="constrained")
     for number, (key, axis) in enumerate(zip(keys, figure.subplots(1, len(keys), squeeze=False)[0], strict=True)):
         metrics = [record["metrics"].get(key) for record in records]
         values = [metric["value"] if metric else float("nan") for metric in metrics]
@@ -148,7 +149,7 @@ def draw_comparison(records: Sequence[dict[str, Any]], names: Sequence[str], pat
         axis.set_yticks(range(len(values)), names if number == 0 else [""] * len(values))
         axis.invert_yaxis()
         title = next(metric["name"] for metric in metrics if metric)
-        axis.set_title(title + ARROWS[LOWER_IS_BETTER.get(key)], fontsize="small")
+        axis.set_title(textwrap.fill(title + ARROWS[LOWER_IS_BETTER.get(key)], 26), fontsize="small")
         for floor in _floors(records):
             if key in floor:
                 axis.axvline(floor[key]["value"], color="C3", lw=1, ls="--")
