@@ -75,9 +75,9 @@ class Run:
     state: TrainingState
     schedule: RunSchedule
     data: CachedData | StreamedData
-    judge: TrainingJudge | None
     folder: Path
     hub_repo: str | None
+    judge: TrainingJudge | None
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     hub_repo = prepare_hub(config) if accelerator.is_main_process else None
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, judge, hub_repo)
+    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub_repo, judge)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -298,8 +298,8 @@ def build_run(
     patches: PatchTrainingAdapter | None,
     schedule: RunSchedule,
     data: CachedData | StreamedData,
-    judge: TrainingJudge | None,
     hub_repo: str | None,
+    judge: TrainingJudge | None = None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
@@ -328,7 +328,7 @@ def build_run(
         images_per_step=schedule.images_per_step,
     )
     folder = Path(config.output_dir)
-    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, judge, folder, hub_repo)
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub_repo, judge)
 
 
 def warm_up(run: Run) -> None:

@@ -229,7 +229,7 @@ def run_contenders(settings: argparse.Namespace) -> dict[str, dict]:
     context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
     for name in settings.contenders:
         pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(name, settings, theirs)))
+        processes.append(context.Process(target=serve, args=(name, settings, theirs), daemon=True))
         processes[-1].start()
         theirs.close()  # so that a contender that fails ends the benchmark
         pipes[name].recv()
