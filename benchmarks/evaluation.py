@@ -43,6 +43,8 @@ COPIES = {  # what a generator without any imagination might do
     "mirrored, noise of 8": lambda pixels: damaged(pixels, "noise", 8)[..., ::-1],
     "JPEG at quality 50": lambda pixels: damaged(pixels, "JPEG", 50),
     "one pixel to the right": lambda pixels: np.roll(pixels, 1, -1),
+    "blur of 0.5 pixels": lambda pixels: damaged(pixels, "blur", 0.5),
+    "blur of 1 pixel": lambda pixels: damaged(pixels, "blur", 1),
 }
 
 
@@ -98,17 +100,18 @@ def measure_halves(reference: Reference, config: ReferenceConfig) -> dict:
 
 def measure_copies(reference: Reference, count: int) -> list[dict]:
     """The share that is told for copies, of images that are copies, and of images that no model has seen."""
-    held_out, what = held_out_distances(reference)
+    distances, what = held_out_distances(reference)
+    held_out, judged = distances[::2], distances[1::2]  # no image is judged by a threshold that it has helped to set
     threshold = copy_threshold(held_out)
     training, distance = reference.training, reference.distance
     source = training.take(count).pixels
     images = np.concatenate([np.ascontiguousarray(change(source)) for change in COPIES.values()])
     nearest = find_nearest(images, training.pixels, distance, show_progress=reference.show_progress).distances[:, 0]
-    unseen = int((held_out < threshold).sum())
-    sets = {what: held_out} | dict(zip(COPIES, np.split(nearest, len(COPIES)), strict=True))
+    unseen = int((held_out <= threshold).sum())
+    sets = {what: judged} | dict(zip(COPIES, np.split(nearest, len(COPIES)), strict=True))
     rows = []
     for name, distances in sets.items():
-        copies = int((distances < threshold).sum())
+        copies = int((distances <= threshold).sum())
         rows.append({
             "kind": "copies",
             "images": name,

@@ -1,6 +1,7 @@
 """A run measures itself at intervals, keeps its best pipeline, and trains no different for it."""
 
 import csv
+import math
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from pipeline_anime_ddpm.evaluation import in_training
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.drawn_faces import draw_faces
+from pipeline_anime_ddpm.training.tracking import CsvTable
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,21 @@ def test_the_rows_are_at_the_intervals_and_hold_what_was_asked_for(whole):
     )
 
 
+def test_rows_with_other_columns_stay_under_their_names(tmp_path):
+    """A resumed run may measure more or less than before."""
+    path = tmp_path / "evaluation.csv"
+    CsvTable(path, 0, True).add({"images": 1, "step": 1, "kid": 0.5, "conditions": "ca"})
+    CsvTable(path, 1, True).add({"images": 2, "step": 2, "fid": 9.0, "kid": 0.25, "conditions": "cb"})
+    table = CsvTable(path, 2, True)
+    table.add({"images": 3, "step": 3, "fid": 8.0, "conditions": "cb"})
+    table.add({"images": 4, "step": 4, "kid": 0.125, "fid": 7.0, "conditions": "ca"})
+    read = CsvTable(path, 4, True).rows
+    assert [row["kid"] for row in read if row["images"] != 3] == [0.5, 0.25, 0.125]
+    assert [row["fid"] for row in read[1:]] == [9, 8, 7]
+    assert math.isnan(read[0]["fid"]) and math.isnan(read[2]["kid"])
+    assert [row["conditions"] for row in read] == ["ca", "cb", "cb", "ca"]
+
+
 def test_the_best_pipeline_is_kept(whole):
     output, _ = whole
     kids = [float(row["kid"]) for row in rows(output)]
@@ -80,6 +97,7 @@ def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, 
         ({"save_best": True}, "--save_best keeps the pipeline with the least KID; give --eval_steps"),
         ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid to measure"),
         ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, prc, mind, not isc"),
+        ({"eval_images": 64}, "--eval_images is for measuring while training; give --eval_steps"),
         ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7, too few"),
         ({"eval_steps": 0}, "--eval_steps is 0; give 1 or more"),
         ({"eval_steps": 5, "eval_extractor": "no/net"}, "no/net cannot be loaded"),

@@ -23,9 +23,8 @@ def load_record(path: Path) -> dict[str, Any]:
     path = path / "metrics.json" if path.is_dir() else path
     try:
         record = json.loads(path.read_text())
-        if not all(isinstance(record[key], dict) for key in ("judged", "real", "metrics")):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        comparison_table([record], [""])  # reads all that a comparison needs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not the metrics.json of an evaluation; give one, or the folder it is in."
         ) from error
@@ -41,7 +40,10 @@ def conditions(record: dict[str, Any]) -> dict[str, Any]:
         "number of real images": record["real"]["n"],
     }
     if extractor := record.get("extractor"):
-        facts |= {"extractor": f"{extractor['name']} {extractor['weights']}", "resize": extractor["resize"]}
+        facts |= {
+            "extractor": " ".join(extractor[key] for key in ("name", "weights", "settings")),
+            "resize": extractor["resize"],
+        }
     if kid := record["metrics"].get("kid"):
         facts["KID subsets"] = f"{kid['subsets']} of {kid['subset_size']}"
     if distance := record.get("distance"):
@@ -76,6 +78,7 @@ def comparison_table(records: Sequence[dict[str, Any]], names: Sequence[str], al
             "measure them alike, or give --allow_unlike to see them side by side all the same."
         )
     columns = _columns(records)
+    names = [name.replace("|", r"\|") for name in names]
     rows = [
         [name, *(_cell(record["metrics"], key) for key in columns)] for name, record in zip(names, records, strict=True)
     ]
@@ -146,7 +149,7 @@ def draw_comparison(records: Sequence[dict[str, Any]], names: Sequence[str], pat
         values = [metric["value"] if metric else float("nan") for metric in metrics]
         errors = [metric.get("std", 0) if metric else 0 for metric in metrics]
         axis.barh(range(len(values)), values, xerr=errors if any(errors) else None, color="C0", height=0.6)
-        axis.set_yticks(range(len(values)), names if number == 0 else [""] * len(values))
+        axis.set_yticks(range(len(values)), names if number == 0 else [""] * len(values), parse_math=False)
         axis.invert_yaxis()
         title = next(metric["name"] for metric in metrics if metric)
         axis.set_title(textwrap.fill(title + ARROWS[LOWER_IS_BETTER.get(key)], 26), fontsize="small")
@@ -175,8 +178,8 @@ def write_comparison(
     if output is not None:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.with_suffix(".md").write_text(table + "\n")
-            draw_comparison(records, names, output.with_suffix(".png"))
+            output.with_name(f"{output.name}.md").write_text(table + "\n")
+            draw_comparison(records, names, output.with_name(f"{output.name}.png"))
         except OSError as error:
             raise UserError(f"--output {output} cannot be written ({error.strerror}); choose another.") from error
     return table

@@ -33,6 +33,11 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """CUDA's convolutions in float32 instead of TF32, which would change the third digit of a feature."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+    """CUDA's convolutions and matrix products in float32, not TF32, which would change the third digit of a feature."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import SchedulerMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -24,6 +26,9 @@ from .digests import state_digest
 
 SEEDS_APART = 1_000_000  # so that no image of one base seed is an image of another
 FACTS = "drawing.json"
+# For models that predict noise, image or velocity at discrete times; EDM's own one is for another parametrisation
+SAMPLERS = {scheduler.name for scheduler in KarrasDiffusionSchedulers} - {"EDMEulerScheduler"}
+OF_TRAINING = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"}
 
 
 def image_seed(seed: int, number: int) -> int:
@@ -55,6 +60,8 @@ def check_pipeline(pipeline: AnimeDDPMPipeline) -> None:
         raise UserError(str(error)) from error
     if channels != 3 or height != width:
         raise UserError(f"The model draws {channels} x {height} x {width} values; only RGB squares can be evaluated.")
+    if pipeline.unet.config.get("num_class_embeds") or pipeline.unet.config.get("class_embed_type"):
+        raise UserError("The model draws images of a given class; only unconditional models can be evaluated.")
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
         raise UserError(
             "Some weights of the model are not finite, so all of its images would be broken; choose another."
@@ -72,24 +79,56 @@ def choose_sampler(pipeline: AnimeDDPMPipeline, name: str | None, options: dict[
     Raises:
         UserError: if there is no such sampler or option.
     """
-    options = dict(options or {})
+    given = dict(options or {})
+    options = dict(given)
     kind: type[SchedulerMixin] = type(pipeline.scheduler)
     if name in SOLVERS:
         kind, options["solver"] = AnimeNoiseScheduler, name
     elif name is not None:
-        kind = getattr(diffusers, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        kind = getattr(diffusers, name, None) if name in SAMPLERS else None
+        if kind is None:
             solvers = ", ".join(SOLVERS)
             raise UserError(
                 f"--sampler {name} is not known; give {solvers}, or a class such as UniPCMultistepScheduler."
             )
-    if unknown := set(options) - set(kind._get_init_keys(kind)):
-        raise UserError(f"--sampler_options: {kind.__name__} has no option {sorted(unknown)[0]}.")
+    _check_options(kind, options, given)
     if name is not None or options:
         try:
             pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
         except (ValueError, NotImplementedError, TypeError) as error:
             raise UserError(f"--sampler {kind.__name__} cannot be used so ({first_line(error)}).") from error
+
+
+def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise a UserError for options that the scheduler lacks, of another type, or that the training has decided."""
+    parameters = inspect.signature(kind.__init__).parameters
+    if unknown := set(options) - set(parameters):
+        raise UserError(f"--sampler_options: {kind.__name__} has no option {sorted(unknown)[0]}.")
+    for name, value in given.items():
+        if name in OF_TRAINING:
+            raise UserError(f"--sampler_options: {name} was decided in training; leave it away.")
+        default = parameters[name].default
+        numbers = isinstance(default, (int, float)) and not isinstance(default, bool)
+        kinds = (int, float) if numbers else type(default)
+        if default is not None and (not isinstance(value, kinds) or (numbers and isinstance(value, bool))):
+            raise UserError(f"--sampler_options: {name} is {value!r}; give something like {default!r}.")
+
+
+def try_drawing(pipeline: AnimeDDPMPipeline, steps: int) -> None:
+    """Draw one image in a step or two, to see that model and sampler fit, before all are drawn.
+
+    Raises:
+        UserError: if they do not.
+    """
+    try:
+        draw_batch(pipeline, range(1), min(steps, 2), seed=0)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a sampler raises that was made for other models
+        sampler = type(pipeline.scheduler).__name__
+        raise UserError(
+            f"{sampler} cannot draw with this model ({first_line(error)}); choose another --sampler."
+        ) from error
 
 
 def check_steps(pipeline: AnimeDDPMPipeline, steps: int | None) -> int:
@@ -156,27 +195,46 @@ class Drawing:
     def path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.png"
 
-    def claim(self) -> None:
+    def claim(self, keep: bool = False) -> None:
         """Make the folder this drawing's.
 
+        Args:
+            keep: whether the images are to stay when all is measured; once said, it holds for later goes as well.
+
         Raises:
-            UserError: if it holds images of another one.
+            UserError: if it holds anything that is not of this drawing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.partial"):
-            leftover.unlink()
         facts, record = json.loads(json.dumps(self.facts)), self.folder / FACTS
         if not record.exists():
-            if any(self.folder.glob("*.png")):
-                raise UserError(f"{self.folder} holds images of something else; choose another --output_dir.")
-            write_whole(record, lambda path: path.write_text(json.dumps(facts, indent=1)))
+            if any(self.folder.iterdir()):
+                raise UserError(f"{self.folder} holds files of something else; choose another --output_dir.")
+            write_whole(record, lambda path: path.write_text(json.dumps(facts | {"keep": keep}, indent=1)))
             return
-        before = json.loads(record.read_text())
+        try:
+            before = dict(json.loads(record.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{record} is damaged; choose another --output_dir, or delete that folder.") from error
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink()
         if different := [name for name in facts if before.get(name) != facts[name]]:
             raise UserError(
                 f"{self.folder} holds images that were drawn with other {' and '.join(different)}; choose another "
                 "--output_dir, or delete that folder."
             )
+        if keep and not before.get("keep"):
+            write_whole(record, lambda path: path.write_text(json.dumps(facts | {"keep": True}, indent=1)))
+
+    def finish(self) -> None:
+        """Delete the images and nothing else, unless they are to be kept."""
+        record = self.folder / FACTS
+        if json.loads(record.read_text())["keep"]:
+            return
+        for number in range(self.count):
+            self.path(number).unlink()
+        record.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def draw(self, rank: int = 0, world: int = 1, show_progress: bool = False) -> None:
         """Draw this process's share of the images that are missing.
@@ -185,7 +243,7 @@ class Drawing:
             UserError: if the network gives values that are not finite.
         """
         starts = list(range(0, self.count, self.batch_size))[rank::world]
-        missing = [start for start in starts if not all(self.path(n).exists() for n in self._batch(start))]
+        missing = [start for start in starts if not all(map(self._is_drawn, self._batch(start)))]
         bar = tqdm(desc="Drawing", total=sum(len(self._batch(s)) for s in missing), unit="image",
                    disable=not show_progress, leave=False)  # fmt: skip
         for start in missing:
@@ -195,6 +253,11 @@ class Drawing:
                 write_whole(self.path(number), lambda path, image=image: image.save(path, "PNG"))
             bar.update(len(numbers))
         bar.close()
+
+    def _is_drawn(self, number: int) -> bool:
+        """An empty file is what a power cut may leave."""
+        path = self.path(number)
+        return path.exists() and path.stat().st_size > 0
 
     def _batch(self, start: int) -> range:
         return range(start, min(start + self.batch_size, self.count))

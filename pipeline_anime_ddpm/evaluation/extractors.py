@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,12 +14,13 @@ import torch
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ..training.errors import HUB_ERRORS, UserError, first_line
-from .digests import full_precision, state_digest
+from ..training.errors import UserError, first_line
+from .digests import LENGTH, full_precision, state_digest
 from .perceptual import read_state
 
 INCEPTION = "inception"
 INCEPTION_SIDE = 299
+NOT_DECIDING = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures"}
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, in which processors are configured
 
 
@@ -27,12 +30,14 @@ class FeatureExtractor(ABC):
     Attributes:
         label: what distances between its features are called after; None for the one that FID is defined by.
         digest: of the weights.
+        settings: digest of all else that decides the features: the network's configuration and the normalisation.
         size: (height, width) that images are resized to.
         resize: how, in words.
     """
 
     label: str | None
     digest: str
+    settings: str = "none"
     size: tuple[int, int]
     resize: str
     device: torch.device
@@ -54,7 +59,8 @@ class FeatureExtractor(ABC):
     @property
     def facts(self) -> dict[str, Any]:
         """What a number must be reported with."""
-        return {"name": self.label or INCEPTION, "weights": self.digest, "resize": self.resize}
+        names = {"name": self.label or INCEPTION, "weights": self.digest}
+        return names | {"settings": self.settings, "resize": self.resize}
 
     @full_precision()
     @torch.no_grad()
@@ -135,16 +141,22 @@ class TransformersExtractor(FeatureExtractor):
         UserError: if the model cannot be fetched, lacks weights, or has no image processor.
     """
 
-    def __init__(self, name: str, label: str | None = None, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        name: str,
+        label: str | None = None,
+        device: torch.device | str = "cpu",
+        cache_dir: str | None = None,
+    ):
         import transformers
 
         self.device = torch.device(device)
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(name)
+            processor = transformers.AutoImageProcessor.from_pretrained(name, cache_dir=cache_dir)
             model, loading = transformers.AutoModel.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, cache_dir=cache_dir
             )
-        except HUB_ERRORS as error:
+        except Exception as error:  # what a library raises for a foreign folder can be anything
             raise UserError(
                 f"--extractor {name} cannot be loaded ({first_line(error)}); give `inception`, or the Hub id or folder "
                 "of a vision model with its preprocessor_config.json."
@@ -162,6 +174,9 @@ class TransformersExtractor(FeatureExtractor):
         normalises = getattr(processor, "do_normalize", True)
         self._mean = self._channels(getattr(processor, "image_mean", None) if normalises else zeros, zeros)
         self._std = self._channels(getattr(processor, "image_std", None) if normalises else ones, ones)
+        facts = [model.config.to_diff_dict(), self._scale, self._mean.tolist(), self._std.tolist()]
+        facts[0] = {key: value for key, value in facts[0].items() if key not in NOT_DECIDING}
+        self.settings = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:LENGTH]
 
     def _channels(self, values: list[float] | None, default: list[float]) -> torch.Tensor:
         return torch.tensor(values or default, device=self.device).view(1, 3, 1, 1)
@@ -182,7 +197,8 @@ class TransformersExtractor(FeatureExtractor):
             return output.last_hidden_state[:, 0]
         if getattr(output, "pooler_output", None) is not None:
             return output.pooler_output
-        return output.last_hidden_state.mean(dim=1)
+        state = output.last_hidden_state
+        return state.mean(dim=1) if state.ndim == 3 else state.flatten(2).mean(dim=2)
 
 
 def load_extractor(
@@ -190,20 +206,36 @@ def load_extractor(
     weights: str | None = None,
     label: str | None = None,
     device: torch.device | str = "cpu",
+    cache_dir: str | None = None,
 ) -> FeatureExtractor:
     """The extractor called `name`: `inception`, or the Hub id or folder of a vision model.
 
     Args:
         weights: a file instead of a download, for `inception`.
         label: what to call any other model in results; by default the last part of its name.
+        cache_dir: where downloads go; by default where Hugging Face's libraries keep theirs.
 
     Raises:
         UserError: if it cannot be loaded.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if name == INCEPTION:
-        return InceptionExtractor(weights, device)
-    return TransformersExtractor(name, label, device)
+        return _tried(InceptionExtractor(weights, device), name)
+    return _tried(TransformersExtractor(name, label, device, cache_dir), name)
+
+
+def _tried(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
+    """The extractor, made sure that it gives finite vectors, the same every time."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    try:
+        first, second = (extractor.extract(images, batch_size=2) for _ in range(2))
+    except Exception as error:  # whatever a model raises that is not made for images
+        raise UserError(f"--extractor {name} takes no images ({first_line(error)}); give a vision model.") from error
+    if first.ndim != 2 or not np.isfinite(first).all():
+        raise UserError(f"--extractor {name} gives no finite vector of features; give another vision model.")
+    if not np.array_equal(first, second):
+        raise UserError(f"--extractor {name} gives other features each time; give one that draws nothing at random.")
+    return extractor
 
 
 def _resized(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.config import NUM_DRAWN_FACES, TrainingConfig
 from ..training.drawn_faces import draw_faces
+from ..training.errors import UserError
 from .drawing import draw_batch
 from .extractors import load_extractor
 from .image_sets import DataSet, ImageSet
@@ -42,8 +43,12 @@ class TrainingJudge:
         accelerator.wait_for_everyone()
 
     def _prepare(self, config: TrainingConfig, resolution: int) -> None:
-        extractor = load_extractor(config.eval_extractor, config.eval_extractor_weights, None, self.accelerator.device)
+        extractor = load_extractor(
+            config.eval_extractor, config.eval_extractor_weights, None, self.accelerator.device, config.cache_dir
+        )
         real = real_images(config, resolution, show_progress=True).take(MOST_REAL)
+        if len(real) < 4:
+            raise UserError(f"There are {len(real)} real images to compare with; give an --eval_dataset of 4 or more.")
         subset = min(KID_SUBSET, self.count // 2, len(real) // 2)
         settings = ReferenceConfig(
             dataset=real.source,

@@ -9,6 +9,7 @@ import psutil
 import torch
 from tqdm.auto import tqdm
 
+from .digests import full_precision
 from .perceptual import PerceptualDistance
 
 REFERENCES_AT_ONCE = 64
@@ -30,6 +31,7 @@ class Nearest:
     mirrored: np.ndarray
 
 
+@full_precision()
 def find_nearest(
     images: np.ndarray,
     others: np.ndarray,
@@ -114,6 +116,7 @@ def _exactly(
     return distances.numpy(), *(tensor.numpy() for tensor in found)
 
 
+@full_precision()
 def mean_pairwise(images: np.ndarray, distance: PerceptualDistance, groups: int = 10) -> tuple[float, float]:
     """Mean distance over all pairs of different images, and its standard error.
 

@@ -55,7 +55,7 @@ class PerceptualDistance:
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> torch.Tensor:
         """`(B, D)` float32 of uint8 `images` `(B, 3, H, W)`: `|embed(x) - embed(y)|^2` is the distance of x and y."""
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float().div_(127.5).sub_(1)
+        pixels = torch.from_numpy(images.copy()).to(self.device).float().div_(127.5).sub_(1)
         maps = self._features(pixels)
         if self._roots is not None:
             maps = [lpips.normalize_tensor(m) * root for m, root in zip(maps, self._roots, strict=True)]
@@ -99,7 +99,14 @@ def load_distance(key: str, weights: str | None = None, device: torch.device | s
     digest = state_digest(network.state_dict() | {f"lin{i}": lin for i, lin in enumerate(lins)})
     network = network.to(device).eval()
     shift, scale = network.shift, network.scale
-    return PerceptualDistance(key, digest, lambda pixels: network((pixels - shift) / scale), lins, device)
+    distance = PerceptualDistance(key, digest, lambda pixels: network((pixels - shift) / scale), lins, device)
+    try:
+        works = bool(distance.embed(np.zeros((1, 3, 64, 64), np.uint8)).isfinite().all())
+    except (KeyError, AttributeError, RuntimeError):  # layers that are missing, or of another size
+        works = False
+    if not works:
+        raise UserError(f"--lpips_weights {weights} does not hold the network of {DISTANCES[key]}.")
+    return distance
 
 
 class _PublishedFeatures(nn.Module):
@@ -157,7 +164,9 @@ def read_state(path: str | Path, flag: str) -> dict[str, torch.Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{flag} {path} cannot be read: it holds more than tensors, or is damaged.") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"{flag} {path} cannot be read as a file of weights ({first_line(error)}).") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{flag} {path} holds more than tensors; give a plain state dict.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import json
 import time
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
-from ..training.errors import UserError
-from .drawing import Drawing, check_pipeline, check_steps, choose_sampler, load_pipeline
+from ..training.errors import UserError, first_line
+from .drawing import Drawing, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
 from .image_sets import ImageSet, read_folder, read_images
 from .memorisation import find_nearest, mean_pairwise
 from .reference import (
@@ -25,8 +28,10 @@ from .reference import (
     open_reference,
     real_diversity,
 )
-from .report import environment, write_grid, write_metrics, write_sheet
+from .report import METRICS_NAME, SHEET_NAME, environment, write_grid, write_metrics, write_sheet
 from .settings import EvaluationConfig
+
+LOCK = ".evaluation.lock"
 
 
 def evaluate(
@@ -39,7 +44,8 @@ def evaluate(
 
     Args:
         config: what to judge, and by what.
-        pipeline: a loaded pipeline, which is drawn from; `config.model` is then only its name in the record.
+        pipeline: a loaded pipeline, which is drawn from, and moved to the device for that; `config.model` is then only
+            its name in the record.
 
     Returns:
         The content of `metrics.json` on the first process, None on the others. README's section on evaluation says what
@@ -48,29 +54,53 @@ def evaluate(
     Raises:
         UserError: a sentence on what to do, for anything that the caller can put right.
     """
-    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=1))
-    device = torch.device(config.device or state.device)
+    state, device = choose_device(config.device)
+    if pipeline is not None and config.images is not None:
+        raise UserError("Finished --images are judged, or a pipeline is drawn from; give one of the two.")
     drawing = prepare_drawing(config, pipeline, device) if config.images is None else None
     images = prepare_images(config) if config.images is not None else None
-    reference, seconds = None, {}
-    if state.is_main_process:
-        side = images.resolution if images else drawing.side
-        reference = open_reference(config, side, device, show_progress)
-        prepare_folder(config, drawing)
-    state.wait_for_everyone()
-    if drawing is not None:
-        begin = time.perf_counter()
-        drawing.draw(state.process_index, state.num_processes, show_progress and state.is_main_process)
+    with contextlib.ExitStack() as stack:
+        reference, seconds = None, {}
+        if state.is_main_process:
+            side = images.resolution if images else drawing.side
+            reference = open_reference(config, side, device, show_progress)
+            stack.enter_context(locked_folder(config.folder))
+            prepare_folder(config, drawing)
         state.wait_for_everyone()
-        seconds["drawing"] = time.perf_counter() - begin
-    if reference is None:
-        return None
-    if drawing is not None:
-        images = ImageSet(read_images(drawing.paths), config.model)
-    record = measure(reference, images, drawing, config.folder, seconds)
-    if drawing is not None and not config.keep_images:
-        shutil.rmtree(drawing.folder)
+        if drawing is not None:
+            begin = time.perf_counter()
+            drawing.draw(state.process_index, state.num_processes, show_progress and state.is_main_process)
+            state.wait_for_everyone()
+            seconds["drawing"] = time.perf_counter() - begin
+        if reference is None:
+            return None
+        if drawing is not None:
+            images = ImageSet(read_images(drawing.paths), config.model)
+            if pipeline is None and device.type == "cuda":
+                drawing.pipeline.to("cpu")  # to make room for the search
+                torch.cuda.empty_cache()
+        record = measure(reference, images, drawing, config.folder, seconds)
+        if drawing is not None:
+            drawing.finish()
     return record
+
+
+def choose_device(asked: str | None) -> tuple[PartialState, torch.device]:
+    """The processes that share the work, and this one's device.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    cpu = asked == "cpu" or (asked is None and not torch.accelerator.is_available())
+    state = PartialState(cpu=cpu, timeout=timedelta(days=1))
+    try:
+        device = torch.device(asked or state.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {asked} cannot be used ({first_line(error)}); give cpu, or leave it away."
+        ) from error
+    return state, device
 
 
 def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None, device: torch.device) -> Drawing:
@@ -82,6 +112,8 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
         check_pipeline(pipeline)
     choose_sampler(pipeline, config.sampler, config.parsed_sampler_options)
     steps = check_steps(pipeline, config.num_inference_steps)
+    pipeline.set_progress_bar_config(disable=True)
+    try_drawing(pipeline, steps)
     return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, config.folder / "images")
 
 
@@ -96,13 +128,40 @@ def prepare_images(config: EvaluationConfig) -> ImageSet:
     return images
 
 
-def prepare_folder(config: EvaluationConfig, drawing: Drawing | None) -> None:
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the output folder, for this evaluation alone.
+
+    Raises:
+        UserError: if it cannot be written to, or another process is at work in it.
+    """
+    lock = FileLock(folder / LOCK)
     try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        if drawing is not None:
-            drawing.claim()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"Another evaluation is at work in {folder}; choose another --output_dir.") from None
     except OSError as error:
-        raise UserError(f"--output_dir {config.folder} cannot be made ({error.strerror}); choose another.") from error
+        raise UserError(f"--output_dir {folder} cannot be written to ({error.strerror}); choose another.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def prepare_folder(config: EvaluationConfig, drawing: Drawing | None) -> None:
+    """Refuse a folder with the results of something else, and claim its images."""
+    path = config.folder / METRICS_NAME
+    if path.exists():
+        try:
+            judged = json.loads(path.read_text())["judged"]["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            judged = "something else"
+        if judged != (config.images or config.model):
+            raise UserError(f"--output_dir {config.folder} holds the evaluation of {judged}; choose another folder.")
+    if drawing is not None:
+        drawing.claim(config.keep_images)
 
 
 def measure(
@@ -117,6 +176,7 @@ def measure(
         "metrics": {},
         "skipped": reference.skipped,
     }
+    (folder / SHEET_NAME).unlink(missing_ok=True)  # of an earlier evaluation, whose numbers go as well
     write_grid(folder, images.pixels)
     if reference.extractor is not None:
         begin = time.perf_counter()

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_NEAREST = 3  # training images beside each generated one in the sheet
 DEVIATIONS = 3  # below the middle of unseen images' distances: unrelated images come so near once in 740 times
-TENTH = 1.2816  # where the lowest tenth of a normal distribution ends, in standard deviations below its middle
+TENTH = 1.2816  # where the highest tenth of a normal distribution begins, in standard deviations above its middle
 MOST_HELD_OUT = 2000  # images that the threshold is calibrated on
 
 
@@ -85,7 +85,7 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
         training = data.open(config.train_split, side, show_progress)
         if len(training) <= SHOWN_NEAREST:
             raise UserError(
-                f"There are {len(training)} images in the {training.split} split, too few to search for copies; give "
+                f"There are {len(training)} images in the {training.split} split, too few to compare with; give "
                 "another --train_split, or --no-floor and no lpips in --metrics."
             )
     reference = Reference(config, real, training, show_progress=show_progress)
@@ -110,7 +110,7 @@ def load_networks(reference: Reference, side: int, device: torch.device) -> None
     if config.wanted_features:
         try:
             reference.extractor = load_extractor(
-                config.extractor, config.extractor_weights, config.extractor_label, device
+                config.extractor, config.extractor_weights, config.extractor_label, device, config.cache_dir
             )
         except UserError as error:
             reference.skipped.append({"metrics": ", ".join(config.wanted_features), "reason": str(error)})
@@ -170,7 +170,7 @@ def memorisation(reference: Reference, distances: np.ndarray) -> dict[str, Any]:
     """
     held_out, what = held_out_distances(reference)
     threshold = copy_threshold(held_out)
-    copies, unseen = int((distances < threshold).sum()), int((held_out < threshold).sum())
+    copies, unseen = int((distances <= threshold).sum()), int((held_out <= threshold).sum())
     return {
         "name": f"{reference.distance.name} to the nearest training image",
         "value": float(distances.mean()),
@@ -196,14 +196,14 @@ def copy_threshold(held_out: np.ndarray) -> float:
     """The distance below which an image counts as a copy of its nearest training image.
 
     The logarithms of the distances of unseen images are about normal, but for a lower tail of images that the data set
-    holds twice. The threshold is `DEVIATIONS` standard deviations below their median, the deviation taken from where
-    the lowest tenth ends, which that tail hardly moves.
+    holds twice. The threshold is `DEVIATIONS` standard deviations below their median. The deviation is taken from the
+    upper half alone, where the highest tenth begins, since no duplicate is there.
 
     Args:
         held_out: `(n,)` distances of unseen images to their nearest training image.
     """
-    middle, tenth = np.quantile(np.log(np.maximum(held_out, np.finfo(np.float32).tiny)), [0.5, 0.1])
-    return float(np.exp(middle - DEVIATIONS * (middle - tenth) / TENTH))
+    middle, tenth = np.quantile(np.log(np.maximum(held_out, np.finfo(np.float32).tiny)), [0.5, 0.9])
+    return float(np.exp(middle - DEVIATIONS * (tenth - middle) / TENTH))
 
 
 def chance_limit(count: int, unseen: int, held_out: int) -> float:

@@ -16,6 +16,7 @@ from ..training.errors import UserError
 from .image_sets import DataSet
 
 METRICS = (*FEATURE_METRICS, "lpips")
+MOST_SEEDS = 2**63 // 1_000_000  # a seed of each image must fit in 64 bits
 NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 DISTANCES = {  # by what --lpips may say
     "alex": "LPIPS (AlexNet)",
@@ -70,10 +71,12 @@ class ReferenceConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.dataset is None:
+        if not self.dataset:
             raise UserError("Give --dataset, the real images to compare with: a local folder or a Hub id.")
-        for name in ("num_images", "extractor_batch_size", "kid_subsets"):
+        for name in ("num_images", "extractor_batch_size"):
             self._check_positive(name)
+        if self.kid_subsets < 2:
+            raise UserError(f"--kid_subsets is {self.kid_subsets}; give 2 or more, for a standard deviation.")
         if self.num_real_images is not None:
             self._check_positive("num_real_images")
         if self.kid_subset_size < 2:
@@ -104,8 +107,8 @@ class ReferenceConfig:
             raise UserError("--extractor_weights is for inception; give the folder of another model as --extractor.")
         if self.extractor_label is not None and self.extractor == "inception":
             raise UserError("--extractor_label is for extractors other than inception, whose distance is called FID.")
-        if self.lpips_weights is not None and self.lpips == "pixels":
-            raise UserError("--lpips_weights is for a network, and --lpips pixels has none; leave one of them away.")
+        if self.lpips_weights is not None and (self.lpips == "pixels" or "lpips" not in self.wanted):
+            raise UserError("--lpips_weights is for a network of LPIPS, and none is wanted; leave it away.")
 
     @property
     def wanted(self) -> list[str]:
@@ -154,12 +157,13 @@ class EvaluationConfig(ReferenceConfig):
             raise UserError("Give --model, to draw from, or --images, a folder of finished images; not both.")
         super().__post_init__()
         self._check_positive("batch_size")
-        if self.seed < 0:
-            raise UserError(f"--seed is {self.seed}; give 0 or more.")
+        if not 0 <= self.seed < MOST_SEEDS:
+            raise UserError(f"--seed is {self.seed}; give 0 or more, and less than {MOST_SEEDS:,}.")
         if self.num_inference_steps is not None:
             self._check_positive("num_inference_steps")
-        drawing = ("num_inference_steps", "sampler", "sampler_options")
-        if self.images is not None and (given := [name for name in drawing if getattr(self, name) is not None]):
+        drawing = ("num_inference_steps", "sampler", "sampler_options", "seed", "batch_size", "keep_images")
+        given = [name for name in drawing if getattr(self, name) != getattr(type(self), name)]
+        if self.images is not None and given:
             raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
         self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
 
@@ -172,7 +176,10 @@ class EvaluationConfig(ReferenceConfig):
             if part.strip() and not (equals and name.strip()):
                 raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
             if part.strip():
-                options[name.strip()] = yaml.safe_load(value)
+                try:
+                    options[name.strip()] = yaml.safe_load(value)
+                except yaml.YAMLError as error:
+                    raise UserError(f"--sampler_options: {value!r} cannot be read as a value of {name}.") from error
         return options
 
     @property

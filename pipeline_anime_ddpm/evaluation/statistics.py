@@ -40,6 +40,8 @@ class StatisticsEntry:
 
     @property
     def description(self) -> str:
+        if not self.facts:
+            return f"{self.folder.name}  {self.num_bytes / 1e6:,.1f} MB  damaged"
         made = datetime.fromtimestamp(self.facts["created"]).strftime("%Y-%m-%d %H:%M")
         what = {
             "features": "features",
@@ -57,7 +59,15 @@ def statistics_root(cache_dir: str | None) -> Path:
 def list_statistics(root: Path) -> list[StatisticsEntry]:
     """What is kept in `root`, by name."""
     folders = sorted(path.parent for path in root.glob(f"*/{ARRAYS}") if not path.parent.name.startswith("."))
-    return [StatisticsEntry(folder, json.loads((folder / FACTS).read_text())) for folder in folders]
+    return [StatisticsEntry(folder, _facts(folder)) for folder in folders]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What decides an entry; nothing if it is damaged, so that it can still be listed and deleted."""
+    try:
+        return dict(json.loads((folder / FACTS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def kept(
@@ -104,8 +114,7 @@ def real_features(
         "fingerprint": images.fingerprint,
         "split": images.split,
         "n": len(images),
-        "weights": extractor.digest,
-        "resize": extractor.resize,
+        **{name: value for name, value in extractor.facts.items() if name != "name"},
     }
 
     def compute() -> dict[str, np.ndarray]:

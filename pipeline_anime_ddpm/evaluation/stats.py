@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
+from .recipe import choose_device
 from .reference import held_out_distances, measure_floor, open_reference, real_diversity
 from .settings import ReferenceConfig
 
@@ -24,7 +22,7 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
     Raises:
         UserError: as for `evaluate`.
     """
-    device = torch.device(config.device or PartialState(cpu=config.device == "cpu").device)
+    _, device = choose_device(config.device)
     reference = open_reference(config, resolution, device, show_progress)
     real = reference.real
     yield (

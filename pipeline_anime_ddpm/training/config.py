@@ -389,9 +389,21 @@ class TrainingConfig:
                 "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
                 "--torch_compile whole or --gradient_checkpointing blocks."
             )
-        if self.save_best and (not self.eval_steps or "kid" not in self.eval_metrics.split(",")):
+        measured = [name.strip() for name in self.eval_metrics.split(",")]
+        names = (
+            "eval_images",
+            "eval_metrics",
+            "eval_extractor",
+            "eval_extractor_weights",
+            "eval_dataset",
+            "eval_split",
+        )
+        given = [name for name in names if getattr(self, name) != getattr(type(self), name)]
+        if given and not self.eval_steps:
+            raise UserError(f"--{given[0]} is for measuring while training; give --eval_steps as well.")
+        if self.save_best and (not self.eval_steps or "kid" not in measured):
             raise UserError("--save_best keeps the pipeline with the least KID; give --eval_steps, and kid to measure.")
-        unknown = set(self.eval_metrics.split(",")) - set(FEATURE_METRICS)
+        unknown = set(measured) - set(FEATURE_METRICS)
         if unknown:
             raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")
         if self.eval_steps and self.eval_images < 8:

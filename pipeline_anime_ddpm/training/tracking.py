@@ -77,6 +77,7 @@ class CsvTable:
         self.path, self.writes = path, writes
         self.rows = self._read(first_images) if writes else []
         self.rows_before = len(self.rows)
+        self.fields: list[str] = []
         if writes:
             self._write_all()
 
@@ -95,9 +96,10 @@ class CsvTable:
         if not self.rows:
             self.path.unlink(missing_ok=True)
             return
+        self.fields = list(dict.fromkeys(name for row in self.rows for name in row))
         partial = self.path.with_suffix(".partial")
         with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, dict.fromkeys(name for row in self.rows for name in row), restval="nan")
+            writer = csv.DictWriter(file, self.fields, restval="nan")
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(partial, self.path)
@@ -106,11 +108,11 @@ class CsvTable:
         self.rows.append(row)
         if not self.writes:
             return
-        if len(self.rows) == 1 or row.keys() != self.rows[-2].keys():
+        if not set(row) <= set(self.fields):
             self._write_all()
             return
         with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, row.keys()).writerow(row)
+            csv.DictWriter(file, self.fields, restval="nan").writerow(row)
 
 
 def _number(text: str) -> float | str:
@@ -172,10 +174,11 @@ class RunLog:
         Args:
             conditions: names what else the values depend on; only rows that share it are compared.
         """
-        before = [row["kid"] for row in self.evaluations.rows if row["conditions"] == conditions and "kid" in row]
+        rows = [row for row in self.evaluations.rows if row["conditions"] == conditions]
+        before = [row["kid"] for row in rows if not math.isnan(row.get("kid", math.nan))]
         self.evaluations.add({"images": images, "step": step, **values, "conditions": conditions})
         self.accelerator.log({f"eval/{name}": value for name, value in values.items()}, step=images)
-        return "kid" in values and all(values["kid"] < kid or math.isnan(kid) for kid in before)
+        return values.get("kid", math.nan) < min(before, default=math.inf)
 
     def pictures(self, pictures: list[Image.Image], *, images: int) -> Path:
         """Save a grid of samples, hand it to the trackers and redraw the loss curve. Main process only."""

@@ -16,7 +16,7 @@ def record(fid=20.0, **changes):
     made = {
         "judged": {"source": "x", "n": 2000, "resolution": 64},
         "real": {"source": "faces", "split": "validation", "n": 2000, "resolution": 64, "fingerprint": "abc"},
-        "extractor": {"name": "net", "weights": "123", "resize": "to 28x28"},
+        "extractor": {"name": "net", "weights": "123", "settings": "789", "resize": "to 28x28"},
         "distance": {"name": "LPIPS", "weights": "456"},
         "metrics": {
             "fid": {"name": "FD-net", "value": fid, **facts},
@@ -55,6 +55,7 @@ def test_alike_results_make_a_table_with_the_floor_below():
         ("real__fingerprint", "other", "real images"),
         ("real__n", 500, "number of real images"),
         ("extractor__weights", "other", "extractor"),
+        ("extractor__settings", "other", "extractor"),
         ("extractor__resize", "to 224x224", "resize"),
         ("metrics__kid__subset_size", 500, "KID subsets"),
         ("distance__weights", "other", "perceptual distance"),
@@ -83,16 +84,19 @@ def test_the_command_prints_the_table_and_writes_both_forms(tmp_path, capsys):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(json.dumps(record(fid)))
     paths = [str(tmp_path / "one"), str(tmp_path / "two" / "metrics.json")]
-    main(["compare", *paths, "--names", "A", "B", "--output", str(tmp_path / "out" / "table")])
+    main(["compare", *paths, "--names", "A", "$B|_{", "--output", str(tmp_path / "out" / "table-1.0")])
     printed = capsys.readouterr().out
     assert "| A | 20 |" in printed
-    assert (tmp_path / "out" / "table.md").read_text() == printed
-    with Image.open(tmp_path / "out" / "table.png") as picture:
+    assert "| $B\\|_{ | 30 |" in printed
+    (tmp_path / "odd.json").write_text('{"judged": {}, "real": {}, "metrics": {}}')
+    assert (tmp_path / "out" / "table-1.0.md").read_text() == printed
+    with Image.open(tmp_path / "out" / "table-1.0.png") as picture:
         assert picture.width > 400
     for mistake, sentence in [
+        (["compare", str(tmp_path / "odd.json")], "odd.json is not the metrics.json of an evaluation"),
         (["compare", str(tmp_path / "three")], "three is not the metrics.json of an evaluation"),
         (["compare", *paths, "--names", "A"], "--names has 1 names for 2 results"),
-        (["compare", str(tmp_path / "out" / "table.md")], "is not the metrics.json of an evaluation"),
+        (["compare", str(tmp_path / "out" / "table-1.0.md")], "is not the metrics.json of an evaluation"),
     ]:
         with pytest.raises(SystemExit) as stop:
             main(mistake)

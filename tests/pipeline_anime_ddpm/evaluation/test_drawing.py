@@ -47,6 +47,7 @@ def test_ranks_and_interruptions_change_no_bit(pipeline, tmp_path):
     again.path(17).unlink()
     again.path(1).unlink()  # and that of this one in the middle of a batch
     (again.folder / ".000001.png.partial").write_bytes(b"half")
+    again.path(18).write_bytes(b"")  # or the power was
     again = drawing(pipeline, tmp_path / "again")
     again.draw()
     assert bits(whole) == bits(shared) == bits(again)
@@ -85,7 +86,7 @@ def test_a_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, t
         drawing(other, tmp_path / "one")
     (tmp_path / "two").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "two" / "mine.png")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="files of something else"):
         drawing(pipeline, tmp_path / "two")
 
 
@@ -124,7 +125,32 @@ def test_samplers_are_chosen_by_name_and_keep_the_table(pipeline):
     assert len(facts["trained_betas"]) == 16  # a digest, not a thousand numbers
 
 
-@pytest.mark.parametrize("name", ["magic", "UNet2DModel", "DiffusionPipeline"])
+def test_what_is_not_kept_is_deleted_and_nothing_else(pipeline, tmp_path):
+    made = drawing(pipeline, tmp_path / "images")
+    made.draw()
+    (made.folder / "notes.txt").write_text("mine")
+    made.finish()
+    assert [path.name for path in made.folder.iterdir()] == ["notes.txt"]
+    made = drawing(pipeline, tmp_path / "others")
+    made.draw()
+    made.finish()
+    assert not made.folder.exists()
+    made.claim(keep=True)
+    made.draw()
+    drawing(pipeline, tmp_path / "others").finish()  # of a later evaluation, that does not ask for it again
+    assert all(path.exists() for path in made.paths)
+
+
+def test_a_damaged_record_of_a_drawing_is_one_sentence(pipeline, tmp_path):
+    for text in ("", "[1]", "{"):
+        (tmp_path / "drawing.json").write_text(text)
+        with pytest.raises(UserError, match=r"drawing.json is damaged"):
+            drawing(pipeline, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["magic", "UNet2DModel", "DiffusionPipeline", "SchedulerMixin", "DDIMInverseScheduler", "EDMEulerScheduler"]
+)
 def test_an_unknown_sampler_is_one_sentence(pipeline, name):
     with pytest.raises(UserError, match=rf"--sampler {name} is not known; give dpmsolver\+\+, ddim, ddpm"):
         choose_sampler(pipeline, name)

@@ -118,6 +118,40 @@ def test_what_cannot_be_loaded_is_one_sentence(tiny_vit, tmp_path):
         load_extractor(str(tmp_path / "bare"))
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.5, 0.6]}),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 200}),
+        ("config.json", {"num_attention_heads": 4}),
+        ("config.json", {"layer_norm_eps": 1e-3}),
+    ],
+)
+def test_what_else_decides_the_features_has_a_digest_too(vit, tiny_vit, tmp_path, file, change):
+    shutil.copytree(tiny_vit, tmp_path / "other")
+    path = tmp_path / "other" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    other = load_extractor(str(tmp_path / "other"))
+    assert other.digest == vit.digest
+    assert other.facts["settings"] != vit.facts["settings"] == load_extractor(str(tiny_vit)).facts["settings"]
+
+
+def test_models_that_give_no_vectors_of_images_are_refused_at_once(vit, tiny_vit, tmp_path, monkeypatch):
+    bert = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    transformers.AutoModel.from_config(bert).save_pretrained(tmp_path / "text")
+    shutil.copy(tiny_vit / "preprocessor_config.json", tmp_path / "text")
+    with pytest.raises(UserError, match="takes no images"):
+        load_extractor(str(tmp_path / "text"))
+    pooled = type(vit)._pooled
+    for spoiled, sentence in [
+        (lambda self, pixels: pooled(self, pixels) * torch.nan, "no finite vector"),
+        (lambda self, pixels: pooled(self, pixels) + torch.rand(1), "other features each time"),
+    ]:
+        monkeypatch.setattr(type(vit), "_pooled", spoiled)
+        with pytest.raises(UserError, match=sentence):
+            load_extractor(str(tiny_vit))
+
+
 def test_a_model_with_missing_weights_is_refused(tiny_vit, tmp_path):
     shutil.copytree(tiny_vit, tmp_path / "larger")
     config = json.loads((tmp_path / "larger" / "config.json").read_text())

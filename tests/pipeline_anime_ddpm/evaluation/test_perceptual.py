@@ -10,6 +10,7 @@ import torchvision
 from evaluation_data import pictures
 
 from pipeline_anime_ddpm.evaluation.perceptual import load_distance
+from pipeline_anime_ddpm.evaluation.st_lpips import find_weights
 from pipeline_anime_ddpm.training.errors import UserError
 
 
@@ -80,6 +81,8 @@ def test_weights_that_are_not_there_are_one_sentence(alexnet, tmp_path, monkeypa
         load_distance("vgg", str(alexnet))
     with pytest.raises(UserError, match=r"does not hold the network of ST-LPIPS"):
         load_distance("st-alex", str(alexnet))
+    with pytest.raises(UserError, match=r"does not hold the network of ST-LPIPS \(VGG\)"):
+        load_distance("st-vgg", str(find_weights("alex")))
     with pytest.raises(UserError, match="cannot be read"):
         load_distance("alex", str(tmp_path / "nothing.pth"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -9,7 +9,14 @@ from evaluation_data import pictures
 from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.evaluation.extractors import load_extractor
 from pipeline_anime_ddpm.evaluation.image_sets import ImageSet
-from pipeline_anime_ddpm.evaluation.statistics import ARRAYS, FACTS, kept, list_statistics, real_features
+from pipeline_anime_ddpm.evaluation.statistics import (
+    ARRAYS,
+    FACTS,
+    kept,
+    list_statistics,
+    real_features,
+    statistics_root,
+)
 
 
 @pytest.fixture
@@ -48,7 +55,9 @@ def test_other_pixels_split_number_weights_or_resize_are_computed_anew(extractor
     real_features(images, extractor, tmp_path, 4)
     monkeypatch.setattr(extractor, "resize", "another way")
     real_features(images, extractor, tmp_path, 4)
-    assert len(counted) == 6
+    monkeypatch.setattr(extractor, "settings", "another normalisation")
+    real_features(images, extractor, tmp_path, 4)
+    assert len(counted) == 7
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no facts"])
@@ -92,6 +101,17 @@ def test_stats_computes_ahead_and_cache_ls_and_rm_know_of_it(settings, tmp_path,
 
 
 STATS_SETTINGS = ("dataset", "num_images", "extractor", "lpips", "kid_subset_size", "kid_subsets", "device")
+
+
+def test_a_damaged_entry_is_listed_and_can_be_deleted(tmp_path, capsys):
+    root = statistics_root(str(tmp_path))
+    kept(root, "something", {"a": 1}, lambda: {"x": np.arange(3)})
+    (folder,) = root.glob("something-*")
+    (folder / FACTS).write_text("{")
+    main(["cache", "ls", "--cache_dir", str(tmp_path)])
+    assert f"{folder.name}  0.0 MB  damaged" in capsys.readouterr().out
+    main(["cache", "rm", "--all", "--cache_dir", str(tmp_path)])
+    assert not folder.exists()
 
 
 def test_facts_are_json_that_people_can_read(extractor, tmp_path):
