@@ -119,7 +119,7 @@ def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path, mo
     monkeypatch.setattr(in_training, "NUM_DRAWN_FACES", 60)
 
     def real(**settings):
-        config = TrainingConfig(cache_dir=str(tmp_path / "cache"), **settings)
+        config = TrainingConfig(cache_dir=str(tmp_path / "cache"), eval_steps=1, **settings)
         return in_training.real_images(config, 16, show_progress=False)
 
     faces = str(work / "faces")
