@@ -72,7 +72,7 @@ def test_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(output.read_text())
     kinds = [row["kind"] for row in result["rows"]]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"floor": 1, "halves": 1, "damage": 10, "copies": 7}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"floor": 1, "halves": 1, "damage": 10, "copies": 9}
     copies = {row["images"]: row for row in result["rows"] if row["kind"] == "copies"}
     assert copies["mirrored"]["memorised_share"] == 1
     assert not copies["validation images"]["suspicious"]

@@ -161,7 +161,12 @@ class TransformersExtractor(FeatureExtractor):
                 f"--extractor {name} cannot be loaded ({first_line(error)}); give `inception`, or the Hub id or folder "
                 "of a vision model with its preprocessor_config.json."
             ) from error
-        if missing := [key for key in loading["missing_keys"] if "pooler" not in key]:
+        self._has_class_token = any(
+            name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()
+        )
+        # a pooler without weights does not matter where the class token is taken
+        missing = [key for key in loading["missing_keys"] if not (self._has_class_token and "pooler" in key)]
+        if missing:
             raise UserError(f"--extractor {name} lacks weights ({missing[0]} and perhaps more); give a trained model.")
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.size = _size(processor, name)
@@ -193,7 +198,7 @@ class TransformersExtractor(FeatureExtractor):
             output = model.get_image_features(pixel_values=pixels)
             return output if isinstance(output, torch.Tensor) else output.pooler_output
         output = model(pixel_values=pixels)
-        if any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()):
+        if self._has_class_token:
             return output.last_hidden_state[:, 0]
         if getattr(output, "pooler_output", None) is not None:
             return output.pooler_output

@@ -160,6 +160,19 @@ def test_a_model_with_missing_weights_is_refused(tiny_vit, tmp_path):
         load_extractor(str(tmp_path / "larger"))
 
 
+def test_a_pooler_without_weights_matters_only_where_it_is_used(tiny_vit, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vit = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=28, patch_size=14), add_pooling_layer=False)
+    swin = transformers.SwinModel(
+        transformers.SwinConfig(image_size=28, patch_size=14, embed_dim=8, depths=[1], num_heads=[2], window_size=2),
+    )
+    for name, model in (("vit", vit), ("swin", swin)):
+        model.save_pretrained(tmp_path / name)
+        shutil.copy(tiny_vit / "preprocessor_config.json", tmp_path / name)
+    assert load_extractor(str(tmp_path / "vit")).extract(pictures(2, seed=5), 2).shape == (2, 16)
+    assert load_extractor(str(tmp_path / "swin")).extract(pictures(2, seed=5), 2).shape == (2, 8)
+
+
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory):
     """FID's architecture with random weights: its published ones cannot be downloaded here."""
