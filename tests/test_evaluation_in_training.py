@@ -4,12 +4,16 @@ import csv
 import math
 import shutil
 
+import numpy as np
 import pytest
+from accelerate import Accelerator
 from evaluation_data import pictures, save
 from recipe_runs import assert_same_bits, final_state, flags, run
 from safetensors.torch import load_file
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.evaluation import in_training
+from pipeline_anime_ddpm.evaluation.drawing import draw_batch
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.drawn_faces import draw_faces
 from pipeline_anime_ddpm.training.tracking import CsvTable
@@ -113,6 +117,24 @@ def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, t
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_all_images_are_drawn_from_the_same_seeds_each_time(work, tiny_vit, tiny_unet, tmp_path, monkeypatch):
+    config = TrainingConfig(
+        train_data_dir=str(work / "faces"), cache_dir=str(tmp_path), eval_steps=1, eval_images=20, eval_batch_size=8,
+        eval_extractor=str(tiny_vit), ddpm_num_inference_steps=2,
+    )  # fmt: skip
+    judge = in_training.TrainingJudge(config, 16, Accelerator(cpu=True))
+    seen, extract = [], judge.reference.extractor.extract
+    monkeypatch.setattr(
+        judge.reference.extractor, "extract", lambda images, *rest: seen.append(images) or extract(images, *rest)
+    )
+    pipeline = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
+    pipeline.set_progress_bar_config(disable=True)
+    first, second = judge.measure(pipeline), judge.measure(pipeline)
+    assert first == second
+    expected = [draw_batch(pipeline, numbers, 2, 0) for numbers in (range(8), range(8, 16), range(16, 20))]
+    assert (seen[0] == np.concatenate(expected)).all()
 
 
 def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path, monkeypatch):
