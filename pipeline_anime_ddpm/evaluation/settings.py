@@ -187,14 +187,10 @@ class EvaluationConfig(ReferenceConfig):
         return Path(self.output_dir)
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, settings: type = EvaluationConfig, names: set[str] | None = None
-) -> None:
-    """A flag for each setting (of `names`)."""
+def add_flags(parser: argparse.ArgumentParser, settings: type[ReferenceConfig]) -> None:
+    """A flag for each of the settings."""
     hints = typing.get_type_hints(settings)
     for f in fields(settings):
-        if names is not None and f.name not in names:
-            continue
         kind = hints[f.name]
         if isinstance(kind, types.UnionType):
             (kind,) = (hint for hint in typing.get_args(kind) if hint is not type(None))

@@ -31,6 +31,7 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
     )
     if reference.extractor is not None:
         reference.features(real)
+    if reference.extractor is not None and config.floor:
         floor = measure_floor(reference, config.num_images)
         if "skipped" in floor:
             yield f"No floor: {floor['skipped']}."

@@ -88,6 +88,8 @@ def test_stats_computes_ahead_and_cache_ls_and_rm_know_of_it(settings, tmp_path,
     assert "FD-tiny-vit: " in told
     assert "12" in told
     assert "from 40 validation images to the nearest of 60 training images" in told
+    main([*command, "--no-floor"])
+    assert "Floor" not in capsys.readouterr().out
     main(["cache", "ls", "--cache_dir", cache])
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 7  # decoded images of two splits, features of two, distances of two kinds, the total
