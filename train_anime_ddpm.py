@@ -227,6 +227,7 @@ def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple
         world=accelerator.num_processes,
         patches=patches,
         side=side,
+        stratified=config.stratified_timesteps,
     )
     return batch, most
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from .evaluation.calibration import add_calibrate
 from .evaluation.commands import add_evaluation
 from .evaluation.statistics import StatisticsEntry, list_statistics, statistics_root
 from .training.atomic import remove_entry
@@ -41,6 +42,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_ema(commands)
     add_plan(commands)
     add_evaluation(commands)
+    add_calibrate(commands)
     return parser
 
 

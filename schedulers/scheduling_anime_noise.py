@@ -26,6 +26,30 @@ NO_CLIPPING = -1000.0  # a lambda_min_clipped that clips nothing, and unlike -in
 
 Device = str | torch.device | None
 
+# Real anime faces at 64 pixels: log σ where noise is as strong as the image in its mean and in each octave of spatial
+# frequency, 1, 2-3, … 32 and more cycles an image. `anime-ddpm calibrate` measures them; model_card/noise.md shows it.
+ANIME_LOG_SIGMAS = (2.67, 1.55, 0.82, -0.01, -0.84, -1.79)
+
+
+def share_lost(log_sigma: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    """Of the octaves `bands` (K,), the mean share that noise of `log_sigma` (…) hides.
+
+    Of a band of power P a Wiener filter finds P / (P + σ²) again, a logistic function of log σ that is a half where σ²
+    is P. Each octave counts the same. Rises from 0 to 1: it is the cumulative distribution of the density `"anime"`.
+    """
+    return (1 / (1 + np.exp(np.clip(-2 * (log_sigma[..., None] - bands), -700, 700)))).mean(-1)
+
+
+def _log_sigma_of_share(share: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    """The inverse of `share_lost` for shares within 0 and 1, by bisection."""
+    low, high = np.full(share.shape, bands.min() - 40.0), np.full(share.shape, bands.max() + 40.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = share_lost(middle, bands) < share
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -49,6 +73,12 @@ def _laplace_alpha_bar(t: np.ndarray, mean: float = 0.0, scale: float = 0.5, flo
     return 1 / (1 + np.exp(-logsnr))
 
 
+def _anime_betas(steps: int, bands: np.ndarray) -> torch.Tensor:
+    """The table whose steps each hide the same share of the image: step i of T has lost (i + 1/2) / T."""
+    log_sigma = _log_sigma_of_share((np.arange(steps) + 0.5) / steps, bands)
+    return _betas_of(1 / (1 + np.exp(2 * log_sigma)))
+
+
 def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray]) -> Callable[[int, float, float], torch.Tensor]:
     """The schedule whose ᾱ at step i of T is `alpha_bar((i + 1) / T) / alpha_bar(0)`; it has no β range."""
 
@@ -59,8 +89,8 @@ def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray]) -> Callable[[
     return betas
 
 
-# Functions of (T, beta_start, beta_end). Linear: Ho et al. (2006.11239), section 4; scaled_linear: linear in √β, as in
-# Rombach et al. (2112.10752).
+# Functions of (T, beta_start, beta_end); `"anime"` has its own. Linear: Ho et al. (2006.11239), section 4;
+# scaled_linear: linear in √β, as in Rombach et al. (2112.10752).
 BETA_SCHEDULES = {
     "linear": lambda steps, start, end: torch.linspace(start, end, steps, dtype=torch.float32),
     "scaled_linear": lambda steps, start, end: torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2,
@@ -135,11 +165,19 @@ LOSS_WEIGHTINGS = {
     "soft_min_snr": lambda snr, gamma: gamma / (snr + gamma),  # Crowson et al. (2401.11605)
 }
 
-# Cumulative distributions of (log σ - mean) / scale.
+
+def _laplace_cumulative(log_sigma: np.ndarray, mean: float, scale: float) -> np.ndarray:
+    z = (log_sigma - mean) / scale
+    return 0.5 - 0.5 * np.sign(z) * np.expm1(-np.abs(z))
+
+
+# Cumulative distributions over log σ, of (log σ, mean, scale, bands).
 TIMESTEP_SAMPLINGS = {
     "uniform": None,
-    "lognormal": torch.special.ndtr,  # Karras et al. (2206.00364), Table 1
-    "laplace": lambda z: 0.5 + 0.5 * z.sign() * -torch.expm1(-z.abs()),  # Hang et al. (2407.03297)
+    "lognormal": lambda x, mean, scale, bands: torch.special.ndtr(torch.as_tensor((x - mean) / scale)).numpy(),  # EDM
+    "laplace": lambda x, mean, scale, bands: _laplace_cumulative(x, mean, scale),  # Hang et al. (2407.03297)
+    "cosine": lambda x, mean, scale, bands: np.arctan(np.exp(x)) * 2 / np.pi,  # what the cosine table trains, on any
+    "anime": lambda x, mean, scale, bands: share_lost(x, bands),
 }
 
 
@@ -287,7 +325,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         beta_start (`float`, defaults to 1e-4): first β of `"linear"` and `"scaled_linear"`.
         beta_end (`float`, defaults to 0.02): last β of `"linear"` and `"scaled_linear"`.
         beta_schedule (`str`, defaults to `"squaredcos_cap_v2"`): `"linear"`, `"scaled_linear"`,
-            `"squaredcos_cap_v2"` (all three as in diffusers), `"sigmoid"` (over ᾱ) or `"laplace"` (of log SNR).
+            `"squaredcos_cap_v2"` (all three as in diffusers), `"sigmoid"` (over ᾱ), `"laplace"` (of log SNR), or
+            `"anime"`: every step hides an equal share of the octaves of `anime_log_sigmas`.
         trained_betas (`list[float]`, *optional*): the (T,) table itself; it overrides the four arguments above.
         logsnr_shift (`float`, defaults to 0.0): added to the table's log SNR, in nats; below 0 is noisier. It is
             folded into `trained_betas`, and the config then says 0.
@@ -305,13 +344,20 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing (`str`, defaults to `"trailing"`): `"trailing"`, `"leading"` or `"linspace"`.
         steps_offset (`int`, defaults to 0): added to the timesteps of `"leading"`.
         use_karras_sigmas (`bool`, defaults to `False`): space the steps by Karras et al. (2206.00364), Eq. 5.
-        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"` and the Karras spacing begin at the first
-            timestep whose λ is not below this: cosine then begins where linear ends. -1000 clips nothing.
-        timestep_sampling (`str`, defaults to `"uniform"`): training density: `"uniform"` over timesteps, or
-            `"lognormal"` or `"laplace"` over log σ, restricted to the table.
-        timestep_sampling_mean (`float`, defaults to -0.8): mean of log σ of the last two.
+        use_anime_sigmas (`bool`, defaults to `False`): space the steps so that each brings back an equal share of the
+            octaves of `anime_log_sigmas`.
+        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, the Karras and the anime spacing begin at the
+            first timestep whose λ is not below this: cosine then begins where linear ends. -1000 clips nothing.
+        timestep_sampling (`str`, defaults to `"uniform"`): training density: `"uniform"` over timesteps, or over
+            log σ, restricted to the table, `"lognormal"` (Karras et al., 2206.00364), `"laplace"`, `"cosine"` (what
+            uniform timesteps of the cosine table train, on any table: a hyperbolic secant) or `"anime"`.
+        fractional_timesteps (`bool`, defaults to `False`): train between the table's steps as well, with log SNR linear
+            from each to the next: the noise levels of any table, or of none, under this one's embedding.
+        timestep_sampling_mean (`float`, defaults to -0.8): mean of log σ of `"lognormal"` and `"laplace"`.
         timestep_sampling_scale (`float`, defaults to 1.6): their standard deviation or Laplace scale b. These
             defaults are EDM2's for 64-pixel images (Karras et al., 2312.02696).
+        anime_log_sigmas (`list[float]`, *optional*): log σ at which noise is as strong as each octave of the images,
+            for all that is called `"anime"`; `anime-ddpm calibrate` measures it. By default `ANIME_LOG_SIGMAS`.
         loss_weighting (`str`, defaults to `"min_snr"`): `"none"`, `"min_snr"` or `"soft_min_snr"`.
         snr_gamma (`float`, defaults to 5.0): γ of the last two.
 
@@ -344,15 +390,23 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "trailing",
         steps_offset: int = 0,
         use_karras_sigmas: bool = False,
+        use_anime_sigmas: bool = False,
         lambda_min_clipped: float = -5.1,
         timestep_sampling: str = "uniform",
+        fractional_timesteps: bool = False,
         timestep_sampling_mean: float = -0.8,
         timestep_sampling_scale: float = 1.6,
+        anime_log_sigmas: list[float] | None = None,
         loss_weighting: str = "min_snr",
         snr_gamma: float = 5.0,
     ):
         for option, valid in _NAMES.items():
             _choose(option, self.config[option], valid)
+        self._bands = np.array(ANIME_LOG_SIGMAS if anime_log_sigmas is None else anime_log_sigmas, dtype=np.float64)
+        if self._bands.ndim != 1 or not len(self._bands) or not np.all(np.abs(self._bands) < 20):
+            raise ValueError("anime_log_sigmas must be one or more numbers between -20 and 20.")
+        if use_karras_sigmas and use_anime_sigmas:
+            raise ValueError("use_karras_sigmas and use_anime_sigmas are two ways to space the steps: take one.")
         self.betas = self._make_betas()
         _check_table(self.betas, prediction_type)
         self.alphas = 1.0 - self.betas
@@ -364,6 +418,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._reset_steps()
         self._table_on: dict[torch.device, torch.Tensor] = {}
+        self._log_ratio_on: dict[torch.device, torch.Tensor] = {}
         self._cumulative_density = self.timestep_density().cumsum(0)
 
     def _make_betas(self) -> torch.Tensor:
@@ -372,8 +427,12 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         if config.trained_betas is not None:
             betas = torch.as_tensor(config.trained_betas, dtype=torch.float32).clone()
         else:
-            _choose("beta_schedule", config.beta_schedule, BETA_SCHEDULES)
-            betas = BETA_SCHEDULES[config.beta_schedule](config.num_train_timesteps, config.beta_start, config.beta_end)
+            _choose("beta_schedule", config.beta_schedule, (*BETA_SCHEDULES, "anime"))
+            if config.beta_schedule == "anime":
+                betas = _anime_betas(config.num_train_timesteps, self._bands)
+            else:
+                make = BETA_SCHEDULES[config.beta_schedule]
+                betas = make(config.num_train_timesteps, config.beta_start, config.beta_end)
         if config.logsnr_shift:
             betas = _shift_logsnr(betas, config.logsnr_shift)
         return _rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
@@ -421,43 +480,72 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         A density p over log σ gives timestep t the integral of p from half-way to the log σ of t - 1 to half-way to
         that of t + 1: p(log σ_t) |d log σ / dt|, and exact where the table is coarse.
         """
-        cumulative = TIMESTEP_SAMPLINGS[self.config.timestep_sampling]
+        config = self.config
+        cumulative = TIMESTEP_SAMPLINGS[config.timestep_sampling]
         if cumulative is None:
             return torch.full((len(self),), 1 / len(self), dtype=torch.float64)
         log_sigma = -self._log_ratios()
         ends = 1.5 * log_sigma[[0, -1]] - 0.5 * log_sigma[[1, -2]]
         edges = np.concatenate([ends[:1], (log_sigma[1:] + log_sigma[:-1]) / 2, ends[1:]])
-        edges = (torch.from_numpy(edges) - self.config.timestep_sampling_mean) / self.config.timestep_sampling_scale
-        mass = cumulative(edges).diff()
+        below = cumulative(edges, config.timestep_sampling_mean, config.timestep_sampling_scale, self._bands)
+        mass = torch.from_numpy(np.diff(below))
         return mass / mass.sum()
 
     def sample_timesteps(
-        self, batch_size: int, generator: torch.Generator | None = None, device: Device = None
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: Device = None,
+        stratified: bool = True,
     ) -> torch.Tensor:
         """
-        Draw (batch_size,) int64 timesteps from `timestep_density`, stratified over the batch.
+        Draw (batch_size,) timesteps from `timestep_density`, by default stratified over the batch: int64, or float32
+        with `fractional_timesteps`, which spread those of t evenly from t - 1/2 to t + 1/2 (within 0 and T - 1).
 
         One draw falls into each of `batch_size` equally probable parts of the density, which keeps every timestep's
         probability and lowers the variance of the loss. The order is random, so a slice of the batch favours no part.
-        Drawn on the generator's device (the CPU without one), returned on `device`.
+        Otherwise the draws are independent. Drawn on the generator's device (the CPU without one), returned on
+        `device`.
         """
         source = generator.device if generator is not None else torch.device("cpu")
-        jitter = torch.rand(batch_size, generator=generator, device=source, dtype=torch.float64)
-        quantile = (torch.randperm(batch_size, generator=generator, device=source) + jitter) / batch_size
+        quantile = torch.rand(batch_size, generator=generator, device=source, dtype=torch.float64)
+        if stratified:
+            order = torch.randperm(batch_size, generator=generator, device=source)
+            quantile = (order + quantile) / batch_size
         cumulative = self._cumulative_density.to(source)
-        timesteps = torch.searchsorted(cumulative, quantile * cumulative[-1], right=True)
-        return timesteps.clamp(max=len(self) - 1).to(device)
+        mass = quantile * cumulative[-1]
+        timesteps = torch.searchsorted(cumulative, mass, right=True).clamp(max=len(self) - 1)
+        if self.config.fractional_timesteps:
+            above = (cumulative[timesteps] - mass) / cumulative.diff(prepend=cumulative.new_zeros(1))[timesteps]
+            timesteps = (timesteps + 0.5 - above).clamp(0, len(self) - 1).float()
+        return timesteps.to(device)
 
     def _alpha_bar(self, timesteps: torch.Tensor) -> torch.Tensor:
         """ᾱ of timesteps of any shape: of whole ones as in the float32 table, between them with linear log SNR."""
         device = timesteps.device
-        if timesteps.is_floating_point():
-            log_ratio = np.interp(timesteps.cpu().double().numpy(), np.arange(len(self)), self._log_ratios())
-            alpha_bar = torch.as_tensor(2 * log_ratio).sigmoid()
-            return alpha_bar if device.type == "cpu" else alpha_bar.float().to(device)
         if device not in self._table_on:
+            precision = torch.float32 if device.type == "mps" else torch.float64
             self._table_on[device] = self.alphas_cumprod.to(device)
-        return self._table_on[device][timesteps]
+            self._log_ratio_on[device] = torch.from_numpy(self._log_ratios()).to(device, precision)
+        if not timesteps.is_floating_point():
+            return self._table_on[device][timesteps]
+        log_ratio = self._log_ratio_on[device]
+        before = timesteps.floor().clamp(0, len(self) - 2).long()
+        share = (timesteps - before).clamp(0, 1).to(log_ratio.dtype)
+        return torch.sigmoid(2 * torch.lerp(log_ratio[before], log_ratio[before + 1], share))
+
+    def timesteps_of(self, sigma: torch.Tensor) -> torch.Tensor:
+        """
+        The fractional timesteps whose σ = √((1-ᾱ)/ᾱ) is `sigma`: float64 of its shape, on its device.
+
+        With them a network gets noise levels of another table, or of none, under the embedding it was trained with.
+        A σ outside the table becomes the nearest that it has. Inverse of `snr(t) ** -0.5` in double precision.
+        """
+        log_sigma = sigma.detach().double().log().cpu().numpy()
+        return torch.from_numpy(np.asarray(self._fractional(log_sigma))).to(sigma.device)
+
+    def _fractional(self, log_sigma: np.ndarray) -> np.ndarray:
+        return np.interp(log_sigma, -self._log_ratios(), np.arange(len(self)))
 
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """ᾱ/(1-ᾱ) of timesteps of any shape, float32; 0 at zero terminal SNR."""
@@ -563,8 +651,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give set_timesteps either num_inference_steps or timesteps.")
-        if timesteps is not None and self.config.use_karras_sigmas:
-            raise ValueError("Own timesteps and use_karras_sigmas=True exclude each other: give only one.")
+        if timesteps is not None and (self.config.use_karras_sigmas or self.config.use_anime_sigmas):
+            raise ValueError("Own timesteps and use_karras_sigmas or use_anime_sigmas exclude each other: give one.")
         chosen = self._space(num_inference_steps) if timesteps is None else np.asarray(timesteps, dtype=np.float64)
         if len(chosen) == 0 or np.any(np.diff(chosen) >= 0) or chosen[0] > len(self) - 1 or chosen[-1] < 0:
             raise ValueError(
@@ -588,15 +676,18 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         if not 1 <= steps <= len(self):
             raise ValueError(f"num_inference_steps={steps} must be between 1 and {len(self)}, the steps of this table.")
         log_ratios, solver = self._log_ratios(), self.config.solver
-        clips = solver == "dpmsolver++" or self.config.use_karras_sigmas
+        clips = solver == "dpmsolver++" or self.config.use_karras_sigmas or self.config.use_anime_sigmas
         usable = int((log_ratios >= self.config.lambda_min_clipped).sum()) if clips else len(self)
         if usable == 0:
             raise ValueError("lambda_min_clipped leaves no timestep at all: lower it.")
         if self.config.use_karras_sigmas:
             ramp = np.linspace(0, 1, steps)
             first, last = np.exp(-log_ratios[[usable - 1, 0]]) ** (1 / 7)
-            log_sigmas = 7 * np.log(first + ramp * (last - first))
-            return np.interp(log_sigmas, -log_ratios[:usable], np.arange(usable)).round(6)
+            return self._fractional(7 * np.log(first + ramp * (last - first))).round(6)
+        if self.config.use_anime_sigmas:  # like "trailing": from the noisiest, the last step from the 1/n quantile
+            lowest, highest = share_lost(-log_ratios[[0, usable - 1]], self._bands)
+            shares = highest - (highest - lowest) * np.arange(steps) / steps
+            return self._fractional(_log_sigma_of_share(shares, self._bands)).clip(0, usable - 1).round(6)
         if self.config.timestep_spacing != "trailing":
             steps = min(steps, usable)
         # as in diffusers it goes to the image from the lowest timestep but t = 0, unless it is to take every one

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from ..training.config import FEATURE_METRICS, TrainingConfig, setting
+from ..training.config import TrainingConfig, setting
+from ..training.config_checks import FEATURE_METRICS
 from ..training.errors import UserError
 from .image_sets import DataSet
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from .config_checks import check
 from .errors import UserError
 
 NUM_DRAWN_FACES = 4_000  # that a run without a data set draws
-FEATURE_METRICS = ("fid", "kid", "prc", "mind")  # distances between features, for --eval_metrics
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
@@ -143,12 +142,31 @@ class TrainingConfig:
         None,
         "The noise table of a new model; by default `squaredcos_cap_v2`, since `linear` spends half of its steps on "
         "nearly pure noise at 64 pixels.",
-        choices=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+        choices=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "anime"),
     )
     timestep_sampling: str = setting(
         "uniform",
-        "How often each noise level is trained; always stratified over the whole batch.",
-        choices=("uniform", "lognormal", "laplace"),
+        "How often each noise level is trained: `uniform` over the table's steps; or on any table, so also where a "
+        "pre-trained model brings its own, a density over log sigma. `cosine` is what the cosine table trains, `anime` "
+        "what a calibration has measured.",
+        choices=("uniform", "lognormal", "laplace", "cosine", "anime"),
+    )
+    fractional_timesteps: bool = setting(
+        False,
+        "Train between the table's steps too: a pre-trained model then learns the noise levels of another table under "
+        "the time embedding that it knows.",
+    )
+    timestep_sampling_mean: float = setting(-0.8, "Mean of log sigma of `lognormal` and `laplace`; by default EDM2's.")
+    timestep_sampling_scale: float = setting(
+        1.6, "Standard deviation of `lognormal` or scale of `laplace`, in log sigma; by default EDM2's."
+    )
+    stratified_timesteps: bool = setting(
+        True, "Spread the timesteps of a step evenly over the density, instead of drawing each by itself."
+    )
+    noise_calibration: str | None = setting(
+        None,
+        "Folder that `anime-ddpm calibrate` has made of your images, for a table or density `anime`; by default what "
+        "was measured on anime faces at 64 pixels, moved to the resolution of the training.",
     )
     loss_weighting: str = setting(
         "min_snr",
@@ -297,9 +315,7 @@ class TrainingConfig:
             value = getattr(self, f.name)
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise UserError(f"--{f.name} is {value!r}; choose one of {', '.join(f.metadata['choices'])}.")
-        self._check_numbers()
-        self._check_lists()
-        self._check_combinations()
+        check(self)
 
     @property
     def patch_sides(self) -> list[int]:
@@ -326,96 +342,6 @@ class TrainingConfig:
     def trackers(self) -> list[str]:
         names = [n.strip() for n in (self.report_to or self.logger).split(",") if n.strip()]
         return [] if names == ["none"] else names
-
-    def _check_numbers(self) -> None:
-        at_least_one = (
-            "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
-            "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
-            "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
-            "ema_snapshot_images eval_steps eval_images"
-        ).split()
-        for name in at_least_one:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} is {value}; give 1 or more.")
-        for name in ("learning_rate", "snr_gamma", "adam_epsilon", "ema_inv_gamma", "ema_power"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise UserError(f"--{name} is {getattr(self, name)}; give a number above 0.")
-        for name in ("lr_warmup_steps", "dataloader_num_workers", "adam_weight_decay", "seed", "cache_limit_gb"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name} is {getattr(self, name)}; give 0 or more.")
-        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}; give at least 0 and less than 1.")
-        if not 0 <= self.max_skipped_fraction <= 1:
-            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
-        if not 0 <= self.patch_full_image_fraction < 1:
-            raise UserError(
-                f"--patch_full_image_fraction is {self.patch_full_image_fraction}; give 0 or more and less than 1, or "
-                "leave --patch_sizes away."
-            )
-
-    def _check_lists(self) -> None:
-        sides, probabilities, lengths = self.patch_sides, self.patch_probabilities, self.ema_lengths
-        for name, values in zip(("patch_probs", "patch_probs_end"), probabilities, strict=True):
-            if values is None:
-                continue
-            if not sides:
-                raise UserError(f"--{name} says how often each size is trained; give the sizes as --patch_sizes.")
-            if len(values) != len(sides):
-                raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give as many.")
-            if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
-                raise UserError(f"--{name} {getattr(self, name)} sums to {sum(values):g}; give shares that sum to 1.")
-        if len(set(lengths)) < len(lengths) or not all(0 < length < 12**-0.5 for length in lengths):
-            raise UserError(f"--ema_sigma_rels is {self.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
-        if self.ema_snapshot_images and not lengths:
-            raise UserError("--ema_snapshot_images saves the averages of --ema_sigma_rels; give both or neither.")
-
-    def _check_combinations(self) -> None:
-        if self.max_train_steps and self.max_train_images:
-            raise UserError("Give --max_train_steps or --max_train_images, not both.")
-        if self.pretrained_model_name_or_path and self.model_config_name_or_path:
-            raise UserError(
-                "Give --pretrained_model_name_or_path (weights) or --model_config_name_or_path (a new model), not both."
-            )
-        for name in ("patch_mode", "patch_full_image_fraction"):
-            value, default = getattr(self, name), getattr(type(self), name)
-            if value != default and not self.patch_sizes:
-                raise UserError(f"--{name} {value} is for training on patches; give --patch_sizes.")
-        if self.offload_ema and not (self.use_ema or self.ema_sigma_rels):
-            raise UserError("--offload_ema moves the averages, and --no-use_ema leaves none; give one of the two.")
-        if self.torch_compile == "regional" and self.gradient_checkpointing == "selective":
-            raise UserError(
-                "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
-                "--torch_compile whole or --gradient_checkpointing blocks."
-            )
-        measured = [name.strip() for name in self.eval_metrics.split(",")]
-        names = (
-            "eval_images",
-            "eval_metrics",
-            "eval_extractor",
-            "eval_extractor_weights",
-            "eval_dataset",
-            "eval_split",
-        )
-        given = [name for name in names if getattr(self, name) != getattr(type(self), name)]
-        if given and not self.eval_steps:
-            raise UserError(f"--{given[0]} is for measuring while training; give --eval_steps as well.")
-        if self.save_best and (not self.eval_steps or "kid" not in measured):
-            raise UserError("--save_best keeps the pipeline with the least KID; give --eval_steps, and kid to measure.")
-        unknown = set(measured) - set(FEATURE_METRICS)
-        if unknown:
-            raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")
-        if self.eval_steps and self.eval_images < 8:
-            raise UserError(f"--eval_images is {self.eval_images}, too few to measure anything; give 8 or more.")
-        if self.overwrite_output_dir and self.resume_from_checkpoint:
-            raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
-        logging_dir = Path(self.logging_dir)
-        if logging_dir.is_absolute() or ".." in logging_dir.parts or not logging_dir.parts:
-            raise UserError(f"--logging_dir {logging_dir} must be a folder inside --output_dir; give a name like logs.")
-        unknown = set(self.trackers) - {"tensorboard", "wandb"}
-        if unknown:
-            raise UserError(f"--report_to knows tensorboard, wandb and none, not {', '.join(sorted(unknown))}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they are saved, logged and compared: everything but the token."""

@@ -14,6 +14,7 @@ from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
 from .errors import HUB_ERRORS, UserError, first_line
+from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, takes_coordinates
 
 # One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
@@ -53,10 +54,12 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         UserError: if a model cannot be had, cannot be trained as a DDPM, or cannot take the resolution.
     """
     if config.pretrained_model_name_or_path:
-        unet, scheduler = _pretrained(config)
+        unet, noise = _pretrained(config)
     else:
-        unet, scheduler = new_unet(config), _new_scheduler(config)
+        unet, noise = new_unet(config), None
     set_resolution(unet, config)
+    knobs = _training_knobs(config, unet.config.sample_size)
+    scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     if config.enable_xformers_memory_efficient_attention:
         if not is_xformers_available():
             raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
@@ -113,22 +116,30 @@ def _own_side(unet: UNet2DModel) -> int | None:
     return size[0]
 
 
-def _training_knobs(config: TrainingConfig) -> dict:
+def _training_knobs(config: TrainingConfig, resolution: int) -> dict:
     """The part of the scheduler that a fine-tuning may change: density and weighting, not table or prediction."""
-    return {
+    knobs = {
         "timestep_sampling": config.timestep_sampling,
+        "fractional_timesteps": config.fractional_timesteps,
+        "timestep_sampling_mean": config.timestep_sampling_mean,
+        "timestep_sampling_scale": config.timestep_sampling_scale,
         "loss_weighting": config.loss_weighting,
         "snr_gamma": config.snr_gamma,
     }
+    if config.noise_calibration:
+        knobs["anime_log_sigmas"] = read_log_sigmas(config.noise_calibration, resolution)
+    elif "anime" in (config.timestep_sampling, config.ddpm_beta_schedule):
+        knobs["anime_log_sigmas"] = log_sigmas_at(resolution)
+    return knobs
 
 
-def _new_scheduler(config: TrainingConfig) -> AnimeNoiseScheduler:
+def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
     try:
         return AnimeNoiseScheduler(
             num_train_timesteps=config.ddpm_num_steps or 1000,
             beta_schedule=config.ddpm_beta_schedule or "squaredcos_cap_v2",
             prediction_type=config.prediction_type or "v_prediction",
-            **_training_knobs(config),
+            **knobs,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -149,7 +160,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
         ) from error
 
 
-def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
+def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict]:
+    """The network, and the config of an `AnimeNoiseScheduler` with the noise that it knows."""
     name = config.pretrained_model_name_or_path
     try:
         if is_pipeline(name, config.cache_dir):
@@ -166,14 +178,14 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
         # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows
         spacing = {} if isinstance(noise, AnimeNoiseScheduler) else {"timestep_spacing": "trailing"}
-        scheduler = AnimeNoiseScheduler.from_config(noise.config, **spacing, **_training_knobs(config))
+        scheduler = AnimeNoiseScheduler.from_config(noise.config, **spacing)
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
         raise UserError(
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
             "pipeline or a UNet2DModel."
         ) from error
     _check_kept(config, noise.config)
-    return unet.float(), scheduler
+    return unet.float(), scheduler.config
 
 
 def is_pipeline(name: str, cache_dir: str | None) -> bool:

@@ -21,7 +21,7 @@ class StepBatch:
     Attributes:
         clean: `(B, 3, H, W)` float32 in [-1, 1]: images, or patches of them.
         noise: same shape, standard normal.
-        timesteps: `(B,)` int64.
+        timesteps: `(B,)` int64, or float32 where the scheduler draws fractional ones.
         coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
             is not told.
     """
@@ -53,6 +53,7 @@ def draw_step(
     world: int = 1,
     patches: PatchTrainingAdapter | None = None,
     side: int | None = None,
+    stratified: bool = True,
 ) -> StepBatch:
     """Draw flips, patches, noise and timesteps for one rank's whole step.
 
@@ -61,6 +62,7 @@ def draw_step(
 
     Args:
         batch: `(B, 3, H, W)`, uint8, or float32 in [0, 1]; on the training device.
+        stratified: False draws each timestep by itself, as other trainers do.
         patches, side: cut patches of that side; by default whole images without coordinates.
     """
     device = batch.device
@@ -71,7 +73,7 @@ def draw_step(
         clean, coordinates = patches.crop(clean, side, places)
     noise = torch.randn(clean.shape, generator=step_generator(seed, step, rank, Purpose.NOISE, device), device=device)
     everyone = step_generator(seed, step, 0, Purpose.TIMESTEPS, "cpu")
-    timesteps = scheduler.sample_timesteps(len(clean) * world, generator=everyone)
+    timesteps = scheduler.sample_timesteps(len(clean) * world, generator=everyone, stratified=stratified)
     timesteps = timesteps[rank * len(clean) : (rank + 1) * len(clean)].to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
     return StepBatch(clean, noise, timesteps, coordinates)

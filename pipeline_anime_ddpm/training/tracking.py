@@ -41,7 +41,7 @@ class LossMeter:
 
     def add(self, loss: torch.Tensor, error: torch.Tensor, timesteps: torch.Tensor) -> None:
         """Args: the scalar loss of a micro-batch, and the error and timestep of each image in it, `(B,)`."""
-        quarter = timesteps * QUARTERS // self.num_train_timesteps
+        quarter = (timesteps * QUARTERS // self.num_train_timesteps).long()
         self.sums[0] += loss.detach() * len(error)
         self.sums[1] += len(error)
         self.sums[2 : 2 + QUARTERS].index_add_(0, quarter, error.to(self.sums.dtype))

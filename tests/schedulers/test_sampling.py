@@ -146,6 +146,35 @@ def test_karras_spacing(images, solver, beta_schedule):
     assert sample_with(scheduler, images).isfinite().all()
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2", "anime"])
+def test_anime_spacing_brings_back_equal_shares(images, solver, beta_schedule):
+    octaves = [1.2, -0.4, -1.9]
+    config = {"beta_schedule": beta_schedule, "anime_log_sigmas": octaves, "use_anime_sigmas": True}
+    scheduler = AnimeNoiseScheduler(solver=solver, **config)
+    scheduler.set_timesteps(12)
+    table = (1 / scheduler.alphas_cumprod.double().numpy() - 1) ** 0.5
+    chosen = (-scheduler.logsnr(scheduler.timesteps) / 2).exp().double().numpy()
+    sigmas = np.array([table[table <= math.exp(5.1)][-1], *chosen, table[0]])
+    hidden = np.mean([sigmas**2 / (math.exp(2 * place) + sigmas**2) for place in octaves], axis=0)
+    expected = hidden[0] + (hidden[-1] - hidden[0]) * np.arange(13) / 12
+    np.testing.assert_allclose(hidden[1:], expected, atol=1e-4)
+    assert sample_with(scheduler, images).isfinite().all()
+
+
+def test_anime_spacing_of_the_anime_table_is_the_even_one():
+    config = {"beta_schedule": "anime", "lambda_min_clipped": -1000.0}
+    even, spaced = AnimeNoiseScheduler(**config), AnimeNoiseScheduler(**config, use_anime_sigmas=True)
+    even.set_timesteps(20)
+    spaced.set_timesteps(20)
+    assert (even.timesteps - spaced.timesteps).abs().max() <= 1
+
+
+def test_two_spacings_at_once_are_refused():
+    with pytest.raises(ValueError, match="take one"):
+        AnimeNoiseScheduler(use_karras_sigmas=True, use_anime_sigmas=True)
+
+
 def test_karras_steps_equal_diffusers_but_for_rounded_timesteps(images):
     config = {"use_karras_sigmas": True, "beta_schedule": "linear", "clip_sample": False}
     ours = AnimeNoiseScheduler(**config)
@@ -191,6 +220,7 @@ def test_own_timesteps(images):
         ({}, {"timesteps": [4, -1]}, "within 0 … 999"),
         ({}, {"timesteps": []}, "without repeats"),
         ({"use_karras_sigmas": True}, {"timesteps": [3, 2]}, "use_karras_sigmas"),
+        ({"use_anime_sigmas": True}, {"timesteps": [3, 2]}, "use_anime_sigmas"),
         ({"solver": "ddpm", "timestep_spacing": "leading", "steps_offset": 1}, {"num_inference_steps": 1000}, "offset"),
         ({"lambda_min_clipped": 20.0}, {"num_inference_steps": 10}, "lambda_min_clipped"),
     ],

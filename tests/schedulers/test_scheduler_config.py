@@ -29,7 +29,8 @@ STOCK = (
 )
 TABLES = {
     **{
-        name: {"beta_schedule": name} for name in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+        name: {"beta_schedule": name}
+        for name in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "anime")
     },
     "shifted": {"logsnr_shift": -0.7},
     "zero_snr": {"beta_schedule": "linear", "rescale_betas_zero_snr": True},
@@ -40,6 +41,9 @@ KNOBS = {
     "timestep_sampling": "laplace",
     "timestep_sampling_mean": -0.3,
     "timestep_sampling_scale": 0.9,
+    "fractional_timesteps": True,
+    "anime_log_sigmas": [1.0, -1.0],
+    "use_anime_sigmas": True,
     "loss_weighting": "soft_min_snr",
     "snr_gamma": 4.0,
     "prediction_type": "sample",

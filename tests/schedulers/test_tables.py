@@ -8,8 +8,9 @@ import torch
 from diffusers import DDPMScheduler
 
 from schedulers import AnimeNoiseScheduler
+from schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "anime")
 
 
 def alpha_bar(**config) -> np.ndarray:
@@ -47,6 +48,25 @@ def test_sigmoid_closed_form():
 
     expected = [(sigmoid(3) - sigmoid(6 * i / 1000 - 3)) / (sigmoid(3) - sigmoid(-3)) for i in range(1, 1000)]
     np.testing.assert_allclose(alpha_bar(beta_schedule="sigmoid")[:-1], expected, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("octaves", [[2.67, 1.55, 0.82, -0.01, -0.84, -1.79], [0.5], [3.0, -3.0]])
+def test_every_step_of_the_anime_table_hides_an_equal_share(octaves):
+    """Of a band of power P noise hides σ² / (P + σ²), here written with powers."""
+    variance = 1 / alpha_bar(beta_schedule="anime", anime_log_sigmas=octaves) - 1
+    hidden = np.mean([variance / (np.exp(2 * place) + variance) for place in octaves], axis=0)
+    np.testing.assert_allclose(hidden, (np.arange(1000) + 0.5) / 1000, atol=1e-4)  # β is float32
+
+
+def test_shipped_octaves_are_the_default():
+    given = AnimeNoiseScheduler(beta_schedule="anime", anime_log_sigmas=list(ANIME_LOG_SIGMAS))
+    assert torch.equal(given.betas, AnimeNoiseScheduler(beta_schedule="anime").betas)
+
+
+@pytest.mark.parametrize("octaves", [[], [float("nan")], [40.0], [[1.0, 2.0]]])
+def test_octaves_that_are_none(octaves):
+    with pytest.raises(ValueError, match="anime_log_sigmas must be one or more numbers"):
+        AnimeNoiseScheduler(anime_log_sigmas=octaves)
 
 
 def test_laplace_closed_form():

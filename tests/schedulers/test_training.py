@@ -6,12 +6,16 @@ import torch
 from scipy import stats
 
 from schedulers import AnimeNoiseScheduler
+from schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS, TIMESTEP_SAMPLINGS
 
 DENSITIES = [
     {"timestep_sampling": "uniform"},
     {"timestep_sampling": "lognormal"},
     {"timestep_sampling": "lognormal", "timestep_sampling_mean": 0.5, "timestep_sampling_scale": 0.7},
     {"timestep_sampling": "laplace", "timestep_sampling_mean": 0.0, "timestep_sampling_scale": 0.5},
+    {"timestep_sampling": "cosine"},
+    {"timestep_sampling": "anime"},
+    {"timestep_sampling": "anime", "anime_log_sigmas": [0.7, -1.2]},
 ]
 TABLES = [
     {"beta_schedule": "linear"},
@@ -19,7 +23,33 @@ TABLES = [
     {"beta_schedule": "linear", "rescale_betas_zero_snr": True},
     {"beta_schedule": "laplace", "num_train_timesteps": 50},
 ]
-DISTRIBUTIONS = {"lognormal": stats.norm, "laplace": stats.laplace}
+
+
+class Octaves:
+    """The mean of logistic distributions at the octaves' log σ."""
+
+    def __init__(self, log_sigmas):
+        self.parts = [stats.logistic(place, 0.5) for place in log_sigmas]
+
+    def cdf(self, x):
+        return np.mean([part.cdf(x) for part in self.parts], axis=0)
+
+    def pdf(self, x):
+        return np.mean([part.pdf(x) for part in self.parts], axis=0)
+
+
+def named_distribution(scheduler):
+    """The density over log σ, by scipy."""
+    config = scheduler.config
+    match config.timestep_sampling:
+        case "lognormal":
+            return stats.norm(config.timestep_sampling_mean, config.timestep_sampling_scale)
+        case "laplace":
+            return stats.laplace(config.timestep_sampling_mean, config.timestep_sampling_scale)
+        case "cosine":
+            return stats.hypsecant()
+        case "anime":
+            return Octaves(config.anime_log_sigmas or ANIME_LOG_SIGMAS)
 
 
 def log_sigma(scheduler) -> np.ndarray:
@@ -48,17 +78,32 @@ def test_density_is_the_one_over_log_sigma(density, table):
     """Its cumulative sums are those of the named distribution cut to the table, and p |d log σ / dt| inside."""
     scheduler = AnimeNoiseScheduler(**density, **table)
     x, probability = log_sigma(scheduler), scheduler.timestep_density().numpy()
-    named = DISTRIBUTIONS[density["timestep_sampling"]](
-        scheduler.config.timestep_sampling_mean, scheduler.config.timestep_sampling_scale
-    )
+    named = named_distribution(scheduler)
     middles = (x[1:] + x[:-1]) / 2
     edges = np.concatenate([[2 * x[0] - middles[0]], middles, [2 * x[-1] - middles[-1]]])
     inside = named.cdf(edges[-1]) - named.cdf(edges[0])
     np.testing.assert_allclose(probability, np.diff(named.cdf(edges)) / inside, rtol=1e-6, atol=1e-12)
     pointwise = named.pdf(x) * np.gradient(x) / inside
-    smooth = np.abs(x - scheduler.config.timestep_sampling_mean) > 0.02  # all but the tip of the Laplace density
+    tip = scheduler.config.timestep_sampling_mean if density["timestep_sampling"] == "laplace" else np.inf
+    smooth = np.abs(x - tip) > 0.02
     smooth[:100] = smooth[900:] = False
     np.testing.assert_allclose(probability[smooth], pointwise[smooth], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, function in TIMESTEP_SAMPLINGS.items() if function])
+def test_densities_integrate_to_one(name):
+    """Their cumulative functions rise from 0 to 1 without a jump, over every log σ, whatever the table."""
+    x = np.linspace(-40, 40, 400_001)
+    below = TIMESTEP_SAMPLINGS[name](x, -0.8, 1.6, np.array(ANIME_LOG_SIGMAS))
+    assert below[0] == pytest.approx(0, abs=1e-9) and below[-1] == pytest.approx(1, abs=1e-9)
+    rise = np.diff(below)
+    assert rise.min() >= 0 and rise.max() < 1e-3
+
+
+def test_cosine_density_is_what_the_cosine_table_trains():
+    cosine = np.sort(log_sigma(AnimeNoiseScheduler(beta_schedule="squaredcos_cap_v2")))
+    below = TIMESTEP_SAMPLINGS["cosine"](cosine, None, None, None)
+    np.testing.assert_allclose(below, (np.arange(1000) + 1) / 1000, atol=0.008)  # its small offset s is 0.008
 
 
 def test_default_lognormal_trains_edm2s_noise_levels():
@@ -98,6 +143,88 @@ def test_draws_follow_the_density_at_every_place_of_the_batch(density):
         frequency = torch.bincount(drawn, minlength=20) / len(drawn)
         error = (expected * (1 - expected) / len(drawn)).sqrt()
         assert ((frequency - expected).abs() <= 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_strata_leave_means_as_they_are_and_take_variance_away(density):
+    """What a batch estimates has the same mean as with independent draws, whose variance the theory gives."""
+    scheduler = AnimeNoiseScheduler(beta_schedule="linear", **density)
+    value = torch.from_numpy(log_sigma(scheduler)).tanh()
+    probability = scheduler.timestep_density()
+    mean = (probability * value).sum()
+    deviation = (probability * (value - mean) ** 2).sum().sqrt() / 16**0.5
+    for stratified in (True, False):
+        generator = torch.Generator().manual_seed(1)
+        batches = torch.stack(
+            [value[scheduler.sample_timesteps(16, generator, stratified=stratified)].mean() for _ in range(2000)]
+        )
+        assert abs(batches.mean() - mean) < 5 * batches.std() / 2000**0.5
+        if stratified:
+            assert batches.std() < 0.25 * deviation
+        else:
+            assert batches.std() == pytest.approx(deviation.item(), rel=0.1)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_fractional_draws_follow_the_same_density_between_the_steps(density):
+    whole = AnimeNoiseScheduler(beta_schedule="linear", num_train_timesteps=50, **density)
+    scheduler = AnimeNoiseScheduler.from_config(whole.config, fractional_timesteps=True)
+    drawn = scheduler.sample_timesteps(100_000, torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.float32 and drawn.min() >= 0 and drawn.max() <= 49
+    frequency = torch.bincount(drawn.round().long(), minlength=50) / len(drawn)
+    torch.testing.assert_close(frequency.double(), whole.timestep_density(), rtol=0.01, atol=1e-4)
+    inner = drawn[(drawn > 0.5) & (drawn < 48.5)]
+    within = torch.histc(inner - inner.round(), bins=5, min=-0.5, max=0.5) / len(inner)
+    torch.testing.assert_close(within, torch.full((5,), 0.2), rtol=0.02, atol=0)
+
+
+def test_fractional_draws_on_any_table_have_the_noise_of_another():
+    """A network of the linear table learns the levels of the cosine one."""
+    config = {"beta_schedule": "linear", "timestep_sampling": "cosine", "fractional_timesteps": True}
+    scheduler = AnimeNoiseScheduler(**config)
+    drawn = scheduler.sample_timesteps(4000, torch.Generator().manual_seed(0))
+    x = -scheduler.logsnr(drawn).double().numpy() / 2
+    ends = stats.hypsecant().cdf(log_sigma(scheduler)[[0, -1]])
+    within = (stats.hypsecant().cdf(x) - ends[0]) / (ends[1] - ends[0])
+    assert stats.kstest(within, "uniform").statistic < 0.004
+
+
+@pytest.mark.parametrize("config", [{"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}])
+def test_noise_target_and_weight_of_fractional_timesteps(config, images):
+    """Half-way between two steps log SNR is the mean of theirs, and everything follows from it."""
+    scheduler = AnimeNoiseScheduler(beta_schedule="linear", **config)
+    timesteps = torch.tensor([3.5, 700.5])
+    logsnr = (scheduler.logsnr(timesteps.floor().long()) + scheduler.logsnr(timesteps.ceil().long())).double() / 2
+    torch.testing.assert_close(scheduler.logsnr(timesteps), logsnr.float())
+    alpha, sigma = ((sign * logsnr).sigmoid().sqrt().view(2, 1, 1, 1).float() for sign in (1, -1))
+    noise = images.flip(0)
+    torch.testing.assert_close(scheduler.add_noise(images, noise, timesteps), alpha * images + sigma * noise)
+    target = noise if config["prediction_type"] == "epsilon" else alpha * noise - sigma * images
+    torch.testing.assert_close(scheduler.training_target(images, noise, timesteps), target)
+    expected = CLOSED_FORMS["min_snr", config["prediction_type"]](logsnr.exp().numpy(), 5.0)
+    np.testing.assert_allclose(scheduler.loss_weights(timesteps), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("table", ["linear", "squaredcos_cap_v2", "anime"])
+def test_remapped_timesteps_have_the_same_sigma(table):
+    """σ of one table, at fractional timesteps of another."""
+    other = AnimeNoiseScheduler(beta_schedule="sigmoid")
+    scheduler = AnimeNoiseScheduler(beta_schedule=table)
+    ends = log_sigma(scheduler)[[0, -1]]
+    sigma = torch.from_numpy(np.exp(log_sigma(other))).reshape(50, 20)
+    inside = (sigma.log() > ends[0]) & (sigma.log() < ends[1])
+    assert inside.sum() > 800
+    timesteps = scheduler.timesteps_of(sigma)
+    assert timesteps.dtype == torch.float64 and timesteps.shape == sigma.shape
+    alpha_bar = scheduler.add_noise(
+        torch.ones(1000, dtype=torch.float64), torch.zeros(1000).double(), timesteps.flatten()
+    )
+    found = (alpha_bar**-2 - 1).sqrt().view(50, 20)
+    torch.testing.assert_close(found[inside], sigma[inside], rtol=1e-6, atol=0)
+    assert ((timesteps == 0) | (timesteps == 999))[~inside].all()
+    whole = torch.arange(1000)
+    own = torch.from_numpy(np.exp(log_sigma(scheduler)))
+    torch.testing.assert_close(scheduler.timesteps_of(own), whole.double(), rtol=0, atol=1e-6)
 
 
 def test_jitter_is_independent_between_strata():
