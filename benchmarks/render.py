@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The measured tables of README.md, made from model_card/results/*.json.
+"""The measured tables of README.md and model_card/noise.md, made from model_card/results/*.json.
 
 python benchmarks/render.py           # rewrite them in place
 python benchmarks/render.py --check   # fail if README is not what the files give
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common import RESULTS, ROOT
 
+PAGES = [ROOT / "README.md", ROOT / "model_card" / "noise.md"]
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
 
 
@@ -185,11 +186,100 @@ def render_evaluation_speed(result: dict) -> str:
     ])  # fmt: skip
 
 
+def render_noise(result: dict) -> str:
+    """The tables of `noise.json`, as Markdown."""
+    arms = [row for row in result["rows"] if row["kind"] == "arm"]
+    if not arms:
+        return "No arm is judged yet."
+    peer = next((row for row in arms if row["run"] == "A"), None)
+    lines = [
+        "| run | noise | sampler | KID | FD | precision | recall | KID, of A | FD, of A |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in arms:
+        ratios = [f"{row[key] / peer[key]:.2f}×" if peer else "" for key in ("kid", "fd")]
+        cells = [
+            row["run"],
+            row["what"],
+            row["sampler"],
+            f"{row['kid']:.3f} ± {row['kid_std']:.3f}",
+            f"{row['fd']:.1f}",
+        ]
+        cells += [f"{row['precision']:.3f}", f"{row['recall']:.3f}", *ratios]
+        lines.append(f"| {' | '.join(cells)} |")
+    floor, first = arms[0]["floor"], arms[0]
+    lines.append(
+        f"| | floor: {floor['n']:,} training images | | {_kid(floor)} | {floor['fd']:.1f} "
+        f"| {floor['precision']:.3f} | {floor['recall']:.3f} | | |"
+    )
+    lines += [
+        "",
+        f"{first['n']:,} images at seeds of their own against the {first['real']} split; KID and FD with "
+        f"{first['extractor']}. A run's number after the point is the seed of its training, 0 without one. The "
+        "sampler is the best of four by KID on other images:",
+        "",
+        *_table(["run", *first["choices"]], [[r["run"], *(_kid(c) for c in r["choices"].values())] for r in arms]),
+        "",
+        "σ that a run trains, quantiles:",
+        "",
+        *_table(
+            ["run", "5 %", "25 %", "50 %", "75 %", "95 %"],
+            [[row["run"], *(f"{value:.2f}" for value in row["sigma_quantiles"])] for row in arms],
+        ),
+        *_noise_curves(result["rows"]),
+        "",
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
+        f"Again: `{result['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _noise_curves(rows: list[dict]) -> list[str]:
+    """The tables of what was measured of some runs only."""
+    lines = []
+    for kind, title in {
+        "curve": "KID after so many images, of the average of relative length 0.1:",
+        "lengths": "KID of averages of other relative lengths, at the end:",
+    }.items():
+        found = [row for row in rows if row["kind"] == kind]
+        places = sorted({row["at"] for row in found})
+        table = [
+            [run, *(next((_kid(r) for r in found if r["run"] == run and r["at"] == place), "") for place in places)]
+            for run in dict.fromkeys(row["run"] for row in found)
+        ]
+        if found:
+            lines += [
+                "",
+                f"{title} ({found[0]['n']:,} images)",
+                "",
+                *_table(["run", *(f"{p:,g}" for p in places)], table),
+            ]
+    if steps := [row for row in rows if row["kind"] == "steps"]:
+        body = [[row["run"], row["sampler"], _kid(row), f"{row['fd']:.1f}"] for row in steps]
+        lines += [
+            "",
+            f"Steps of DPM-Solver++ ({steps[0]['n']:,} images):",
+            "",
+            *_table(["run", "sampler", "KID", "FD"], body),
+        ]
+    return lines
+
+
+def _kid(row: dict) -> str:
+    return f"{row['kid']:.3f} ± {row['kid_std']:.3f}"
+
+
+def _table(head: list[str], body: list[list[str]]) -> list[str]:
+    rows = [f"| {' | '.join(cells)} |" for cells in (head, *body)]
+    return [rows[0], "|---" * len(head) + "|", *rows[1:]]
+
+
 RENDERERS = {
     "data_loading": render_data_loading,
     "training": render_training,
     "evaluation": render_evaluation,
     "evaluation_speed": render_evaluation_speed,
+    "noise": render_noise,
 }
 
 
@@ -207,14 +297,15 @@ def rendered(text: str, results: Path = RESULTS) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES)
     arguments = parser.parse_args(argv)
-    before = arguments.readme.read_text()
-    after = rendered(before)
-    if not arguments.check:
-        arguments.readme.write_text(after)
-    elif after != before:
-        sys.exit("README.md is not what model_card/results gives; run `python benchmarks/render.py`.")
+    for page in arguments.pages:
+        before = page.read_text()
+        after = rendered(before)
+        if not arguments.check:
+            page.write_text(after)
+        elif after != before:
+            sys.exit(f"{page.name} is not what model_card/results gives; run `python benchmarks/render.py`.")
 
 
 if __name__ == "__main__":

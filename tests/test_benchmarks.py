@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation_data import pictures, save
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -94,9 +95,94 @@ def test_the_speed_of_evaluation_is_measured_from_end_to_end(tmp_path, render, t
     assert render.render_evaluation_speed(result) in done.stdout
 
 
-def test_readme_shows_the_results_and_nothing_else(render, tmp_path):
-    text = (ROOT / "README.md").read_text()
+@pytest.fixture(scope="module")
+def noise_arms(tmp_path_factory, tiny_vit):
+    """The bake-off of two arms in small, run twice: what it found, what each run printed, and its folder."""
+    folder = tmp_path_factory.mktemp("noise")
+    save(folder / "faces" / "train", pictures(64, 0))
+    save(folder / "faces" / "validation", pictures(24, 1))
+    settings = "--images 64 --resolution 16 --network tiny --batch 8 --warmup 2 --chosen 8 --judged 12 --compared 8"
+    command = [sys.executable, str(BENCHMARKS / "noise.py"), *settings.split(), "--arms", "A", "E"]
+    command += ["--dataset", str(folder / "faces"), "--photographs", str(folder / "none")]
+    command += ["--work", str(folder / "work")]
+    command += ["--extractor", str(tiny_vit), "--label", "tiny", "--cache_dir", str(folder / "cache")]
+    outputs = []
+    for name in ("first", "again"):
+        done = subprocess.run(
+            [*command, "--output", str(folder / f"{name}.json")], capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs.append(done.stdout)
+    return json.loads((folder / "first.json").read_text()), outputs, folder
+
+
+def test_noise_is_measured_from_end_to_end(noise_arms, render):
+    result, outputs, _ = noise_arms
+    arms = {row["run"]: row for row in result["rows"] if row["kind"] == "arm"}
+    assert list(arms) == ["A", "E"] and all(len(row["choices"]) == 4 for row in arms.values())
+    for row in arms.values():
+        assert row["choices"][row["sampler"]]["kid"] == min(choice["kid"] for choice in row["choices"].values())
+        assert row["n"] == 12 and row["floor"]["n"] == 12
+    best = min(arms.values(), key=lambda row: row["kid"])["run"]
+    assert result["summary"]["winner"] == best
+    assert result["summary"]["winner_fd_ratio"] == arms[best]["fd"] / arms["A"]["fd"]
+    kinds = {(row["kind"], row["run"]) for row in result["rows"]}
+    assert {("loss", "A"), ("loss", "E"), ("curve", "A"), ("curve", best), ("lengths", best), ("steps", best)} <= kinds
+    assert [row["at"] for row in result["rows"] if row["kind"] == "curve" and row["run"] == "A"] == [8, 16, 32, 48, 64]
+    assert render.render_noise(result) in outputs[0]
+    assert "To reproduce: python benchmarks/noise.py --images 64" in outputs[0]
+
+
+def test_a_second_run_of_the_arms_measures_nothing_anew(noise_arms):
+    result, outputs, folder = noise_arms
+    assert "Training a network" in outputs[0] and "Training a network" not in outputs[1]
+    assert json.loads((folder / "again.json").read_text())["rows"] == result["rows"]
+
+
+def test_arms_are_trained_with_the_noise_that_they_say(noise_arms):
+    _, _, folder = noise_arms
+    configs = {
+        run: json.loads((folder / "work" / run / "scheduler" / "scheduler_config.json").read_text()) for run in "AE"
+    }
+    told = ("beta_schedule", "prediction_type", "loss_weighting", "timestep_sampling")
+    assert [configs["A"][key] for key in told] == ["linear", "epsilon", "none", "uniform"]
+    assert [configs["E"][key] for key in told] == ["squaredcos_cap_v2", "v_prediction", "min_snr", "anime"]
+    calibration = json.loads((folder / "work" / "calibration" / "calibration.json").read_text())
+    assert configs["E"]["anime_log_sigmas"] == calibration["anime_log_sigmas"]
+
+
+@pytest.mark.parametrize(
+    "curve, goal, images",
+    [
+        ([(10, 8.0), (20, 4.0), (40, 1.0)], 4.0, 20),
+        ([(10, 8.0), (20, 4.0), (40, 1.0)], 2.0, 20 * 2**0.5),
+        ([(10, 8.0), (20, 4.0)], 9.0, 10),
+        ([(10, 8.0), (20, 4.0)], 1.0, math.inf),
+        ([(10, 8.0), (20, 9.0), (40, 1.0)], 3.0, 20 * 2**0.5),
+    ],
+)
+def test_images_to_reach(curve, goal, images, render):
+    from noise import images_to_reach
+
+    assert images_to_reach(curve, goal) == pytest.approx(images)
+
+
+@pytest.mark.parametrize("run", ["Z", "A.x"])
+def test_unknown_arms_are_refused_before_anything(run, tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "noise.py"), "--arms", run, "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"--arms {run} is not known" in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "model_card/noise.md"])
+def test_pages_show_the_results_and_nothing_else(render, tmp_path, page):
+    text = (ROOT / page).read_text()
     assert render.rendered(text) == text
+
+
+def test_a_number_changed_by_hand_is_found(render, tmp_path):
+    text = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(text.replace("| ours, cached | 0 | 0.", "| ours, cached | 0 | 9."))
     with pytest.raises(SystemExit, match="is not what"):
-        render.main(["--check", "--readme", str(tmp_path / "README.md")])
+        render.main(["--check", "--pages", str(tmp_path / "README.md")])

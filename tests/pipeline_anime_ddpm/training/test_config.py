@@ -103,6 +103,11 @@ def test_a_saved_config_reads_back_the_same_without_its_token(tmp_path):
         (["--logging_dir", ".."], "inside --output_dir"),
         (["--logging_dir", "/tmp/logs"], "inside --output_dir"),
         (["--learning_rate", "nan"], "above 0"),
+        (["--timestep_sampling_scale", "0", "--timestep_sampling", "laplace"], "above 0"),
+        (["--timestep_sampling_scale", "0.5"], "is for --timestep_sampling lognormal or laplace"),
+        (["--timestep_sampling_mean", "1", "--timestep_sampling", "anime"], "is for --timestep_sampling lognormal"),
+        (["--timestep_sampling_mean", "inf", "--timestep_sampling", "laplace"], "give log sigma, -20 to 20"),
+        (["--noise_calibration", "a"], "give --timestep_sampling anime or --ddpm_beta_schedule anime"),
     ],
 )
 def test_mistakes_get_one_sentence(argv, says):

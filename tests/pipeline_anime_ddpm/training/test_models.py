@@ -18,6 +18,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
+from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
 from schedulers import AnimeNoiseScheduler
 
 
@@ -56,14 +57,46 @@ def test_noise_settings_of_a_new_model_arrive(tiny_unet, tmp_path):
         "ddpm_beta_schedule": "sigmoid",
         "prediction_type": "sample",
         "timestep_sampling": "lognormal",
+        "timestep_sampling_mean": -0.2,
+        "timestep_sampling_scale": 1.1,
+        "fractional_timesteps": True,
         "loss_weighting": "soft_min_snr",
         "snr_gamma": 2.0,
     }
     scheduler = build_model(config(model_config_name_or_path=str(tmp_path), resolution=8, **settings))[1]
     expected = settings | {"num_train_timesteps": 200, "beta_schedule": "sigmoid"}
-    for name in ("num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling", "loss_weighting"):
-        assert scheduler.config[name] == expected[name]
-    assert scheduler.config.snr_gamma == 2.0
+    del expected["ddpm_num_steps"], expected["ddpm_beta_schedule"]
+    assert {name: scheduler.config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("settings", [{"ddpm_beta_schedule": "anime"}, {"timestep_sampling": "anime"}])
+def test_anime_noise_is_for_the_resolution_or_the_calibration(settings, tiny_unet, tmp_path):
+    tiny_unet().save_config(tmp_path)
+    new = {"model_config_name_or_path": str(tmp_path), "resolution": 32, **settings}
+    assert build_model(config(**new))[1].config.anime_log_sigmas == log_sigmas_at(32)
+    record = {"anime_log_sigmas": [1.0, -1.0], "images": {"resolution": 32}}
+    (tmp_path / "calibration.json").write_text(json.dumps(record))
+    calibrated = build_model(config(**new, noise_calibration=str(tmp_path)))[1]
+    assert calibrated.config.anime_log_sigmas == [1.0, -1.0]
+    with pytest.raises(UserError, match="measured at 32 pixels but the training is at 16"):
+        build_model(config(**new | {"resolution": 16}, noise_calibration=str(tmp_path)))
+
+
+def test_fine_tuning_an_anime_table_with_another_calibration_keeps_the_table(tiny_unet, tmp_path):
+    noise = AnimeNoiseScheduler(beta_schedule="anime", anime_log_sigmas=[0.5, -0.5])
+    AnimeDDPMPipeline(tiny_unet(), noise).save_pretrained(tmp_path / "model")
+    side = tiny_unet().config.sample_size
+    record = {"anime_log_sigmas": [1.0, -1.0], "images": {"resolution": side}}
+    (tmp_path / "calibration.json").write_text(json.dumps(record))
+    scheduler = build_model(
+        config(
+            pretrained_model_name_or_path=str(tmp_path / "model"),
+            timestep_sampling="anime",
+            noise_calibration=str(tmp_path),
+        )
+    )[1]
+    assert torch.equal(scheduler.betas, noise.betas)
+    assert scheduler.config.anime_log_sigmas == [1.0, -1.0]
 
 
 @pytest.mark.parametrize(
