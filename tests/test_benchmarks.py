@@ -186,3 +186,12 @@ def test_a_number_changed_by_hand_is_found(render, tmp_path):
     (tmp_path / "README.md").write_text(text.replace("| ours, cached | 0 | 0.", "| ours, cached | 0 | 9."))
     with pytest.raises(SystemExit, match="is not what"):
         render.main(["--check", "--pages", str(tmp_path / "README.md")])
+
+
+def test_figures_of_the_noise_are_drawn(noise_arms, tmp_path):
+    _, _, folder = noise_arms
+    command = [sys.executable, str(BENCHMARKS / "noise_figures.py"), "--work", str(folder / "work")]
+    command += ["--result", str(folder / "first.json"), "--figures", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "noise_samples.png", "noise_calibration.png"}

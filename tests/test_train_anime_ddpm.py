@@ -185,6 +185,21 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process
     assert (whole[0] / "checkpoint-62").exists()
 
 
+@pytest.mark.parametrize("noise", [{"timestep_sampling": "anime"}, {"fractional_timesteps": True}])
+def test_the_noise_that_is_asked_for_is_the_noise_that_is_trained(work, in_process, tmp_path, noise):
+    """Each way to draw the timesteps leads to other weights, and the pipeline says which it was."""
+    ways = {"stratified": {}, "each by itself": {"no-stratified_timesteps": True}, "noise": noise}
+    weights = {}
+    for name, way in ways.items():
+        in_process(*flags(work, tmp_path / name, max_train_steps=3, **way))
+        weights[name] = final_state(tmp_path / name)
+    key = next(key for key in weights["noise"] if key[0] == "pipeline" and key[1].startswith("conv_in"))
+    assert not torch.equal(weights["stratified"][key], weights["each by itself"][key])
+    assert not torch.equal(weights["stratified"][key], weights["noise"][key])
+    saved = AnimeDDPMPipeline.from_pretrained(tmp_path / "noise").scheduler.config
+    assert all(saved[name] == value for name, value in noise.items() if name in saved)
+
+
 def test_fine_tuning_begins_at_the_pretrained_pipeline(work, whole, in_process, tmp_path):
     """With a learning rate of almost nothing the result is the pre-trained network, not a new one."""
     arguments = flags(

@@ -1,5 +1,7 @@
 """The randomness of a step follows from (seed, step, rank), and the loss is DDPM's."""
 
+import types
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -51,6 +53,30 @@ def test_timesteps_are_stratified_over_all_ranks_together(images):
     assert torch.equal(torch.cat(parts), drawn(images).timesteps), "three ranks draw what one would have drawn"
     strata = torch.cat(parts).sort().values * 12 // 1000
     assert (strata - torch.arange(12)).abs().max() <= 1
+
+
+def test_timesteps_can_be_drawn_each_by_itself(images):
+    everyone = drawn(images, stratified=False)
+    parts = [drawn(images[r * 4 : r * 4 + 4], rank=r, world=3, stratified=False).timesteps for r in range(3)]
+    assert torch.equal(torch.cat(parts), everyone.timesteps)
+    strata = [drawn(images, stratified=False, step=step).timesteps * 12 // 1000 for step in range(20)]
+    assert all(len(set(of_step.tolist())) < 12 for of_step in strata), "some part of the table is hit twice"
+    assert torch.equal(drawn(images).noise, everyone.noise)
+
+
+def test_the_network_is_told_fractional_timesteps_as_they_are(images):
+    scheduler = AnimeNoiseScheduler(timestep_sampling="anime", fractional_timesteps=True)
+    batch, told = drawn(images, scheduler), []
+
+    def network(noisy, timesteps):
+        told.append(timesteps)
+        return types.SimpleNamespace(sample=torch.zeros_like(noisy))
+
+    loss, error = diffusion_loss(network, scheduler, batch)
+    assert torch.equal(told[0], batch.timesteps) and (batch.timesteps % 1 > 0).sum() > 6
+    target = scheduler.training_target(batch.clean, batch.noise, batch.timesteps)
+    torch.testing.assert_close(error, target.square().mean((1, 2, 3)))
+    torch.testing.assert_close(loss, (scheduler.loss_weights(batch.timesteps) * error).mean())
 
 
 def test_micro_batches_are_slices_of_the_step(images):

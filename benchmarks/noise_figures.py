@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""The figures of model_card/noise.md, from model_card/results/noise.json and the folder that noise.py worked in.
+
+python benchmarks/noise_figures.py --work runs/noise
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, ROOT
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+FIGURES = ROOT / "model_card" / "figures"
+GAP = 8  # pixels between two grids
+
+
+def plot(result: dict, path: Path) -> None:
+    """The noise that each run trains, its error there, and KID on the way."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    trained, error, course = figure.subplots(1, 3)
+    arms = [row for row in result["rows"] if row["kind"] == "arm"]
+    colours = {row["run"]: f"C{index % 10}" for index, row in enumerate(arms)}
+    plot_levels(trained, arms, colours)
+    plot_errors(error, [row for row in result["rows"] if row["kind"] == "loss"], colours)
+    for run, colour in colours.items():
+        points = [row for row in result["rows"] if row["kind"] == "curve" and row["run"] == run]
+        if points:
+            images = [row["at"] for row in points]
+            course.errorbar(
+                images, [r["kid"] for r in points], [r["kid_std"] for r in points], color=colour, label=run, capsize=2
+            )
+    course.set(xscale="log", yscale="log", xlabel="images", ylabel="KID", title="KID on the way")
+    course.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def plot_levels(axes: Axes, arms: list[dict], colours: dict[str, str]) -> None:
+    """The middle half and the middle nine tenths of the σ that each run trains."""
+    for index, row in enumerate(arms):
+        low, quarter, middle, upper, high = np.log10(row["sigma_quantiles"])
+        axes.plot([low, high], [index, index], color=colours[row["run"]], lw=1)
+        axes.plot([quarter, upper], [index, index], color=colours[row["run"]], lw=6, solid_capstyle="butt")
+        axes.plot(middle, index, "k|", ms=10)
+    axes.set_yticks(range(len(arms)), [row["run"] for row in arms])
+    axes.invert_yaxis()
+    axes.set(xlabel="log₁₀ σ", title="Noise levels trained: 5, 25, 50, 75, 95 %")
+
+
+def plot_errors(axes: Axes, rows: list[dict], colours: dict[str, str]) -> None:
+    """The error of ε by log SNR, over the least of all runs there."""
+    if not rows:
+        return
+    least = np.min([row["error"] for row in rows], axis=0)
+    for row in rows:
+        axes.plot(row["logsnr"], np.array(row["error"]) / least, color=colours[row["run"]], label=row["run"])
+    axes.set(xlabel="log SNR", ylabel="over the least", ylim=(0.98, 1.5), title="Error of ε on held-out faces")
+    axes.legend(frameon=False, ncols=2)
+
+
+def side_by_side(paths: list[Path], target: Path) -> None:
+    """Grids of equal size beside each other."""
+    grids = [Image.open(path).convert("RGB") for path in paths]
+    width = sum(grid.width for grid in grids) + GAP * (len(grids) - 1)
+    sheet = Image.new("RGB", (width, max(grid.height for grid in grids)), "white")
+    left = 0
+    for grid in grids:
+        sheet.paste(grid, (left, 0))
+        left += grid.width + GAP
+    sheet.save(target, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/noise"))
+    parser.add_argument("--result", type=Path, default=RESULTS / "noise.json")
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    arguments = parser.parse_args()
+    result = json.loads(arguments.result.read_text())
+    plot(result, arguments.figures / "noise.png")
+    runs = ["A", result["summary"]["winner"]]
+    side_by_side([arguments.work / run / "judge" / "grid.png" for run in runs], arguments.figures / "noise_samples.png")
+    shutil.copy(arguments.work / "calibration" / "calibration.png", arguments.figures / "noise_calibration.png")
+    print(f"Left in noise_samples.png: {runs[0]}, right: {runs[1]}.")
+
+
+if __name__ == "__main__":
+    main()
