@@ -13,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 from common import RESULTS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "model_card" / "noise.md"]
@@ -274,11 +275,37 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
     return [rows[0], "|---" * len(head) + "|", *rows[1:]]
 
 
+def render_calibration(result: dict) -> str:
+    """The table of a `calibration.json`, as Markdown."""
+    sets = [data for data in (result, result["beside"]) if data]
+    names = [Path(data["images"]["source"]).name for data in sets]
+    body = [
+        [_band(band), *(f"{data['bands'][index]['log_sigma']:.2f}" for data in sets)]
+        for index, band in enumerate(result["bands"])
+    ]
+    body.append(["SSIM is a half", *(f"{np.interp(0.5, data['ssim'], data['logsnr']) / -2:.2f}" for data in sets)])
+    counts = " and ".join(f"{data['images']['n']:,} of {name}" for data, name in zip(sets, names, strict=True))
+    return "\n".join([
+        *_table(["log σ at which noise is as strong as", *names], body),
+        "",
+        f"Images: {counts}, {result['images']['split']} split, at {result['images']['resolution']} pixels; noise of "
+        f"seed {result['seed']}.",
+    ])  # fmt: skip
+
+
+def _band(band: dict) -> str:
+    if band["highest"] == 0:
+        return "the mean colour"
+    return f"{band['lowest']} to {band['highest']} cycles an image" if band["highest"] > 1 else "1 cycle an image"
+
+
 RENDERERS = {
     "data_loading": render_data_loading,
     "training": render_training,
     "evaluation": render_evaluation,
     "evaluation_speed": render_evaluation_speed,
+    "calibration_32": render_calibration,
+    "calibration_64": render_calibration,
     "noise": render_noise,
 }
 

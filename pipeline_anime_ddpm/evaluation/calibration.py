@@ -50,6 +50,12 @@ class Band:
     highest: int
     log_sigma: float
 
+    @property
+    def name(self) -> str:
+        if self.highest == 0:
+            return "mean colour"
+        return "1 cycle an image" if self.highest == 1 else f"{self.lowest} to {self.highest} cycles an image"
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -164,8 +170,7 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
     log_sigma = -np.array(measured.logsnr) / 2
     for index, band in enumerate(measured.bands):
         left_share = 1 - share_lost(log_sigma, np.array([band.log_sigma]))
-        name = "mean colour" if band.highest == 0 else f"{band.lowest}-{band.highest} cycles an image"
-        left.plot(measured.logsnr, left_share, color=f"C{index}", lw=1, label=name)
+        left.plot(measured.logsnr, left_share, color=f"C{index}", lw=1, label=band.name)
         if other and index < len(other.bands):
             beside = 1 - share_lost(log_sigma, np.array([other.bands[index].log_sigma]))
             left.plot(measured.logsnr, beside, color=f"C{index}", lw=1, ls=":")
@@ -228,8 +233,7 @@ def _measure(
     measured = calibrate(images, arguments.seed)
     print(f"{len(images):,} images of {name} ({arguments.split}) at {arguments.resolution} pixels:")
     for band in measured.bands:
-        what = "mean colour" if band.highest == 0 else f"{band.lowest} to {band.highest} cycles an image"
-        print(f"  noise is as strong as {what} at log σ = {band.log_sigma:.2f}")
+        print(f"  noise is as strong as {band.name} at log σ = {band.log_sigma:.2f}")
     print(f"  SSIM is a half at log σ = {np.interp(0.5, measured.ssim, measured.logsnr) / -2:.2f}")
     if len(images) < ENOUGH:
         print(f"  These are few images: {ENOUGH:,} or more give numbers that can be relied on.")
