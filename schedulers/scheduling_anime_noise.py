@@ -523,12 +523,13 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     def _alpha_bar(self, timesteps: torch.Tensor) -> torch.Tensor:
         """ᾱ of timesteps of any shape: of whole ones as in the float32 table, between them with linear log SNR."""
         device = timesteps.device
-        if device not in self._table_on:
-            precision = torch.float32 if device.type == "mps" else torch.float64
-            self._table_on[device] = self.alphas_cumprod.to(device)
-            self._log_ratio_on[device] = torch.from_numpy(self._log_ratios()).to(device, precision)
         if not timesteps.is_floating_point():
+            if device not in self._table_on:
+                self._table_on[device] = self.alphas_cumprod.to(device)
             return self._table_on[device][timesteps]
+        if device not in self._log_ratio_on:
+            precision = torch.float32 if device.type == "mps" else torch.float64
+            self._log_ratio_on[device] = torch.from_numpy(self._log_ratios()).to(device, precision)
         log_ratio = self._log_ratio_on[device]
         before = timesteps.floor().clamp(0, len(self) - 2).long()
         share = (timesteps - before).clamp(0, 1).to(log_ratio.dtype)
