@@ -37,7 +37,10 @@ def plot(result: dict, path: Path) -> None:
                 images, [r["kid"] for r in points], [r["kid_std"] for r in points], color=colour, label=run, capsize=2
             )
     course.set(xscale="log", yscale="log", xlabel="images", ylabel="KID", title="KID on the way")
-    course.legend(frameon=False)
+    if course.has_data():
+        course.legend(frameon=False)
+    else:
+        course.remove()
     figure.savefig(path, dpi=110)
 
 
