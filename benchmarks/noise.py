@@ -102,7 +102,7 @@ LOSS_IMAGES = 256
 CURVE = (0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the run
 CURVE_LENGTH = 0.10  # of the average that is looked at on the way
 LENGTHS = (0.03, 0.06, 0.10, 0.15, 0.20)
-SPACINGS = {"even timesteps": "", "Karras": "use_karras_sigmas=true", "anime": "use_anime_sigmas=true"}
+SPACINGS = {"even timesteps": "", "Karras": ",use_karras_sigmas=true", "anime": ",use_anime_sigmas=true"}
 STEPS = (10, 15, 20, 25)
 MANY_STEPS = 250
 CHOICE_SEED, JUDGE_SEED, CURVE_SEED = 1, 0, 2  # so that nothing is chosen on the images that are judged
@@ -164,14 +164,19 @@ class Bench:
         command += ["--cache_dir", s.cache_dir] if s.cache_dir else []
         subprocess.run(command, check=True, cwd=ROOT)
 
-    def measured(self, folder: Path) -> dict[str, Any] | None:
-        """What an evaluation has left."""
+    def measured(self, folder: Path, count: int | None = None) -> dict[str, Any] | None:
+        """What an evaluation has left; one of another number of images is refused."""
         path = folder / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        record = json.loads(path.read_text()) if path.is_file() else None
+        if record and count not in (None, record["judged"]["n"]):
+            raise UserError(
+                f"{folder} was measured with {record['judged']['n']} images, not {count}; give another --work."
+            )
+        return record
 
     def evaluate(self, folder: Path, model: Path, sampler: tuple, count: int, seed: int, floor: bool = False) -> dict:
         """One evaluation, or what an earlier one has found."""
-        if found := self.measured(folder):
+        if found := self.measured(folder, count):
             return found
         s, (solver, steps, options) = self.settings, sampler
         return evaluate(
@@ -257,7 +262,7 @@ class Bench:
 
     def along(self, run: str, folder: Path, length: float, images: int) -> None:
         sampler = SAMPLERS[self.best_sampler(run)]
-        if self.measured(folder) is None:
+        if self.measured(folder, self.settings.compared) is None:
             self.evaluate(
                 folder, self.averaged(run, length, images, folder), sampler, self.settings.compared, CURVE_SEED
             )
@@ -272,21 +277,18 @@ class Bench:
 
 
 def step_samplers() -> dict[str, tuple[str, int, str]]:
-    few = {
-        f"{steps} steps, {name}, {bound}": ("dpmsolver++", steps, ",".join(filter(None, [options, bounds])))
+    """Few steps in each spacing, few without thresholding, and many."""
+    spaced = {
+        f"{steps} steps, {name}, thresholding": ("dpmsolver++", steps, f"thresholding=true{options}")
         for steps in STEPS
         for name, options in SPACINGS.items()
-        for bound, bounds in {"thresholding": "thresholding=true"}.items()
     }
     loose = {
         f"{steps} steps, even timesteps, no thresholding": ("dpmsolver++", steps, "clip_sample=false")
         for steps in STEPS
     }
-    return (
-        few
-        | loose
-        | {f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, "thresholding=true")}
-    )
+    many = {f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, "thresholding=true")}
+    return spaced | loose | many
 
 
 def parse_run(run: str) -> tuple[str, int]:
@@ -340,7 +342,8 @@ def rows_of(bench: Bench, run: str) -> Iterator[dict[str, Any]]:
     choices = {sampler: values(choice) for sampler, choice in bench.choices(run).items()}
     yield {
         "kind": "arm", "run": run, "arm": name, "seed": seed, "what": ARMS[name].what, "flags": ARMS[name].noise,
-        "images": bench.settings.images, "sigma_quantiles": sigma_quantiles(folder),
+        "peer": "PA" if ARMS[name].start else "A", "images": list_snapshots(folder)[-1].images,
+        "sigma_quantiles": sigma_quantiles(folder),
         "sampler": bench.best_sampler(run), "choices": choices, **values(record),
         "extractor": record["extractor"]["name"], "real": record["real"]["split"],
         "floor": values({**record["floor"], "judged": {"n": bench.settings.judged}}),
@@ -380,19 +383,20 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if curves["A"] and curves[best]:
         images, goal = curves["A"][-1]
-        summary["images_to_match_ratio"] = images_to_reach(curves[best], goal) / images
+        reached = images_to_reach(curves[best], goal)
+        summary["images_to_match_ratio"] = reached and reached / images
     return summary
 
 
-def images_to_reach(curve: list[tuple[float, float]], goal: float) -> float:
-    """Where a falling curve of (images, KID) first reaches `goal`, linear in the logarithms; infinity if never."""
+def images_to_reach(curve: list[tuple[float, float]], goal: float) -> float | None:
+    """Where a falling curve of (images, KID) first reaches `goal`, linear in the logarithms; None if never."""
     for (before, high), (after, low) in itertools.pairwise(curve):
         if curve[0][1] <= goal:
             return curve[0][0]
         if low <= goal < high:
             share = math.log(high / goal) / math.log(high / max(low, 1e-9))
             return before * (after / before) ** share
-    return math.inf
+    return None
 
 
 def parse() -> argparse.Namespace:

@@ -23,25 +23,27 @@ GAP = 8  # pixels between two grids
 
 def plot(result: dict, path: Path) -> None:
     """The noise that each run trains, its error there, and KID on the way."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    trained, error, course = figure.subplots(1, 3)
+    curves = [row for row in result["rows"] if row["kind"] == "curve"]
+    parts = 3 if curves else 2
+    figure = Figure(figsize=(4.4 * parts, 4.2), layout="constrained")
+    trained, error, *course = figure.subplots(1, parts)
     arms = [row for row in result["rows"] if row["kind"] == "arm"]
     colours = {row["run"]: f"C{index % 10}" for index, row in enumerate(arms)}
     plot_levels(trained, arms, colours)
     plot_errors(error, [row for row in result["rows"] if row["kind"] == "loss"], colours)
-    for run, colour in colours.items():
-        points = [row for row in result["rows"] if row["kind"] == "curve" and row["run"] == run]
-        if points:
-            images = [row["at"] for row in points]
-            course.errorbar(
-                images, [r["kid"] for r in points], [r["kid_std"] for r in points], color=colour, label=run, capsize=2
-            )
-    course.set(xscale="log", yscale="log", xlabel="images", ylabel="KID", title="KID on the way")
-    if course.has_data():
-        course.legend(frameon=False)
-    else:
-        course.remove()
+    for axes in course:
+        plot_course(axes, curves, colours)
     figure.savefig(path, dpi=110)
+
+
+def plot_course(axes: Axes, rows: list[dict], colours: dict[str, str]) -> None:
+    """KID over images, of the runs whose way was measured."""
+    for run in dict.fromkeys(row["run"] for row in rows):
+        points = [row for row in rows if row["run"] == run]
+        images, kid, error = ([row[key] for row in points] for key in ("at", "kid", "kid_std"))
+        axes.errorbar(images, kid, error, color=colours[run], label=run, capsize=2)
+    axes.set(xscale="log", yscale="log", xlabel="images", ylabel="KID", title="KID on the way")
+    axes.legend(frameon=False)
 
 
 def plot_levels(axes: Axes, arms: list[dict], colours: dict[str, str]) -> None:

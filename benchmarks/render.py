@@ -192,12 +192,13 @@ def render_noise(result: dict) -> str:
     arms = [row for row in result["rows"] if row["kind"] == "arm"]
     if not arms:
         return "No arm is judged yet."
-    peer = next((row for row in arms if row["run"] == "A"), None)
+    runs = {row["run"]: row for row in arms}
     lines = [
-        "| run | noise | sampler | KID | FD | precision | recall | KID, of A | FD, of A |",
+        "| run | noise | sampler | KID | FD | precision | recall | KID, of the peer's | FD, of the peer's |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in arms:
+        peer = runs.get(row["peer"])
         ratios = [f"{row[key] / peer[key]:.2f}×" if peer else "" for key in ("kid", "fd")]
         cells = [
             row["run"],

@@ -79,24 +79,27 @@ def _anime_betas(steps: int, bands: np.ndarray) -> torch.Tensor:
     return _betas_of(1 / (1 + np.exp(2 * log_sigma)))
 
 
-def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray]) -> Callable[[int, float, float], torch.Tensor]:
+def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray]) -> Callable[..., torch.Tensor]:
     """The schedule whose ᾱ at step i of T is `alpha_bar((i + 1) / T) / alpha_bar(0)`; it has no β range."""
 
-    def betas(steps: int, beta_start: float, beta_end: float) -> torch.Tensor:
+    def betas(steps: int, beta_start: float, beta_end: float, bands: np.ndarray) -> torch.Tensor:
         curve = alpha_bar(np.arange(steps + 1) / steps)
         return torch.from_numpy(np.minimum(1 - curve[1:] / curve[:-1], MAX_BETA)).float()
 
     return betas
 
 
-# Functions of (T, beta_start, beta_end); `"anime"` has its own. Linear: Ho et al. (2006.11239), section 4;
-# scaled_linear: linear in √β, as in Rombach et al. (2112.10752).
+# Functions of (T, beta_start, beta_end, bands). Linear: Ho et al. (2006.11239), section 4; scaled_linear: linear in √β,
+# as in Rombach et al. (2112.10752).
 BETA_SCHEDULES = {
-    "linear": lambda steps, start, end: torch.linspace(start, end, steps, dtype=torch.float32),
-    "scaled_linear": lambda steps, start, end: torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2,
+    "linear": lambda steps, start, end, bands: torch.linspace(start, end, steps, dtype=torch.float32),
+    "scaled_linear": lambda steps, start, end, bands: (
+        torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    ),
     "squaredcos_cap_v2": _from_alpha_bar(_cosine_alpha_bar),
     "sigmoid": _from_alpha_bar(_sigmoid_alpha_bar),
     "laplace": _from_alpha_bar(_laplace_alpha_bar),
+    "anime": lambda steps, start, end, bands: _anime_betas(steps, bands),
 }
 
 
@@ -427,12 +430,9 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         if config.trained_betas is not None:
             betas = torch.as_tensor(config.trained_betas, dtype=torch.float32).clone()
         else:
-            _choose("beta_schedule", config.beta_schedule, (*BETA_SCHEDULES, "anime"))
-            if config.beta_schedule == "anime":
-                betas = _anime_betas(config.num_train_timesteps, self._bands)
-            else:
-                make = BETA_SCHEDULES[config.beta_schedule]
-                betas = make(config.num_train_timesteps, config.beta_start, config.beta_end)
+            _choose("beta_schedule", config.beta_schedule, BETA_SCHEDULES)
+            make = BETA_SCHEDULES[config.beta_schedule]
+            betas = make(config.num_train_timesteps, config.beta_start, config.beta_end, self._bands)
         if config.logsnr_shift:
             betas = _shift_logsnr(betas, config.logsnr_shift)
         return _rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
@@ -516,7 +516,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         mass = quantile * cumulative[-1]
         timesteps = torch.searchsorted(cumulative, mass, right=True).clamp(max=len(self) - 1)
         if self.config.fractional_timesteps:
-            above = (cumulative[timesteps] - mass) / cumulative.diff(prepend=cumulative.new_zeros(1))[timesteps]
+            width = cumulative.diff(prepend=cumulative.new_zeros(1))[timesteps]
+            above = (cumulative[timesteps] - mass) / width.clamp(min=1e-300)  # the last may have none
             timesteps = (timesteps + 0.5 - above).clamp(0, len(self) - 1).float()
         return timesteps.to(device)
 

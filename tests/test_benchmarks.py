@@ -157,7 +157,7 @@ def test_arms_are_trained_with_the_noise_that_they_say(noise_arms):
         ([(10, 8.0), (20, 4.0), (40, 1.0)], 4.0, 20),
         ([(10, 8.0), (20, 4.0), (40, 1.0)], 2.0, 20 * 2**0.5),
         ([(10, 8.0), (20, 4.0)], 9.0, 10),
-        ([(10, 8.0), (20, 4.0)], 1.0, math.inf),
+        ([(10, 8.0), (20, 4.0)], 1.0, None),
         ([(10, 8.0), (20, 9.0), (40, 1.0)], 3.0, 20 * 2**0.5),
     ],
 )
@@ -165,6 +165,17 @@ def test_images_to_reach(curve, goal, images, render):
     from noise import images_to_reach
 
     assert images_to_reach(curve, goal) == pytest.approx(images)
+
+
+def test_results_of_another_number_of_images_are_not_taken_for_these(noise_arms):
+    _, _, folder = noise_arms
+    command = [sys.executable, str(BENCHMARKS / "noise.py"), "--arms", "A", "--stages", "judge", "--judged", "16"]
+    command += ["--chosen", "8", "--images", "64", "--resolution", "16", "--work", str(folder / "work")]
+    done = subprocess.run(
+        [*command, "--output", str(folder / "other.json")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and "was measured with 12 images, not 16" in done.stderr
+    assert not (folder / "other.json").exists()
 
 
 @pytest.mark.parametrize("run", ["Z", "A.x"])

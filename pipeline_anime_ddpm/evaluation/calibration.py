@@ -78,8 +78,8 @@ class Calibration:
 
     @property
     def log_sigmas(self) -> list[float]:
-        """What `AnimeNoiseScheduler` takes as `anime_log_sigmas`."""
-        return [band.log_sigma for band in self.bands]
+        """What `AnimeNoiseScheduler` takes as `anime_log_sigmas`: to more digits than can be known."""
+        return [round(band.log_sigma, 4) for band in self.bands]
 
 
 def calibrate(images: ImageSet, seed: int = 0) -> Calibration:
@@ -90,17 +90,22 @@ def calibrate(images: ImageSet, seed: int = 0) -> Calibration:
     """
     if len(images) < FEWEST:
         raise UserError(f"{images.source} has {len(images)} images, too few for a calibration; give {FEWEST} or more.")
-    if images.resolution < SMALLEST:
-        raise UserError(f"--resolution is {images.resolution}; SSIM needs {SMALLEST} pixels or more.")
+    _check_resolution(images.resolution)
+    bands = measure_bands(images.pixels)
     ssim = _similarities(images, seed)
     return Calibration(
         images=images.facts,
         seed=seed,
-        bands=measure_bands(images.pixels),
+        bands=bands,
         logsnr=LOGSNR.tolist(),
         ssim=ssim.mean(1).tolist(),
         ssim_deviation=ssim.std(1).tolist(),
     )
+
+
+def _check_resolution(resolution: int) -> None:
+    if resolution < SMALLEST:
+        raise UserError(f"--resolution is {resolution}; SSIM needs {SMALLEST} pixels or more.")
 
 
 def measure_bands(pixels: np.ndarray) -> list[Band]:
@@ -154,7 +159,7 @@ def write_calibration(folder: Path, measured: Calibration, other: Calibration | 
     folder.mkdir(parents=True, exist_ok=True)
     AnimeNoiseScheduler(beta_schedule="anime", anime_log_sigmas=measured.log_sigmas).save_pretrained(folder / SCHEDULER)
     plot_calibration(folder / FIGURE, measured, other)
-    record = asdict(measured) | {"anime_log_sigmas": [round(value, 4) for value in measured.log_sigmas]}
+    record = asdict(measured) | {"anime_log_sigmas": measured.log_sigmas}
     record["beside"] = other and asdict(other)
     partial = folder / f".{RECORD}.partial"
     partial.write_text(json.dumps(record, indent=1) + "\n")
@@ -215,6 +220,7 @@ def add_calibrate(commands: argparse._SubParsersAction) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.num_images < FEWEST:
         raise UserError(f"--num_images is {arguments.num_images}; give {FEWEST} or more, better {ENOUGH:,}.")
+    _check_resolution(arguments.resolution)
     if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
         raise UserError(f"--output_dir {arguments.output_dir} is a file; choose another.")
     measured = _measure(arguments, arguments.dataset, arguments.dataset_config_name, arguments.image_column)

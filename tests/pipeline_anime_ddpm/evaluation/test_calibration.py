@@ -106,8 +106,8 @@ def test_the_command_leaves_numbers_a_plot_and_a_scheduler(calibrated):
     assert (out / "calibration.png").stat().st_size > 10_000
     scheduler = AnimeNoiseScheduler.from_pretrained(out / "scheduler")
     assert scheduler.config.beta_schedule == "anime"
-    assert scheduler.config.anime_log_sigmas == [band.log_sigma for band in direct.bands]
-    assert read_log_sigmas(str(out), 16) == pytest.approx(scheduler.config.anime_log_sigmas, abs=1e-4)
+    assert scheduler.config.anime_log_sigmas == pytest.approx([band.log_sigma for band in direct.bands], abs=1e-4)
+    assert read_log_sigmas(str(out), 16) == scheduler.config.anime_log_sigmas
 
 
 def test_a_calibration_that_cannot_be_used_is_refused(calibrated, tmp_path):
