@@ -37,8 +37,9 @@ from pipeline_anime_ddpm.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from pipeline_anime_ddpm.training.config import NUM_DRAWN_FACES, TrainingConfig
+from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
+from pipeline_anime_ddpm.training.distillation import consistency_loss
 from pipeline_anime_ddpm.training.ema import (
     build_averages,
     drop_snapshots_after,
@@ -48,11 +49,20 @@ from pipeline_anime_ddpm.training.errors import UserError, needs_extra, one_sent
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
-from pipeline_anime_ddpm.training.models import build_model, build_patches
+from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
-from pipeline_anime_ddpm.training.run_folder import BEST, check_output_dir, claim_output_dir, export_pipeline, usage
+from pipeline_anime_ddpm.training.run_folder import (
+    BEST,
+    check_output_dir,
+    claim_output_dir,
+    export_pipeline,
+    load_guide,
+    save_guide,
+    usage,
+)
+from pipeline_anime_ddpm.training.samples import draw_samples, sampling_pipeline
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 from pipeline_anime_ddpm.training.stopping import StopRequest
 from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
@@ -94,7 +104,7 @@ def main() -> None:
     unet, scheduler = build_model(config)
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
-    introduce(config, accelerator, unet, patches)
+    accelerator.print(introduction(config, unet, patches))
     judge = build_judge(config, unet, accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
         data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
@@ -153,12 +163,15 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
         evaluate(run, log)
     if run.accelerator.is_main_process:
         if schedule.epochs_end(state.step, config.save_images_epochs) or last:
-            log.pictures(draw_samples(run), images=schedule.images(state.step))
+            log.pictures(draw_grid(run), images=schedule.images(state.step))
         if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
             save_model(run)
         every = config.ema_snapshot_images or -(-schedule.images(schedule.total_steps) // 32)
         if schedule.passes(state.step, every) or last:
             save_snapshots(run)
+        if config.save_guide_at and schedule.reaches(state.step, config.save_guide_at):
+            with state.averaged_weights():
+                save_guide(run.unet, run.folder)
     if state.step % config.checkpointing_steps == 0 or last:
         save_everything(run, feed)
 
@@ -166,13 +179,13 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
 def evaluate(run: Run, log: RunLog) -> None:
     """Measure the averaged weights' images, drawn on all ranks, and keep the pipeline if they are the best so far."""
     with run.state.averaged_weights():
-        values = run.judge.measure(sampling_pipeline(run))
+        values = run.judge.measure(sampling_pipeline(run.config, run.unet, run.scheduler))
         if not run.accelerator.is_main_process:
             return
         images = run.schedule.images(run.state.step)
         best = log.evaluation(values, run.judge.conditions, step=run.state.step, images=images)
         if best and run.config.save_best:
-            export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder / BEST)
+            export_pipeline(finished_pipeline(run), run.folder / BEST)
 
 
 def save_everything(run: Run, feed: Feed) -> Path | None:
@@ -192,7 +205,7 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
     for part in parts:
         # gradients are shared between ranks after the last micro-batch
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(run.model):
-            loss, error = diffusion_loss(run.model, run.scheduler, part)
+            loss, error = step_loss(run, part)
             accelerator.backward(loss * (len(part) / len(batch)))
         state.meter.add(loss, error, part.timesteps)
     gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
@@ -205,6 +218,13 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
         for average in state.averages.values():
             average.update(run.unet.parameters())
     return gradient_norm
+
+
+def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is minimised, and the error of each image `(B,)`."""
+    if run.config.distill:
+        return consistency_loss(run.model, run.scheduler, part, run.state.step / run.schedule.total_steps)
+    return diffusion_loss(run.model, run.scheduler, part)
 
 
 def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple[StepBatch, int]:
@@ -257,27 +277,6 @@ def open_feed(run: Run) -> Feed:
         state=state.feed_of(accelerator.process_index, accelerator.num_processes),
     )
     return run.data.feed(plan)
-
-
-def introduce(
-    config: TrainingConfig, accelerator: Accelerator, unet: UNet2DModel, patches: PatchTrainingAdapter | None
-) -> None:
-    """Say what this run is."""
-    size = unet.config.sample_size
-    parameters = unet.num_parameters() / 1e6
-    if config.uses_drawn_faces:
-        accelerator.print(
-            f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
-            f"a network of {parameters:.1f} M parameters on them.\n"
-            "To train on your own pictures: --train_data_dir FOLDER, or --dataset_name NAME for a data set of the Hub."
-        )
-    else:
-        accelerator.print(
-            f"Training a network of {parameters:.1f} M parameters on {config.dataset_name or config.train_data_dir} at "
-            f"{size} pixels."
-        )
-    if patches is not None:
-        accelerator.print(patches.description)
 
 
 def build_judge(config: TrainingConfig, unet: UNet2DModel, accelerator: Accelerator) -> TrainingJudge | None:
@@ -341,7 +340,7 @@ def warm_up(run: Run) -> None:
         batch, most = step_batch(run, images, patch)
         for part in {len(part): part for part in batch.split(most)}.values():
             with run.accelerator.no_sync(run.model):
-                run.accelerator.backward(diffusion_loss(run.model, run.scheduler, part)[0] * 0)
+                run.accelerator.backward(step_loss(run, part)[0] * 0)
         run.state.optimizer.zero_grad(set_to_none=True)
         run.accelerator.print(f"Compiled for {patch} x {patch} pixels in {time.perf_counter() - begin:.0f} s.")
 
@@ -386,31 +385,21 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
     return row
 
 
-def sampling_pipeline(run: Run) -> AnimeDDPMPipeline:
-    """The network with the fast solver, to look at it while it learns."""
-    pipeline = AnimeDDPMPipeline(run.unet, AnimeNoiseScheduler.from_config(run.scheduler.config, solver="dpmsolver++"))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def draw_samples(run: Run) -> list[Image.Image]:
-    """Faces from the same seeds every time, so that grids of one run can be compared."""
-    count = run.config.validation_images or run.config.eval_batch_size
-    pipeline = sampling_pipeline(run)
-    pictures = []
+def draw_grid(run: Run) -> list[Image.Image]:
+    """The averaged weights' faces from the same seeds every time, so that grids of one run can be compared."""
     with run.state.averaged_weights():
-        for start in range(0, count, run.config.eval_batch_size):
-            seeds = range(start, min(start + run.config.eval_batch_size, count))
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            steps = min(run.config.ddpm_num_inference_steps, run.scheduler.config.num_train_timesteps)
-            pictures += pipeline(len(seeds), generator=generators, num_inference_steps=steps).images
-    return pictures
+        return draw_samples(run.config, sampling_pipeline(run.config, run.unet, run.scheduler))
+
+
+def finished_pipeline(run: Run) -> AnimeDDPMPipeline:
+    """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
+    return AnimeDDPMPipeline(run.unet, run.scheduler, load_guide(run.folder) if run.config.save_guide_at else None)
 
 
 def save_model(run: Run) -> None:
     """Write the pipeline to the output folder and push it if asked to."""
     with run.state.averaged_weights():
-        export_pipeline(AnimeDDPMPipeline(run.unet, run.scheduler), run.folder)
+        export_pipeline(finished_pipeline(run), run.folder)
     if run.hub_repo:
         images, last = run.schedule.images(run.state.step), run.state.step >= run.schedule.total_steps
         push_run(run.folder, run.hub_repo, f"After {images:,} images", run.config.hub_token, last)

@@ -33,7 +33,12 @@ from PIL import Image, ImageOps
 # Steps when the caller names none. Fast ODE solvers are converged to the eye by 25 network calls or steps; DDIM is
 # first order and wants twice as many; ancestral sampling adds fresh noise at every step and needs many to undo it.
 FAST = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "HeunDiscrete", "EulerDiscrete")
-DEFAULT_STEPS = {"dpmsolver++": 25, "ddim": 50, "ddpm": 250}  # by the solver of AnimeNoiseScheduler ...
+DEFAULT_STEPS = {
+    "dpmsolver++": 25,
+    "ddim": 50,
+    "ddpm": 250,
+    "consistency": 2,
+}  # by the solver of AnimeNoiseScheduler ...
 DEFAULT_STEPS |= {"DDIMScheduler": 50, "DDPMScheduler": 250} | {f"{name}Scheduler": 25 for name in FAST}  # ... by class
 OTHER_STEPS = 50  # PNDM, Euler ancestral, LMS and whatever diffusers adds next
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

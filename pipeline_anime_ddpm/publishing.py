@@ -11,7 +11,15 @@ from .training.config import TrainingConfig
 from .training.errors import HUB_ERRORS, UserError, first_line
 
 # What a visitor of the Hub gets; checkpoints, logs and the training record (local paths) stay at home.
-PUBLIC_FILES = ("model_index.json", "pipeline_anime_ddpm.py", "unet/*", "scheduler/*", "samples/*.png", "loss.png")
+PUBLIC_FILES = (
+    "model_index.json",
+    "pipeline_anime_ddpm.py",
+    "unet/*",
+    "guide_unet/*",
+    "scheduler/*",
+    "samples/*.png",
+    "loss.png",
+)
 
 
 def create_repository(repo_id: str, *, private: bool, token: str | None = None) -> str:

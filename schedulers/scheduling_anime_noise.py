@@ -251,7 +251,13 @@ def _dpmsolver_plus_plus(step: _Step) -> torch.Tensor:
     return (step.there.sigma / step.here.sigma) * step.sample - step.there.alpha * math.expm1(-width) * slope
 
 
-SOLVERS = {"dpmsolver++": _dpmsolver_plus_plus, "ddim": _ddim, "ddpm": _ddpm}
+def _consistency(step: _Step) -> torch.Tensor:
+    """Song et al. (2303.01469), Algorithm 1: the whole image in each step, and fresh noise on it for the next."""
+    previous = step.there.alpha * step.original
+    return previous + step.there.sigma * step.draw() if step.there.sigma > 0 else previous
+
+
+SOLVERS = {"dpmsolver++": _dpmsolver_plus_plus, "ddim": _ddim, "ddpm": _ddpm, "consistency": _consistency}
 
 # Timesteps, highest first, of (n steps, the table's length, its usable length, 1 if the solver drops t = 0, offset):
 # Lin et al. (2305.08891), Table 2.
@@ -337,7 +343,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             `"v_prediction"` or `"sample"`. The config says `True` for every table that ends so. Of diffusers' solvers
             Heun, DEIS, LMS, KDPM2 and PNDM cannot sample from such a table.
         prediction_type (`str`, defaults to `"v_prediction"`): `"epsilon"`, `"v_prediction"` or `"sample"` (x_0).
-        solver (`str`, defaults to `"dpmsolver++"`): `"dpmsolver++"` (second-order multistep), `"ddim"` or `"ddpm"`.
+        solver (`str`, defaults to `"dpmsolver++"`): `"dpmsolver++"` (second-order multistep), `"ddim"`, `"ddpm"`, or
+            `"consistency"` for a network that is distilled to draw in 1 to 4 steps.
         variance_type (`str`, defaults to `"fixed_small"`): noise of `"ddpm"`: `"fixed_small"` (β̃) or `"fixed_large"`.
         clip_sample (`bool`, defaults to `True`): clamp the predicted x_0, right for pixels, which are bounded.
         clip_sample_range (`float`, defaults to 1.0): to ± this.
@@ -349,8 +356,9 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         use_karras_sigmas (`bool`, defaults to `False`): space the steps by Karras et al. (2206.00364), Eq. 5.
         use_anime_sigmas (`bool`, defaults to `False`): space the steps so that each brings back an equal share of the
             octaves of `anime_log_sigmas`.
-        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, the Karras and the anime spacing begin at the
-            first timestep whose λ is not below this: cosine then begins where linear ends. -1000 clips nothing.
+        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, `"consistency"`, the Karras and the anime
+            spacing begin at the first timestep whose λ is not below this: cosine then begins where linear ends. -1000
+            clips nothing.
         timestep_sampling (`str`, defaults to `"uniform"`): training density: `"uniform"` over timesteps, or over
             log σ, restricted to the table, `"lognormal"` (Karras et al., 2206.00364), `"laplace"`, `"cosine"` (what
             uniform timesteps of the cosine table train, on any table: a hyperbolic secant) or `"anime"`.
@@ -528,13 +536,17 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             if device not in self._table_on:
                 self._table_on[device] = self.alphas_cumprod.to(device)
             return self._table_on[device][timesteps]
-        if device not in self._log_ratio_on:
-            precision = torch.float32 if device.type == "mps" else torch.float64
-            self._log_ratio_on[device] = torch.from_numpy(self._log_ratios()).to(device, precision)
-        log_ratio = self._log_ratio_on[device]
+        log_ratio = self._log_ratio_at(device)
         before = timesteps.floor().clamp(0, len(self) - 2).long()
         share = (timesteps - before).clamp(0, 1).to(log_ratio.dtype)
         return torch.sigmoid(2 * torch.lerp(log_ratio[before], log_ratio[before + 1], share))
+
+    def _log_ratio_at(self, device: torch.device) -> torch.Tensor:
+        """`_log_ratios` on a device, kept there: (T,) float64, where the device has it."""
+        if device not in self._log_ratio_on:
+            precision = torch.float32 if device.type == "mps" else torch.float64
+            self._log_ratio_on[device] = torch.from_numpy(self._log_ratios()).to(device, precision)
+        return self._log_ratio_on[device]
 
     def timesteps_of(self, sigma: torch.Tensor) -> torch.Tensor:
         """
@@ -543,8 +555,11 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         With them a network gets noise levels of another table, or of none, under the embedding it was trained with.
         A σ outside the table becomes the nearest that it has. Inverse of `snr(t) ** -0.5` in double precision.
         """
-        log_sigma = sigma.detach().double().log().cpu().numpy()
-        return torch.from_numpy(np.asarray(self._fractional(log_sigma))).to(sigma.device)
+        table = -self._log_ratio_at(sigma.device)
+        log_sigma = sigma.detach().to(table.dtype).log()
+        above = torch.searchsorted(table, log_sigma).clamp(1, len(self) - 1)
+        width = (table[above] - table[above - 1]).clamp(min=1e-12)  # β may be 0
+        return above - 1 + ((log_sigma - table[above - 1]) / width).clamp(0, 1)
 
     def _fractional(self, log_sigma: np.ndarray) -> np.ndarray:
         return np.interp(log_sigma, -self._log_ratios(), np.arange(len(self)))
@@ -678,7 +693,9 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         if not 1 <= steps <= len(self):
             raise ValueError(f"num_inference_steps={steps} must be between 1 and {len(self)}, the steps of this table.")
         log_ratios, solver = self._log_ratios(), self.config.solver
-        clips = solver == "dpmsolver++" or self.config.use_karras_sigmas or self.config.use_anime_sigmas
+        clips = (
+            solver in ("dpmsolver++", "consistency") or self.config.use_karras_sigmas or self.config.use_anime_sigmas
+        )
         usable = int((log_ratios >= self.config.lambda_min_clipped).sum()) if clips else len(self)
         if usable == 0:
             raise ValueError("lambda_min_clipped leaves no timestep at all: lower it.")

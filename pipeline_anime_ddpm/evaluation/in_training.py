@@ -36,7 +36,7 @@ class TrainingJudge:
 
     def __init__(self, config: TrainingConfig, resolution: int, accelerator: Accelerator):
         self.count, self.batch_size = config.eval_images, config.eval_batch_size
-        self.steps, self.accelerator = config.ddpm_num_inference_steps, accelerator
+        self.steps, self.accelerator = config.grid_steps, accelerator
         self.description = self.conditions = ""
         if accelerator.is_main_process:  # the others only draw
             self._prepare(config, resolution)

@@ -175,6 +175,12 @@ class TrainingConfig:
     )
     snr_gamma: float = setting(5.0, "Gamma of min-SNR and soft-min-SNR; 5 is the value its paper recommends.")
 
+    distill: bool = setting(
+        False,
+        "Turn the pre-trained model into one that draws in 1 to 4 steps, by easy consistency tuning "
+        "(arXiv:2406.14548), which takes a fraction of its training; it then draws so only.",
+    )
+
     # --- length and optimisation; progress is counted in images, steps and epochs are converted once ---
     num_epochs: int = setting(100, "Times the whole data set is seen, unless one of the two limits below is given.")
     max_train_steps: int | None = setting(None, "Stop after so many optimiser steps.")
@@ -255,6 +261,12 @@ class TrainingConfig:
         None, "Save those averages every so many images; by default 32 times in the run, and always at its end."
     )
 
+    save_guide_at: int | None = setting(
+        None,
+        "After so many images keep the averaged weights as the pipeline's `guide_unet`, the weaker network of "
+        "autoguidance (arXiv:2406.02507): a sixteenth of the run, say. By default there is no guide.",
+    )
+
     # --- output, checkpoints, resuming ---
     output_dir: str = setting("anime-ddpm-model", "Where the finished pipeline, samples, curve and checkpoints go.")
     overwrite_output_dir: bool = setting(
@@ -276,8 +288,10 @@ class TrainingConfig:
         None, "Faces in each grid, always from the same seeds; by default as many as --eval_batch_size."
     )
     eval_batch_size: int = setting(16, "Images drawn at a time for a grid.")
-    ddpm_num_inference_steps: int = setting(
-        25, "Sampling steps of a grid, with the fast solver DPM-Solver++ 2M, for which 25 are enough."
+    ddpm_num_inference_steps: int | None = setting(
+        None,
+        "Sampling steps of a grid; by default 25, with the fast solver DPM-Solver++ 2M, for which they are enough, and "
+        "2 with --distill.",
     )
     eval_steps: int | None = setting(
         None,
@@ -332,6 +346,11 @@ class TrainingConfig:
     def ema_lengths(self) -> list[float]:
         """`--ema_sigma_rels` as numbers; empty without it."""
         return _numbers("ema_sigma_rels", self.ema_sigma_rels, float)
+
+    @property
+    def grid_steps(self) -> int:
+        """Sampling steps of grids and of evaluations within the run."""
+        return self.ddpm_num_inference_steps or (2 if self.distill else 25)
 
     @property
     def uses_drawn_faces(self) -> bool:

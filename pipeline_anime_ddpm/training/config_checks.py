@@ -30,7 +30,7 @@ def _check_numbers(config: TrainingConfig) -> None:
         "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
         "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
         "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
-        "ema_snapshot_images eval_steps eval_images"
+        "ema_snapshot_images save_guide_at eval_steps eval_images"
     ).split()
     for name in at_least_one:
         value = getattr(config, name)
@@ -92,6 +92,12 @@ def _check_noise(config: TrainingConfig) -> None:
             "--noise_calibration is for a noise that is called `anime`; give --timestep_sampling anime or "
             "--ddpm_beta_schedule anime."
         )
+    if config.distill:
+        if not config.pretrained_model_name_or_path:
+            raise UserError("--distill goes on from a trained model; give it as --pretrained_model_name_or_path.")
+        for name in ("loss_weighting", "snr_gamma"):
+            if getattr(config, name) != getattr(type(config), name):
+                raise UserError(f"--{name} is of the diffusion loss, which --distill replaces; leave one of them away.")
 
 
 def _check_computation(config: TrainingConfig) -> None:

@@ -12,7 +12,8 @@ from huggingface_hub.utils import validate_repo_id
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from schedulers import AnimeNoiseScheduler
 
-from .config import TrainingConfig
+from .config import NUM_DRAWN_FACES, TrainingConfig
+from .distillation import distilled
 from .errors import HUB_ERRORS, UserError, first_line
 from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, takes_coordinates
@@ -60,6 +61,7 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     set_resolution(unet, config)
     knobs = _training_knobs(config, unet.config.sample_size)
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
+    scheduler = distilled(scheduler) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
         if not is_xformers_available():
             raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
@@ -68,6 +70,22 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         except ValueError as error:
             raise UserError(f"xformers cannot be used here ({first_line(error)}); leave its flag away.") from error
     return unet, scheduler
+
+
+def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> str:
+    """What the run is, in words."""
+    size, parameters = unet.config.sample_size, unet.num_parameters() / 1e6
+    if config.uses_drawn_faces:
+        text = (
+            f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
+            f"a network of {parameters:.1f} M parameters on them.\n"
+            "To train on your own pictures: --train_data_dir FOLDER, or --dataset_name NAME for a data set of the Hub."
+        )
+    else:
+        data = config.dataset_name or config.train_data_dir
+        verb = "Distilling" if config.distill else "Training"
+        text = f"{verb} a network of {parameters:.1f} M parameters on {data} at {size} pixels."
+    return text if patches is None else f"{text}\n{patches.description}"
 
 
 def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
@@ -200,7 +218,7 @@ def is_pipeline(name: str, cache_dir: str | None) -> bool:
         index = AnimeDDPMPipeline.load_config(name, cache_dir=cache_dir)
     except OSError:
         return False
-    other = [part for part in index if not part.startswith("_") and part not in ("unet", "scheduler")]
+    other = [part for part in index if not part.startswith("_") and part not in ("unet", "scheduler", "guide_unet")]
     if other:
         raise ValueError(f"it is a pipeline with {', '.join(other)}, not one in pixel space")
     return True

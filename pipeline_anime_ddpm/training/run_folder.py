@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import yaml
+from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
+from .atomic import publish_folder
 from .checkpoints import list_checkpoints
 from .config import TrainingConfig
 from .data.cache import SKIPPED
@@ -19,7 +21,8 @@ from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
 CONFIG_NAME = "training_config.yaml"
 BEST = "best"  # the folder of the pipeline with the least KID so far
-PIPELINE_PARTS = ("unet", "scheduler", "pipeline_anime_ddpm.py", "model_index.json")
+GUIDE = "guide_unet"  # the network as it was at --save_guide_at, a component of the pipeline
+PIPELINE_PARTS = ("unet", "scheduler", GUIDE, "pipeline_anime_ddpm.py", "model_index.json")
 
 # Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
 # step is computed, but not what it computes, up to rounding. (Images per step are compared by the checkpoint itself.)
@@ -110,11 +113,26 @@ def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
     for name in PIPELINE_PARTS:
+        if name == GUIDE and pipeline.guide_unet is None:
+            continue
         old = partial / f"{name}.old"
         if (folder / name).exists():
             os.replace(folder / name, old)
         os.replace(partial / name, folder / name)
     shutil.rmtree(partial)
+
+
+def save_guide(unet: UNet2DModel, folder: Path) -> None:
+    """Keep the network as it is now as the guide of the run's pipeline."""
+    partial = folder / f".{GUIDE}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    unet.save_pretrained(partial)
+    publish_folder(partial, folder / GUIDE)
+
+
+def load_guide(folder: Path) -> UNet2DModel | None:
+    """What `save_guide` has kept, if it has by now."""
+    return UNet2DModel.from_pretrained(folder / GUIDE) if (folder / GUIDE).is_dir() else None
 
 
 def usage(folder: Path) -> str:

@@ -36,6 +36,11 @@ class RunSchedule:
             )
         else:
             total_steps = math.ceil((config.max_train_images or config.num_epochs * num_images) / images_per_step)
+        if (config.save_guide_at or 0) >= total_steps * images_per_step:
+            raise UserError(
+                f"--save_guide_at {config.save_guide_at} is not before the run's end; give about a sixteenth of its "
+                f"{total_steps * images_per_step} images."
+            )
         return cls(num_images, images_per_step, total_steps)
 
     def images(self, step: int) -> int:
@@ -47,6 +52,10 @@ class RunSchedule:
         if self.num_images is None:
             return False
         return self.passes(step, every * self.num_images)
+
+    def reaches(self, step: int, images: int) -> bool:
+        """True if `step` is the first by which so many images are seen."""
+        return self.images(step) >= images > self.images(step - 1)
 
     def passes(self, step: int, every_images: int) -> bool:
         """True if `step` brings the images seen to, or past, a multiple of `every_images`."""

@@ -1,0 +1,32 @@
+"""Faces drawn during a run, to look at it while it learns."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from schedulers import AnimeNoiseScheduler
+
+from .config import TrainingConfig
+
+
+def sampling_pipeline(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> AnimeDDPMPipeline:
+    """The network with a fast solver."""
+    solver = "consistency" if config.distill else "dpmsolver++"
+    pipeline = AnimeDDPMPipeline(unet, AnimeNoiseScheduler.from_config(scheduler.config, solver=solver))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw_samples(config: TrainingConfig, pipeline: AnimeDDPMPipeline) -> list[Image.Image]:
+    """`--validation_images` faces, the first from seed 0, the next from seed 1, and so on."""
+    count = config.validation_images or config.eval_batch_size
+    steps = min(config.grid_steps, pipeline.scheduler.config.num_train_timesteps)
+    pictures = []
+    for start in range(0, count, config.eval_batch_size):
+        seeds = range(start, min(start + config.eval_batch_size, count))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        pictures += pipeline(len(seeds), generator=generators, num_inference_steps=steps).images
+    return pictures
