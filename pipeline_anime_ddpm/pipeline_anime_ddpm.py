@@ -157,6 +157,7 @@ def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Ten
         fitted = [ImageOps.fit(image.convert(PIL_MODES[channels]), (width, height), Image.LANCZOS) for image in images]
         images = [np.asarray(image).reshape(height, width, channels) for image in fitted]
     if images and all(isinstance(image, np.ndarray) for image in images):
+        images = [image[..., None] if image.ndim == 2 else image for image in images]
         images = [torch.from_numpy(np.moveaxis(image, -1, -3).copy()) for image in images]
     if not images or not all(isinstance(image, torch.Tensor) for image in images):
         raise ValueError(f"`{name}` must be a PIL image, a NumPy array, a tensor, or a list of one of these kinds.")
@@ -295,7 +296,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"Ask for {trained} or fewer; None takes {self.default_num_inference_steps()}."
             )
 
-    def _check_source(self, batch_size, image, mask, strength, inversion, jump_n_sample) -> None:
+    def _check_source(self, batch_size, image, mask, strength, inversion, eta, jump_n_sample) -> None:
         """The part of `check_inputs` about `image`, `mask_image` and what belongs to them."""
         for name, given in (("image", image), ("mask_image", mask)):
             if given is not None and len(given) not in (1, batch_size):
@@ -304,8 +305,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             raise ValueError("`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
         if strength is not None and not 0 <= strength <= 1:
             raise ValueError(f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength}.")
-        if mask is not None and inversion:
-            raise ValueError("`inversion` varies a whole image: leave either it or `mask_image` out.")
+        if inversion and (mask is not None or eta):
+            raise ValueError("`inversion` varies a whole image, without fresh noise: leave `mask_image` and `eta` out.")
         if mask is not None and any(part.all() or not part.any() for part in mask):
             raise ValueError(
                 "`mask_image` must be white where to repaint and black where to keep, but is all of one colour: leave "
@@ -559,7 +560,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if batch_size == 1 and given is not None:
             batch_size = len(given)
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
-        self._check_source(batch_size, given, mask, strength, inversion, jump_n_sample)
+        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample)
         self._check_guidance(guidance_scale, guidance_window, guidance_interval)
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
         jumps = jump_n_sample or (8 if mask is not None and self._can_repeat else 1)
@@ -690,15 +691,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
+        self._check_steps(kwargs.get("num_inference_steps"), kwargs.get("timesteps"))
         if image is None:
-            ends = [self.prepare_latents(1, one, device) for one in generator]
-            rest = None
+            ends, rest = [self.prepare_latents(1, one, device) for one in _as_list(generator)], None
         else:
             rest = self.prepare_images(image, None, device)[0] * 2 - 1
             ends = self._invert(rest, kwargs.get("num_inference_steps"), kwargs.get("timesteps")).split(1)
         if len(ends) != 2:
             raise ValueError(f"Give exactly two generators or images to go between, got {len(ends)}.")
-        self._check_deterministic(kwargs.get("eta", 0.0))
+        self._check_deterministic(kwargs)
         shares = torch.linspace(0, 1, num_frames).tolist()
         noise = torch.cat([slerp(*ends, share) for share in shares])
         frames = torch.cat(
@@ -710,16 +711,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
         return AnimeDDPMPipelineOutput(images=self.postprocess(frames, output_type))
 
-    def _check_deterministic(self, eta: float) -> None:
-        """Refuse a sampler whose `step` depends on its generator."""
+    def _check_deterministic(self, call: dict[str, Any]) -> None:
+        """Refuse a sampler whose steps, in a `__call__` with these arguments, depend on its generator."""
         if "generator" not in inspect.signature(self.scheduler.step).parameters:
             return
         states = []
         for seed in (0, 1):
-            self.prepare_timesteps(None, None, "cpu")
+            self.prepare_timesteps(call.get("num_inference_steps"), call.get("timesteps"), "cpu")
             state = torch.zeros(1, *self.image_shape)
-            kwargs = self.prepare_extra_step_kwargs(torch.Generator().manual_seed(seed), eta)
-            for t in self.scheduler.timesteps[: self._calls_per_step + 1]:
+            kwargs = self.prepare_extra_step_kwargs(torch.Generator().manual_seed(seed), call.get("eta", 0.0))
+            for t in self.scheduler.timesteps:
                 self.scheduler.scale_model_input(state, t)
                 state = self.scheduler.step(state, t, state, **kwargs, return_dict=False)[0]
             states.append(state)
