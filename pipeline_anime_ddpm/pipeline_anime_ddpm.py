@@ -320,22 +320,22 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"{ANOTHER_SCHEDULER}."
             )
 
-    def _check_guidance(self, scale, window, interval) -> None:
+    def check_guidance(self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE) -> None:
         """The part of `check_inputs` about `guidance_scale` and what belongs to it."""
-        if scale == 1:
-            if window is not None or interval != EVERYWHERE:
+        if guidance_scale == 1:
+            if guidance_window is not None or guidance_interval != EVERYWHERE:
                 raise ValueError("`guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1.")
             return
-        if not math.isfinite(scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, got {scale}; 1 is no guidance.")
-        if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
-            raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {interval}.")
-        if window is not None:
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number, got {guidance_scale}; 1 is no guidance.")
+        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] < guidance_interval[1]:
+            raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval}.")
+        if guidance_window is not None:
             unit, side = 2 ** (len(self.unet.config.block_out_channels) - 1), min(self.image_shape[1:])
-            if window % unit or not unit <= window < side:
+            if guidance_window % unit or not unit <= guidance_window < side:
                 raise ValueError(
                     f"`guidance_window` must be one of {list(range(unit, side, unit))}, the sides that this network "
-                    f"can halve and that are less than the image's, got {window}."
+                    f"can halve and that are less than the image's, got {guidance_window}."
                 )
         elif self.guide_unet is None:
             raise ValueError(
@@ -561,7 +561,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             batch_size = len(given)
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
         self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample)
-        self._check_guidance(guidance_scale, guidance_window, guidance_interval)
+        self.check_guidance(guidance_scale, guidance_window, guidance_interval)
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
         jumps = jump_n_sample or (8 if mask is not None and self._can_repeat else 1)
         original = None if given is None else given * 2 - 1

@@ -114,14 +114,22 @@ def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: d
             raise UserError(f"--sampler_options: {name} is {value!r}; give something like {default!r}.")
 
 
-def try_drawing(pipeline: AnimeDDPMPipeline, steps: int) -> None:
+def check_guidance(pipeline: AnimeDDPMPipeline, guidance: dict[str, Any]) -> None:
+    """Raise a UserError for guidance that the pipeline cannot have."""
+    try:
+        pipeline.check_guidance(**guidance)
+    except ValueError as error:
+        raise UserError(f"The model cannot be guided so: {first_line(error)}") from error
+
+
+def try_drawing(pipeline: AnimeDDPMPipeline, steps: int, guidance: dict[str, Any] | None = None) -> None:
     """Draw one image in a step or two, to see that model and sampler fit, before all are drawn.
 
     Raises:
         UserError: if they do not.
     """
     try:
-        draw_batch(pipeline, range(1), min(steps, 2), seed=0)
+        draw_batch(pipeline, range(1), min(steps, 2), seed=0, guidance=guidance)
     except UserError:
         raise
     except Exception as error:  # whatever a sampler raises that was made for other models
@@ -164,11 +172,21 @@ class Drawing:
         seed: base seed; see `image_seed`.
         batch_size: images in one batch.
         folder: where the images go.
+        guidance: `guidance_scale` and what belongs to it, as the pipeline takes them.
     """
 
-    def __init__(self, pipeline: AnimeDDPMPipeline, count: int, steps: int, seed: int, batch_size: int, folder: Path):
+    def __init__(
+        self,
+        pipeline: AnimeDDPMPipeline,
+        count: int,
+        steps: int,
+        seed: int,
+        batch_size: int,
+        folder: Path,
+        guidance: dict[str, Any] | None = None,
+    ):
         self.pipeline, self.count, self.steps, self.seed = pipeline, count, steps, seed
-        self.batch_size, self.folder = batch_size, folder
+        self.batch_size, self.folder, self.guidance = batch_size, folder, guidance or {}
         pipeline.set_progress_bar_config(disable=True)
 
     @property
@@ -179,8 +197,12 @@ class Drawing:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides the images."""
+        guided = {"guidance": self.guidance} if self.guidance else {}
+        if self.guidance and "guidance_window" not in self.guidance:
+            guided["guide"] = state_digest(self.pipeline.guide_unet.state_dict())
         return {
             "weights": state_digest(self.pipeline.unet.state_dict()),
+            **guided,
             "sampler": sampler_facts(self.pipeline.scheduler),
             "num_inference_steps": self.steps,
             "seed": self.seed,
@@ -248,7 +270,8 @@ class Drawing:
                    disable=not show_progress, leave=False)  # fmt: skip
         for start in missing:
             numbers = self._batch(start)
-            for number, pixels in zip(numbers, draw_batch(self.pipeline, numbers, self.steps, self.seed), strict=True):
+            drawn = draw_batch(self.pipeline, numbers, self.steps, self.seed, self.guidance)
+            for number, pixels in zip(numbers, drawn, strict=True):
                 image = Image.fromarray(pixels.transpose(1, 2, 0))
                 write_whole(self.path(number), lambda path, image=image: image.save(path, "PNG"))
             bar.update(len(numbers))
@@ -263,14 +286,18 @@ class Drawing:
         return range(start, min(start + self.batch_size, self.count))
 
 
-def draw_batch(pipeline: AnimeDDPMPipeline, numbers: range, steps: int, seed: int) -> np.ndarray:
+def draw_batch(
+    pipeline: AnimeDDPMPipeline, numbers: range, steps: int, seed: int, guidance: dict[str, Any] | None = None
+) -> np.ndarray:
     """Images `numbers` of the base seed, `(B, 3, R, R)` uint8.
 
     Raises:
         UserError: if some values are not finite.
     """
     generators = [torch.Generator().manual_seed(image_seed(seed, number)) for number in numbers]
-    images = pipeline(len(generators), generator=generators, num_inference_steps=steps, output_type="pt").images
+    images = pipeline(
+        len(generators), generator=generators, num_inference_steps=steps, output_type="pt", **(guidance or {})
+    ).images
     if not images.isfinite().all():
         raise UserError(
             f"Image {numbers[0]} or one of the {len(numbers) - 1} after it has values that are not finite; take "

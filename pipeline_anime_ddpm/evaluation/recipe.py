@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
-from .drawing import Drawing, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
+from .drawing import Drawing, check_guidance, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
 from .image_sets import ImageSet, read_folder, read_images
 from .memorisation import find_nearest, mean_pairwise
 from .reference import (
@@ -108,13 +108,15 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     if pipeline is None:
         pipeline = load_pipeline(config.model, config.cache_dir, device)
     else:
-        pipeline = AnimeDDPMPipeline(pipeline.unet, pipeline.scheduler).to(device)
+        pipeline = AnimeDDPMPipeline(pipeline.unet, pipeline.scheduler, pipeline.guide_unet).to(device)
         check_pipeline(pipeline)
     choose_sampler(pipeline, config.sampler, config.parsed_sampler_options)
     steps = check_steps(pipeline, config.num_inference_steps)
     pipeline.set_progress_bar_config(disable=True)
-    try_drawing(pipeline, steps)
-    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, config.folder / "images")
+    check_guidance(pipeline, config.guidance)
+    try_drawing(pipeline, steps, config.guidance)
+    images = config.folder / "images"
+    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, config.guidance)
 
 
 def prepare_images(config: EvaluationConfig) -> ImageSet:

@@ -150,6 +150,15 @@ class EvaluationConfig(ReferenceConfig):
     sampler_options: str | None = setting(
         None, "Settings of the sampler, such as `thresholding=true,timestep_spacing=trailing`."
     )
+    guidance_scale: float = setting(
+        1.0, "Lead each image away from what a weaker network says: the pipeline's guide; 1 does not."
+    )
+    guidance_window: int | None = setting(
+        None, "The weaker network is the pipeline's own, restricted to windows of so many pixels."
+    )
+    guidance_interval: str | None = setting(
+        None, "Guide only from and to these sigma, such as `0.2,5`; by default all."
+    )
     output_dir: str = setting("evaluation", "Where metrics.json and the pictures go.")
     keep_images: bool = setting(False, "Keep the drawn images, in images/; by default they go when all is measured.")
 
@@ -162,11 +171,29 @@ class EvaluationConfig(ReferenceConfig):
             raise UserError(f"--seed is {self.seed}; give 0 or more, and less than {MOST_SEEDS:,}.")
         if self.num_inference_steps is not None:
             self._check_positive("num_inference_steps")
-        drawing = ("num_inference_steps", "sampler", "sampler_options", "seed", "batch_size", "keep_images")
+        drawing = (
+            "num_inference_steps", "sampler", "sampler_options", "guidance_scale", "guidance_window",
+            "guidance_interval", "seed", "batch_size", "keep_images",
+        )  # fmt: skip
         given = [name for name in drawing if getattr(self, name) != getattr(type(self), name)]
         if self.images is not None and given:
             raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
         self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
+        self.guidance  # noqa: B018 (likewise)
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """The arguments of a pipeline's call that are about guidance; none without it."""
+        given = {"guidance_scale": self.guidance_scale, "guidance_window": self.guidance_window}
+        if self.guidance_interval is not None:
+            try:
+                low, high = map(float, self.guidance_interval.split(","))
+            except ValueError:
+                raise UserError(
+                    f"--guidance_interval is {self.guidance_interval!r}; give two numbers with a comma between."
+                ) from None
+            given["guidance_interval"] = (low, high)
+        return {name: value for name, value in given.items() if value != getattr(type(self), name)}
 
     @property
     def parsed_sampler_options(self) -> dict[str, Any]:

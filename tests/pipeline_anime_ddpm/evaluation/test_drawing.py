@@ -179,3 +179,22 @@ def test_any_pipeline_of_rgb_squares_can_be_loaded(tiny_unet, tmp_path):
     grey = AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler())
     with pytest.raises(UserError, match="1 x 16 x 16 values; only RGB squares"):
         check_pipeline(grey)
+
+
+def test_guided_images_are_those_of_the_guided_pipeline_and_told_apart(tiny_unet, tmp_path):
+    scheduler = AnimeNoiseScheduler(num_train_timesteps=100)
+    pipeline = AnimeDDPMPipeline(tiny_unet(), scheduler, tiny_unet(seed=1))
+    plain, guided = (
+        drawing(pipeline, tmp_path / name, count=2, guidance=guidance)
+        for name, guidance in (("plain", {}), ("guided", {"guidance_scale": 2.0}))
+    )
+    plain.draw()
+    guided.draw()
+    assert bits(plain) != bits(guided)
+    expected = draw_batch(pipeline, range(2), 2, 3, {"guidance_scale": 2.0})
+    assert np.array_equal(np.asarray(Image.open(guided.path(1))), expected[1].transpose(1, 2, 0))
+    assert guided.facts.keys() - plain.facts.keys() == {"guidance", "guide"}
+    window = drawing(pipeline, tmp_path / "window", guidance={"guidance_scale": 2.0, "guidance_window": 8})
+    assert "guide" not in window.facts
+    with pytest.raises(UserError, match="drawn with other guidance"):
+        drawing(pipeline, tmp_path / "guided", count=2, guidance={"guidance_scale": 3.0})

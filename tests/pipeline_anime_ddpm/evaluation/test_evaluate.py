@@ -160,6 +160,12 @@ MISTAKES = {
     "a sampler option of training": ({"sampler_options": "num_train_timesteps=10"}, "was decided in training"),
     "a sampler option of another type": ({"sampler_options": "thresholding=maybe"}, "thresholding is 'maybe'"),
     "a sampler option that is no YAML": ({"sampler_options": "thresholding=["}, "cannot be read as a value"),
+    "guidance without a guide": (
+        {"guidance_scale": 2.0},
+        "cannot be guided so: `guidance_scale` needs a weaker network",
+    ),
+    "a window without guidance": ({"guidance_window": 8}, "do nothing at a `guidance_scale` of 1"),
+    "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers with a comma"),
     "a seed too large": ({"seed": 10**17}, "--seed is 100000000000000000"),
     "no such device": ({"device": "banana"}, "--device banana cannot be used"),
     "no such accelerator": ({"device": "cuda:77"}, "--device cuda:77 cannot be used"),
