@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 from common import FACES, RESULTS, ROOT, write_result
+from judging import add_flags, judge, line, measured, slug, values
 from render import render_noise
 
-from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.training.ema import export_averages, list_snapshots
@@ -164,42 +164,22 @@ class Bench:
         command += ["--cache_dir", s.cache_dir] if s.cache_dir else []
         subprocess.run(command, check=True, cwd=ROOT)
 
-    def measured(self, folder: Path, count: int | None = None) -> dict[str, Any] | None:
-        """What an evaluation has left; one of another number of images is refused."""
-        path = folder / "metrics.json"
-        record = json.loads(path.read_text()) if path.is_file() else None
-        if record and count not in (None, record["judged"]["n"]):
-            raise UserError(
-                f"{folder} was measured with {record['judged']['n']} images, not {count}; give another --work."
-            )
-        return record
-
-    def evaluate(self, folder: Path, model: Path, sampler: tuple, count: int, seed: int, floor: bool = False) -> dict:
-        """One evaluation, or what an earlier one has found."""
-        if found := self.measured(folder, count):
-            return found
-        s, (solver, steps, options) = self.settings, sampler
-        return evaluate(
-            EvaluationConfig(
-                model=str(model), dataset=str(s.dataset), metrics="fid,kid,prc", extractor=s.extractor,
-                extractor_label=s.label, num_images=count, kid_subset_size=min(count // 2, 1000), seed=seed,
-                sampler=solver, num_inference_steps=steps, sampler_options=options or None, floor=floor,
-                output_dir=str(folder), cache_dir=s.cache_dir,
-            ),
-            show_progress=False,
-        )  # fmt: skip
-
     def choose(self, run: str) -> None:
         """Each sampler of the list on a few images."""
         for name, sampler in SAMPLERS.items():
-            record = self.evaluate(
-                self.folder(run) / "choose" / slug(name), self.folder(run), sampler, self.settings.chosen, CHOICE_SEED
+            record = judge(
+                self.settings,
+                self.folder(run) / "choose" / slug(name),
+                self.folder(run),
+                sampler,
+                self.settings.chosen,
+                CHOICE_SEED,
             )
             print(f"{run}: {name}: KID {record['metrics']['kid']['value']:.3f}", flush=True)
 
     def choices(self, run: str) -> dict[str, dict]:
         """The records of `choose`, those that are there."""
-        records = {name: self.measured(self.folder(run) / "choose" / slug(name)) for name in SAMPLERS}
+        records = {name: measured(self.folder(run) / "choose" / slug(name)) for name in SAMPLERS}
         return {name: record for name, record in records.items() if record}
 
     def best_sampler(self, run: str) -> str:
@@ -210,8 +190,8 @@ class Bench:
 
     def judge(self, run: str) -> None:
         sampler, folder = self.best_sampler(run), self.folder(run) / "judge"
-        record = self.evaluate(
-            folder, self.folder(run), SAMPLERS[sampler], self.settings.judged, JUDGE_SEED, floor=True
+        record = judge(
+            self.settings, folder, self.folder(run), SAMPLERS[sampler], self.settings.judged, JUDGE_SEED, floor=True
         )
         print(f"{run}: {sampler}: {line(record)}", flush=True)
 
@@ -262,16 +242,26 @@ class Bench:
 
     def along(self, run: str, folder: Path, length: float, images: int) -> None:
         sampler = SAMPLERS[self.best_sampler(run)]
-        if self.measured(folder, self.settings.compared) is None:
-            self.evaluate(
-                folder, self.averaged(run, length, images, folder), sampler, self.settings.compared, CURVE_SEED
+        if measured(folder, self.settings.compared) is None:
+            judge(
+                self.settings,
+                folder,
+                self.averaged(run, length, images, folder),
+                sampler,
+                self.settings.compared,
+                CURVE_SEED,
             )
 
     def steps(self, run: str) -> None:
         """KID of few steps, spaced in each way and with and without thresholding, and of many."""
         for name, sampler in step_samplers().items():
-            record = self.evaluate(
-                self.folder(run) / "steps" / slug(name), self.folder(run), sampler, self.settings.compared, CURVE_SEED
+            record = judge(
+                self.settings,
+                self.folder(run) / "steps" / slug(name),
+                self.folder(run),
+                sampler,
+                self.settings.compared,
+                CURVE_SEED,
             )
             print(f"{run}: {name}: {line(record)}", flush=True)
 
@@ -299,28 +289,11 @@ def parse_run(run: str) -> tuple[str, int]:
     return name, int(seed or 0)
 
 
-def slug(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "_")
-
-
-def line(record: dict[str, Any]) -> str:
-    kid, distance = record["metrics"]["kid"], record["metrics"]["fid"]
-    return f"KID {kid['value']:.3f} ± {kid['std']:.3f}, {distance['name']} {distance['value']:.1f}"
-
-
 def runs_there(bench: Bench) -> list[str]:
     """Every run that is judged, in the order of the arms."""
     seen = [path.parent.parent.name for path in bench.work.glob("*/judge/metrics.json")]
     known = [run for run in seen if run.partition(".")[0] in ARMS]
     return sorted(known, key=lambda run: (list(ARMS).index(run.partition(".")[0]), run))
-
-
-def values(record: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of an evaluation that the tables show."""
-    metrics = record["metrics"]
-    found = {"kid": metrics["kid"]["value"], "kid_std": metrics["kid"]["std"], "fd": metrics["fid"]["value"]}
-    found |= {name: metrics[name]["value"] for name in ("precision", "recall")}
-    return found | {"n": record["judged"]["n"]}
 
 
 def sigma_quantiles(folder: Path) -> list[float]:
@@ -338,7 +311,7 @@ def gather(bench: Bench) -> list[dict[str, Any]]:
 
 def rows_of(bench: Bench, run: str) -> Iterator[dict[str, Any]]:
     name, seed = parse_run(run)
-    folder, record = bench.folder(run), bench.measured(bench.folder(run) / "judge")
+    folder, record = bench.folder(run), measured(bench.folder(run) / "judge")
     choices = {sampler: values(choice) for sampler, choice in bench.choices(run).items()}
     yield {
         "kind": "arm", "run": run, "arm": name, "seed": seed, "what": ARMS[name].what, "flags": ARMS[name].noise,
@@ -354,7 +327,7 @@ def rows_of(bench: Bench, run: str) -> Iterator[dict[str, Any]]:
         for path in sorted((folder / kind).glob("*/metrics.json"), key=lambda path: float(path.parent.name)):
             yield {"kind": kind, "run": run, "at": float(path.parent.name), **values(json.loads(path.read_text()))}
     for name, (_, count, _) in step_samplers().items():
-        if found := bench.measured(folder / "steps" / slug(name)):
+        if found := measured(folder / "steps" / slug(name)):
             yield {"kind": "steps", "run": run, "sampler": name, "steps": count, **values(found)}
 
 
@@ -404,10 +377,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="by default all; C.1 is arm C with the training seed 1")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="by default all, in this order")
     parser.add_argument("--work", default="runs/noise", help="where trainings and evaluations are kept")
-    parser.add_argument("--dataset", default=str(FACES))
+    add_flags(parser, FACES)
     parser.add_argument("--photographs", default=str(PHOTOGRAPHS))
-    parser.add_argument("--extractor", default="inception")
-    parser.add_argument("--label", help="what to call another extractor")
     parser.add_argument("--images", type=int, default=100_000, help="that each arm trains on")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--network", default="small")
@@ -417,7 +388,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chosen", type=int, default=500, help="images that a sampler is chosen on")
     parser.add_argument("--judged", type=int, default=2_000, help="images that an arm is judged by")
     parser.add_argument("--compared", type=int, default=1_000, help="images of a point of the other curves")
-    parser.add_argument("--cache_dir")
     parser.add_argument("--output", type=Path, default=RESULTS / "noise.json")
     return parser.parse_args()
 

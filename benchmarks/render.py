@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "model_card" / "noise.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
 
 
@@ -276,6 +276,24 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
     return [rows[0], "|---" * len(head) + "|", *rows[1:]]
 
 
+def render_sampling(result: dict) -> str:
+    """The table of `sampling.json`, as Markdown."""
+    body = []
+    for row in result["rows"]:
+        judged = [_kid(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
+        timed = [f"{row['seconds'][kind]['median']:.3g}" for kind in ("one", "batch")] if "seconds" in row else ["", ""]
+        name = f"{row['name']}, distilled" if row["kind"] == "distilled" else row["name"]
+        body.append([name, *judged, *timed])
+    judged = next((row for row in result["rows"] if "kid" in row), None)
+    note = f" {judged['n']:,} images for each KID." if judged else ""
+    return "\n".join([
+        *_table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
+        "",
+        f"{result['what']}.{note} Times are medians; of more than 50 steps, 50 were timed. {result['machine']}; torch "
+        f"{result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
+    ])  # fmt: skip
+
+
 def render_calibration(result: dict) -> str:
     """The table of a `calibration.json`, as Markdown."""
     sets = [data for data in (result, result["beside"]) if data]
@@ -308,6 +326,7 @@ RENDERERS = {
     "calibration_32": render_calibration,
     "calibration_64": render_calibration,
     "noise": render_noise,
+    "sampling": render_sampling,
 }
 
 

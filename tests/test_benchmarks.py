@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from evaluation_data import pictures, save
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -186,7 +188,35 @@ def test_unknown_arms_are_refused_before_anything(run, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("page", ["README.md", "model_card/noise.md"])
+def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tiny_vit):
+    _, _, folder = noise_arms
+    for name, seed, solver in (("own", 0, "dpmsolver++"), ("guide", 1, "dpmsolver++"), ("few", 2, "consistency")):
+        AnimeDDPMPipeline(tiny_unet(seed), AnimeNoiseScheduler(100, solver=solver)).save_pretrained(folder / name)
+    command = [sys.executable, str(BENCHMARKS / "sampling.py"), "--model", str(folder / "own"), "--work"]
+    command += [str(folder / "sampling"), "--guide", str(folder / "guide"), "--distilled", str(folder / "few")]
+    command += [*"--images 8 --most_steps 25 --batch 2 --rounds 1 --label tiny --extractor".split(), str(tiny_vit)]
+    command += ["--dataset", str(folder / "faces"), "--cache_dir", str(folder / "cache"), "--output"]
+    output = folder / "sampling.json"
+    for stages in (["steps", "distilled"], ["guidance", "speed"]):
+        done = subprocess.run([*command, str(output), "--stages", *stages], capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["DDPMPipeline, 1000 steps"]["kind"] == "peer" and "dpmsolver++, 250 steps" not in rows
+    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 20
+    assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values())
+    plain, guided = rows["dpmsolver++, 25 steps"], rows["dpmsolver++, 25 steps, guide 2"]
+    assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 25 steps, window 8 2"]["kid"]
+    summary = result["summary"]
+    assert summary["kid_25_over_250"] is None and summary["distilled_steps"] in (2, 4)
+    best = rows[f"consistency, {summary['distilled_steps']} steps"]
+    assert summary["distilled_kid_over_25"] == best["kid"] / plain["kid"]
+    peer = rows["DDPMPipeline, 1000 steps"]["seconds"]["batch"]["median"]
+    assert summary["speedup_over_peer"] == peer / plain["seconds"]["batch"]["median"]
+    assert render.render_sampling(result) in done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "model_card/noise.md", "model_card/sampling.md"])
 def test_pages_show_the_results_and_nothing_else(render, tmp_path, page):
     text = (ROOT / page).read_text()
     assert render.rendered(text) == text

@@ -198,21 +198,25 @@ class EvaluationConfig(ReferenceConfig):
     @property
     def parsed_sampler_options(self) -> dict[str, Any]:
         """`--sampler_options` as the scheduler takes them."""
-        options = {}
-        for part in (self.sampler_options or "").split(","):
-            name, equals, value = part.partition("=")
-            if part.strip() and not (equals and name.strip()):
-                raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
-            if part.strip():
-                try:
-                    options[name.strip()] = yaml.safe_load(value)
-                except yaml.YAMLError as error:
-                    raise UserError(f"--sampler_options: {value!r} cannot be read as a value of {name}.") from error
-        return options
+        return parse_sampler_options(self.sampler_options or "")
 
     @property
     def folder(self) -> Path:
         return Path(self.output_dir)
+
+
+def parse_sampler_options(text: str) -> dict[str, Any]:
+    """`NAME=VALUE,NAME=VALUE` as a scheduler takes it."""
+    options = {}
+    for part in filter(str.strip, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not (equals and name.strip()):
+            raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--sampler_options: {value!r} cannot be read as a value of {name}.") from error
+    return options
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type[ReferenceConfig]) -> None:

@@ -1,0 +1,235 @@
+#!/usr/bin/env python
+"""How fast and how good: solvers and steps, guidance, and few steps of a distilled network.
+
+    python benchmarks/sampling.py --model runs/mine --guide runs/guide --distilled runs/fast \
+        --extractor FOLDER --label NAME
+
+Run the same command again to go on: what is judged already is not judged again. Several processes with different
+--stages may share --work. The results are those of everything that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import FACES, RESULTS, spread, write_result
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from judging import add_flags, judge, line, measured, slug, values
+from render import render_sampling
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.evaluation.drawing import choose_sampler, load_pipeline
+from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
+from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
+
+PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "numpy"]
+STAGES = ("steps", "guidance", "distilled", "speed")
+PEER_STEPS = 1000  # DDPMPipeline's default
+TIMED_STEPS = 50  # most that are timed; longer samplings are in proportion
+SEED = 3
+SCALES = (1.25, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw.
+
+    Attributes:
+        kind: the stage that judges it.
+        sampler, steps, options: as `anime-ddpm evaluate` takes them.
+        guidance: settings of `EvaluationConfig` about guidance.
+    """
+
+    kind: str
+    sampler: str
+    steps: int
+    options: str = ""
+    guidance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        scale, window = self.guidance.get("guidance_scale"), self.guidance.get("guidance_window")
+        by = "" if scale is None else f", guide {scale:g}" if window is None else f", window {window} {scale:g}"
+        return f"{self.sampler}, {self.steps} steps{by}"
+
+
+def ways(side: int) -> list[Way]:
+    """All that is judged of a network for images of `side` pixels."""
+    fast, slow = "thresholding=true", "clip_sample=true"
+    steps = [Way("steps", "dpmsolver++", n, fast) for n in (10, 15, 20, 25, 50, 250)]
+    steps += [Way("steps", "UniPCMultistepScheduler", n, "timestep_spacing=trailing") for n in (10, 25)]
+    steps += [Way("steps", "ddim", n, slow) for n in (25, 50, 250)]
+    steps += [Way("steps", "ddpm", n, slow) for n in (25, 50, 100, 250, PEER_STEPS)]
+    guided = [Way("guidance", "dpmsolver++", 25, fast, {"guidance_scale": scale}) for scale in SCALES]
+    guided += [
+        Way("guidance", "dpmsolver++", 25, fast, {"guidance_scale": scale, "guidance_window": side // 2})
+        for scale in SCALES
+    ]
+    return steps + guided + [Way("distilled", "consistency", n) for n in (1, 2, 4)]
+
+
+class Bench:
+    """The networks, and what was measured of them."""
+
+    def __init__(self, settings: argparse.Namespace):
+        self.settings, self.work = settings, Path(settings.work)
+        self.side = load_pipeline(settings.model).image_shape[-1]
+        self.ways = [way for way in ways(self.side) if way.steps <= settings.most_steps and self.has(way)]
+
+    def has(self, way: Way) -> bool:
+        """Whether the network that it needs was given."""
+        if way.kind == "distilled":
+            return self.settings.distilled is not None
+        return way.kind != "guidance" or "guidance_window" in way.guidance or self.settings.guide is not None
+
+    def model(self, way: Way) -> Path:
+        """The folder of its pipeline; one with a guide is put together first."""
+        if way.kind == "distilled":
+            return Path(self.settings.distilled)
+        if way.kind != "guidance" or "guidance_window" in way.guidance:
+            return Path(self.settings.model)
+        folder = self.work / "guided"
+        if not (folder / "model_index.json").is_file():
+            pipeline = load_pipeline(self.settings.model)
+            guide = UNet2DModel.from_pretrained(self.settings.guide, subfolder="unet")
+            AnimeDDPMPipeline(pipeline.unet, pipeline.scheduler, guide).save_pretrained(folder)
+        return folder
+
+    def judge(self, stage: str) -> None:
+        for way in self.ways:
+            if way.kind == stage:
+                sampler = (way.sampler, way.steps, way.options)
+                record = judge(
+                    self.settings, self.folder(way), self.model(way), sampler, self.settings.images, SEED,
+                    **way.guidance,
+                )  # fmt: skip
+                print(f"{way.name}: {line(record)}", flush=True)
+
+    def folder(self, way: Way) -> Path:
+        return self.work / way.kind / slug(way.name)
+
+    def speed(self) -> None:
+        """Seconds an image, alone and in a batch, of every way in turn and of the peer, several times over."""
+        calls = {"peer": self.peer_call()} | {way.name: self.call(way) for way in self.ways}
+        seconds: dict[str, dict[str, list[float]]] = {name: {"one": [], "batch": []} for name in calls}
+        for round_ in range(self.settings.rounds + 1):
+            for name, (draw, factor) in calls.items():
+                for kind, count in (("one", 1), ("batch", self.settings.batch)):
+                    begin = time.perf_counter()
+                    draw(count)
+                    if round_ > 0:  # the first warms up
+                        seconds[name][kind].append((time.perf_counter() - begin) * factor / count)
+            print(f"Round {round_} of {self.settings.rounds} is timed.", flush=True)
+        timed = {name: {kind: spread(runs) for kind, runs in of.items()} for name, of in seconds.items()}
+        facts = {"threads": torch.get_num_threads(), "batch": self.settings.batch, "rounds": self.settings.rounds}
+        (self.work / "speed.json").write_text(json.dumps({"seconds": timed} | facts))
+
+    def call(self, way: Way) -> tuple[Any, float]:
+        """What draws so many images this way, and what its time has to be multiplied by."""
+        pipeline = load_pipeline(str(self.model(way)))
+        choose_sampler(pipeline, way.sampler, parse_sampler_options(way.options))
+        steps = min(way.steps, TIMED_STEPS)
+        pipeline.set_progress_bar_config(disable=True)
+
+        def draw(count: int) -> None:
+            pipeline(count, num_inference_steps=steps, output_type="np", **way.guidance)
+
+        return draw, way.steps / steps
+
+    def peer_call(self) -> tuple[Any, float]:
+        """The same network in diffusers' own pipeline."""
+        own = load_pipeline(self.settings.model)
+        peer = DDPMPipeline(own.unet, DDPMScheduler.from_config(own.scheduler.config))
+        peer.set_progress_bar_config(disable=True)
+
+        def draw(count: int) -> None:
+            peer(count, num_inference_steps=TIMED_STEPS, output_type="np")
+
+        return draw, PEER_STEPS / TIMED_STEPS
+
+
+def gather(bench: Bench) -> list[dict[str, Any]]:
+    """A row for each way that was judged or timed."""
+    path = bench.work / "speed.json"
+    speed = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
+    rows = []
+    if "peer" in speed["seconds"]:
+        rows.append({"kind": "peer", "name": f"DDPMPipeline, {PEER_STEPS} steps", "seconds": speed["seconds"]["peer"]})
+    for way in bench.ways:
+        record, seconds = measured(bench.folder(way)), speed["seconds"].get(way.name)
+        if record or seconds:
+            row = {"kind": way.kind, "name": way.name, "sampler": way.sampler, "steps": way.steps, **way.guidance}
+            rows.append(row | (values(record) if record else {}) | ({"seconds": seconds} if seconds else {}))
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ratios that can be told from what is there; None for the others."""
+    by = {row["name"]: row for row in rows}
+    base, many = by.get("dpmsolver++, 25 steps", {}), by.get("dpmsolver++, 250 steps", {})
+    peer = next((row for row in rows if row["kind"] == "peer"), {})
+    few = [row for row in rows if row["kind"] == "distilled" and "kid" in row and row["steps"] > 1]
+    best = min(few, key=lambda row: row["kid"], default={})
+    guided = min((row for row in rows if row["kind"] == "guidance" and "fd" in row), key=lambda r: r["fd"], default={})
+
+    def ratio(top: dict, bottom: dict, key: str) -> float | None:
+        return top[key] / bottom[key] if key in top and key in bottom else None
+
+    def speedup(slow: dict, quick: dict) -> float | None:
+        both = "seconds" in slow and "seconds" in quick
+        return slow["seconds"]["batch"]["median"] / quick["seconds"]["batch"]["median"] if both else None
+
+    return {
+        "kid_25_over_250": ratio(base, many, "kid"),
+        "speedup_over_peer": speedup(peer, base),
+        "distilled_kid_over_25": ratio(best, base, "kid"),
+        "distilled_steps": best.get("steps"),
+        "guided_fd_ratio": ratio(guided, base, "fd"),
+        "guided_by": guided.get("name"),
+        "seconds_per_face": base["seconds"]["one"]["median"] if "seconds" in base else None,
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="the pipeline that is measured")
+    parser.add_argument("--guide", help="a pipeline whose network guides it")
+    parser.add_argument("--distilled", help="what `train_anime_ddpm.py --distill` has made of it")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="by default all, in this order")
+    parser.add_argument("--work", default="runs/sampling", help="where evaluations are kept")
+    parser.add_argument("--images", type=int, default=1_000, help="that each way is judged by")
+    parser.add_argument("--most_steps", type=int, default=PEER_STEPS, help="leave out what takes more")
+    parser.add_argument("--batch", type=int, default=16, help="images that are drawn at once for the speed")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing, one after the other")
+    add_flags(parser, FACES)
+    parser.add_argument("--output", type=Path, default=RESULTS / "sampling.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    settings = parse()
+    bench = Bench(settings)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    for stage in settings.stages:
+        bench.speed() if stage == "speed" else bench.judge(stage)
+    rows = gather(bench)
+    if not rows:
+        raise UserError("Nothing was measured; give --stages steps or speed, or a --guide or --distilled network.")
+    command = shlex.join(["python", "benchmarks/sampling.py", *sys.argv[1:]])
+    what = f"Sampling from {settings.model} at {bench.side} px"
+    write_result(settings.output, what, command, PACKAGES, rows=rows, summary=summarise(rows))
+    print(render_sampling(json.loads(settings.output.read_text())))
+    print(f"To reproduce: {command}")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()
