@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
-from pipeline_anime_ddpm.pipeline_anime_ddpm import slerp
+from pipeline_anime_ddpm.pipeline_anime_ddpm import _Level, _noise_again, slerp
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, raised inside diffusers' solvers
 
@@ -62,11 +62,13 @@ def box(count: int = 1) -> torch.Tensor:
 class Oracle(UNet2DModel):
     """Says of any noisy image what leads to `self.known` (1, 3, 16, 16), in the way of the prediction type."""
 
-    known, kind = None, "epsilon"
+    known, kind, first_seen = None, "epsilon", None
 
     def forward(self, sample, timestep, return_dict=True):
         alpha_bar = np.interp(float(timestep), np.arange(1000), table().alphas_cumprod.double().numpy())
         alpha, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        if self.first_seen is None:
+            self.first_seen = (sample, alpha, sigma)
         noise = (sample - alpha * self.known) / sigma
         output = {
             "epsilon": noise,
@@ -125,7 +127,10 @@ def test_a_variation_under_every_scheduler_ends_where_the_network_leads_or_is_re
         with pytest.raises(ValueError, match=refused[name]):
             pipe(**call)
         return
-    image = pipe(generator=seeded(3)[0], **call).images
+    noise = torch.randn(1, 3, SIDE, SIDE, generator=seeded(4)[0])
+    image = pipe(generator=seeded(3)[0], latents=noise, **call).images
+    seen, alpha, sigma = pipe.unet.first_seen
+    torch.testing.assert_close(seen, alpha * (picture(1) * 2 - 1) + sigma * noise, rtol=0, atol=5e-3)
     assert pipe.num_timesteps == (19 if name in HALF_STEPS else 10)
     torch.testing.assert_close(image, picture(0), rtol=0, atol=0.03)
 
@@ -323,6 +328,32 @@ def test_repainting_takes_the_kept_pixels_into_account(make_pipe):
     call = {"mask_image": box(), "num_inference_steps": 4, "output_type": "pt"}
     one, other = (pipe(image=picture(i), generator=seeded(3)[0], **call).images for i in (1, 2))
     assert (one - other)[:, :, 5:11, 3:13].abs().max() > 1e-3
+
+
+def test_noise_added_again_is_that_of_the_level():
+    scheduler = table()
+    image, noise = picture(1).double() * 2 - 1, torch.randn(1, 3, SIDE, SIDE, generator=seeded(0)[0]).double()
+    here, there = (
+        _Level(scheduler.alphas_cumprod[t].item() ** 0.5, (1 - scheduler.alphas_cumprod[t].item()) ** 0.5)
+        for t in (300, 600)
+    )
+    states = [_noise_again(here.signal * image + here.noise * noise, here, there, g) for g in seeded(*range(200))]
+    rest = torch.cat(states) - there.signal * image
+    assert rest.std(0).mean() == pytest.approx(
+        (there.noise**2 - (there.signal * here.noise / here.signal) ** 2) ** 0.5, rel=0.02
+    )
+    torch.testing.assert_close(rest.mean(0), (there.signal * here.noise / here.signal * noise)[0], rtol=0, atol=0.25)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
+def test_with_jumps_a_solver_remembers_nothing_of_other_noise(make_pipe, name):
+    images = []
+    for order in (1, 2):
+        pipe = make_pipe()
+        pipe.scheduler = scheduler_of(name).from_config(scheduler_of(name).config, solver_order=order)
+        call = {"image": picture(1), "mask_image": box(), "jump_n_sample": 2, "num_inference_steps": 6}
+        images.append(pipe(generator=seeded(1)[0], output_type="pt", **call).images)
+    torch.testing.assert_close(*images, rtol=0, atol=1e-5)
 
 
 def test_jumps_are_that_many_calls_of_each_step(make_pipe, monkeypatch):
