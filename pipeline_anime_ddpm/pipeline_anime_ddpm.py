@@ -119,7 +119,12 @@ def _copy_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draws(network: UNet2DModel) -> tuple:
-    return network.config.out_channels, network.config.sample_size
+    side = network.config.sample_size
+    return network.config.out_channels, (side, side) if isinstance(side, int) else tuple(side or ())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
@@ -148,7 +153,7 @@ def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Ten
     PIL images of another size are cropped to the proportions of `shape` and resized; arrays and tensors are not.
     """
     channels, height, width = shape
-    images = _as_list(images)
+    images, single = _as_list(images), channels == 1
     if images and all(isinstance(image, Image.Image) for image in images):
         if channels not in PIL_MODES:
             raise ValueError(
@@ -157,14 +162,15 @@ def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Ten
         fitted = [ImageOps.fit(image.convert(PIL_MODES[channels]), (width, height), Image.LANCZOS) for image in images]
         images = [np.asarray(image).reshape(height, width, channels) for image in fitted]
     if images and all(isinstance(image, np.ndarray) for image in images):
-        images = [image[..., None] if image.ndim == 2 else image for image in images]
-        images = [torch.from_numpy(np.moveaxis(image, -1, -3).copy()) for image in images]
+        images = [image[..., None] if single and image.shape[-1:] != (1,) else image for image in images]
+        images = [torch.from_numpy(np.moveaxis(image, -1, -3).copy()) if image.ndim > 2 else image for image in images]
     if not images or not all(isinstance(image, torch.Tensor) for image in images):
         raise ValueError(f"`{name}` must be a PIL image, a NumPy array, a tensor, or a list of one of these kinds.")
-    if any(image.ndim not in (3, 4) or image.shape[-3:] != shape for image in images):
+    images = [image.unsqueeze(-3) if single and image.shape[-3:-2] != (1,) else image for image in images]
+    if wrong := [image for image in images if image.ndim not in (3, 4) or image.shape[-3:] != shape]:
         raise ValueError(
-            f"`{name}` must have {channels} channels and the model's size of {height} x {width} pixels; got tensors of "
-            f"the shape {tuple(images[0].shape)}. PIL images of other sizes are resized."
+            f"`{name}` must have {channels} channels and the model's size of {height} x {width} pixels; got the shape "
+            f"{tuple(wrong[0].shape)} (channels first). PIL images of other sizes are resized."
         )
     images = torch.cat([image.view(-1, *shape) for image in images])
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
@@ -223,7 +229,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Network calls of the latest run: equal to the steps, except for second-order solvers such as Heun."""
+        """Timesteps of the latest run: equal to its steps, except for second-order solvers such as Heun.
+
+        Each is a network call; with `jump_n_sample` it is as many, and guidance and inversion come on top.
+        """
         return self._num_timesteps
 
     @property
@@ -252,8 +261,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self, batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, tensor_inputs
     ) -> None:
         """Raise `ValueError` with a sentence for any argument of `__call__` that can't be honoured."""
+        if not (hasattr(self.scheduler, "init_noise_sigma") and hasattr(self.scheduler, "scale_model_input")):
+            raise ValueError(f"{type(self.scheduler).__name__} is for models of another kind: {ANOTHER_SCHEDULER}.")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        if not all(isinstance(one, torch.Generator) for one in _as_list(generator) if generator is not None):
+            raise ValueError("`generator` must be a torch.Generator, or a list of one for each image.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"Got {len(generator)} generators for {batch_size} images. Pass one per image, or a single one."
@@ -301,6 +314,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for name, given in (("image", image), ("mask_image", mask)):
             if given is not None and len(given) not in (1, batch_size):
                 raise ValueError(f"`{name}` holds {len(given)} for {batch_size} images: give one, or one for each.")
+        if not (strength is None or _is_number(strength)) or not isinstance(jump_n_sample, (int, type(None))):
+            raise ValueError(
+                f"`strength` must be a number and `jump_n_sample` a whole one, got {strength!r} and {jump_n_sample!r}."
+            )
         if image is None and (mask is not None or strength is not None or inversion):
             raise ValueError("`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
         if strength is not None and not 0 <= strength <= 1:
@@ -322,17 +339,19 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     def check_guidance(self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE) -> None:
         """The part of `check_inputs` about `guidance_scale` and what belongs to it."""
+        if not _is_number(guidance_scale) or not math.isfinite(guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number, got {guidance_scale!r}; 1 is no guidance.")
+        if not isinstance(guidance_interval, (tuple, list)) or not all(map(_is_number, guidance_interval)):
+            raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
         if guidance_scale == 1:
-            if guidance_window is not None or guidance_interval != EVERYWHERE:
+            if guidance_window is not None or tuple(guidance_interval) != EVERYWHERE:
                 raise ValueError("`guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1.")
             return
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, got {guidance_scale}; 1 is no guidance.")
         if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] < guidance_interval[1]:
             raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval}.")
         if guidance_window is not None:
             unit, side = 2 ** (len(self.unet.config.block_out_channels) - 1), min(self.image_shape[1:])
-            if guidance_window % unit or not unit <= guidance_window < side:
+            if not isinstance(guidance_window, int) or guidance_window not in range(unit, side, unit):
                 raise ValueError(
                     f"`guidance_window` must be one of {list(range(unit, side, unit))}, the sides that this network "
                     f"can halve and that are less than the image's, got {guidance_window}."
@@ -401,8 +420,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"{name} does not tell its noise levels, so it can only draw new images: {ANOTHER_SCHEDULER}."
             )
-        timesteps = self.scheduler.timesteps
-        one = torch.ones(len(timesteps), 1, device=timesteps.device)
+        timesteps = self.scheduler.timesteps.cpu()  # where schedulers look them up one by one
+        one = torch.ones(len(timesteps), 1)
         signal = self.scheduler.add_noise(one, torch.zeros_like(one), timesteps)[:, 0].tolist()
         noise = self.scheduler.add_noise(torch.zeros_like(one), one, timesteps)[:, 0].tolist()
         return [*map(_Level, signal, noise), IMAGE]
@@ -415,7 +434,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             sizes = sorted({part.size for part in both if isinstance(part, Image.Image)})
             if len(sizes) > 1:
                 raise ValueError(f"`mask_image` and `image` must be of one size, got {sizes} (width, height).")
-            mask = _to_tensor(mask_image, "mask_image", (1, *shape[1:])).to(device) >= 0.5
+            mask = _to_tensor(mask_image, "mask_image", (1, *shape[1:])).to(device)
+            mask = mask > 0 if mask.max() <= 1 / 255 else mask >= 0.5  # the former: uint8 of 0 and 1
         if image is not None:
             image = _to_tensor(image, "image", shape).to(device)
         return image, mask
@@ -441,9 +461,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             sample = torch.cat([sample, grid.to(network.dtype).expand(len(sample), -1, -1, -1)], dim=1)
         return network(sample, t, return_dict=False)[0].float()
 
-    def predict_in_windows(self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int) -> torch.Tensor:
-        """What the network says where it sees but windows of `side` pixels, half overlapping; their mean."""
-        starts = [sorted({*range(0, length - side, side // 2), length - side}) for length in sample.shape[2:]]
+    def predict_in_windows(
+        self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network says that sees but windows of `side` pixels, half overlapping: their mean, and how many."""
+        stride = max(side // 2, 1)
+        starts = [sorted({*range(0, length - side, stride), length - side}) for length in sample.shape[2:]]
         windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in itertools.product(*starts)]
         grids = torch.cat([grid[window].expand(len(sample), -1, -1, -1) for window in windows])
         outputs = self.predict(self.unet, torch.cat([sample[window] for window in windows]), t, grids)
@@ -451,7 +474,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for window, output in zip(windows, outputs.split(len(sample)), strict=True):
             total[window] += output
             count[window] += 1
-        return total / count
+        return total / count, count
 
     def predict_guided(self, latents, t, grid, scale: float, window: int | None) -> torch.Tensor:
         """The network's output for the state `(B, C, H, W)`, led away from what the weaker one says."""
@@ -462,7 +485,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if window is None:
             weak = self.predict(self.guide_unet, sample, t, grid)
         else:
-            weak = self.predict_in_windows(sample, t, grid, window)
+            weak, count = self.predict_in_windows(sample, t, grid, window)
+            weak = torch.where(count > 1, weak, output)  # the mask of M-SWG: a pixel of one window is not guided
         return weak + scale * (output - weak)
 
     @torch.no_grad()
@@ -522,8 +546,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 One image, or `batch_size` of them, to go on from. PIL images are cropped and resized to the model's
                 size; arrays `(B, H, W, C)` and tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
             mask_image (as `image`, of one channel, *optional*):
-                White (0.5 and more) where to repaint `image`; the other pixels stay exactly as given. A PIL mask has
-                the size of the PIL image.
+                White (0.5 and more; in uint8 also 1 where there is nothing above) where to repaint `image`; the other
+                pixels stay exactly as given. A PIL mask has the size of the PIL image.
             strength (`float`, *optional*):
                 How much of `image` goes, from 0 (nothing: it is returned) to 1 (all: a new one). By default 1 with
                 `mask_image`, else 0.8. The last `strength` of the steps are done, from `image` with the noise that
@@ -539,8 +563,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 w of autoguidance, D_weak + w (D - D_weak) (Karras et al., arXiv 2406.02507); 1 is no guidance. The
                 weak network is `guide_unet`, or with `guidance_window` the network itself.
             guidance_window (`int`, *optional*):
-                Side in pixels of the windows that the network, as its own weak guide, is restricted to (M-SWG, arXiv
-                2411.10257). A network trained on patches is told where in the image each window lies.
+                Side in pixels of the windows, half overlapping, that the network as its own weak guide is restricted to
+                (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained on patches is
+                told where in the image each window lies.
             guidance_interval (`tuple[float, float]`, defaults to all):
                 The σ, from and to, at which to guide (Kynkäänniemi et al., arXiv 2404.07724).
             return_trajectory (`bool`, defaults to `False`):
@@ -556,6 +581,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             names = callback_on_step_end.tensor_inputs
         device = self._execution_device
+        generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, device)
         if batch_size == 1 and given is not None:
             batch_size = len(given)
@@ -572,13 +598,19 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             latents = slerp(own, latents, strength)
         self.prepare_timesteps(num_inference_steps, timesteps, device)
         knows_levels = given is not None or return_trajectory or "pred_original_sample" in names
-        levels = self.noise_levels() if knows_levels or guidance_interval != EVERYWHERE else None
+        levels = self.noise_levels() if knows_levels or tuple(guidance_interval) != EVERYWHERE else None
         fresh = _copy_of(vars(self.scheduler))
         begin = self.begin_at(float(strength > 0) if inversion else strength)
         if begin == 0:
             latents = latents * self.scheduler.init_noise_sigma
         else:
             latents = levels[begin].signal * original + levels[begin].noise * latents
+        guided = [True] * len(self.scheduler.timesteps)
+        if levels is not None and guidance_scale != 1:
+            low, high = guidance_interval
+            guided = [low <= level.sigma <= high for level in levels[:-1]]
+            if not any(guided[begin:]) and begin < len(guided):
+                raise ValueError(f"No step has a σ within the `guidance_interval` {guidance_interval}: widen it.")
         grid = coordinate_grid(*self.image_shape[1:], device)
         step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
         kind, trajectory, predicted = self.scheduler.config.prediction_type, [], None
@@ -586,12 +618,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps[begin:]), begin):
             if self.interrupt:
                 break
-            guided = levels is None or guidance_interval[0] <= levels[i].sigma <= guidance_interval[1]
+            scale = guidance_scale if guided[i] else 1
             for jump in reversed(range(jumps)):
                 if jumps > 1:  # what a multistep solver remembers is of another noise: each step stands alone
                     vars(self.scheduler).update(_copy_of(fresh))
                     self.set_begin_index(i)
-                model_output = self.predict_guided(latents, t, grid, guidance_scale if guided else 1, guidance_window)
+                model_output = self.predict_guided(latents, t, grid, scale, guidance_window)
                 if levels is not None:
                     predicted = _to_original(kind, model_output, latents, levels[i])
                 if mask is not None:
@@ -616,17 +648,17 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def invert(self, image: Any, num_inference_steps: int | None = None, timesteps: list[int] | None = None):
-        """The unit noise that DDIM turns into `image`, to be given as `latents` with the same steps.
+        """Noise of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
 
-        DDIM inversion (Song et al., arXiv 2010.02502, section 4.3), each step solved for by fixed-point iteration
-        (Pan et al., arXiv 2309.04907). Only the last step, to the image, is not inverted but taken for no step at all.
+        DDIM inversion (Song et al., arXiv 2010.02502, section 4.3), each of the same steps solved for by fixed-point
+        iteration (Pan et al., arXiv 2309.04907). More steps come closer. An image comes from many noises; this is one.
 
         Args:
             image: As in `__call__`.
             num_inference_steps, timesteps: As in `__call__`. Costs 5 network calls a step.
 
         Returns:
-            `(B, C, H, W)` float32, of about unit variance.
+            `(B, C, H, W)` float32.
 
         Raises:
             ValueError: The scheduler isn't DDIM without clipping, or an argument can't be honoured.
@@ -648,8 +680,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self.prepare_timesteps(num_inference_steps, timesteps, image.device)
         levels, grid = self.noise_levels()[:-1], coordinate_grid(*self.image_shape[1:], image.device)
         ladder = list(zip(levels, self.scheduler.timesteps, strict=True))[::-1]
-        state, below = image * ladder[0][0].signal, ladder[0][0]
-        for level, t in self.progress_bar(ladder[1:]):
+        state, below = image, IMAGE
+        for level, t in self.progress_bar(ladder):
             guess, target = state, state
             for _ in range(INVERSION_ITERATIONS):
                 output = self.predict(self.unet, guess, t, grid)
@@ -687,11 +719,17 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 honoured.
         """
         device = self._execution_device
+        if given := {"latents", "return_trajectory", "return_dict", "mask_image", "strength", "inversion"} & set(
+            kwargs
+        ):
+            raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
+        self.check_inputs(
+            1, None, kwargs.get("num_inference_steps"), 0.0, kwargs.get("timesteps"), None, output_type, []
+        )
         if (generator is None) == (image is None) or num_frames < 2 or batch_size < 1:
             raise ValueError(
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
-        self._check_steps(kwargs.get("num_inference_steps"), kwargs.get("timesteps"))
         if image is None:
             ends, rest = [self.prepare_latents(1, one, device) for one in _as_list(generator)], None
         else:

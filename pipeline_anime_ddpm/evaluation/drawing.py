@@ -197,7 +197,8 @@ class Drawing:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides the images."""
-        guided = {"guidance": self.guidance} if self.guidance else {}
+        settings = {name: str(value) if isinstance(value, tuple) else value for name, value in self.guidance.items()}
+        guided = {"guidance": settings} if settings else {}
         if self.guidance and "guidance_window" not in self.guidance:
             guided["guide"] = state_digest(self.pipeline.guide_unet.state_dict())
         return {

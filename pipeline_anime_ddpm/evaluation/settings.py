@@ -193,7 +193,10 @@ class EvaluationConfig(ReferenceConfig):
                     f"--guidance_interval is {self.guidance_interval!r}; give two numbers with a comma between."
                 ) from None
             given["guidance_interval"] = (low, high)
-        return {name: value for name, value in given.items() if value != getattr(type(self), name)}
+        given = {name: value for name, value in given.items() if value != getattr(type(self), name)}
+        if given and self.guidance_scale == 1:
+            raise UserError(f"--{next(iter(given))} does nothing without a --guidance_scale other than 1; give one.")
+        return given
 
     @property
     def parsed_sampler_options(self) -> dict[str, Any]:

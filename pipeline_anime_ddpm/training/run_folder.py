@@ -35,6 +35,7 @@ MAY_CHANGE = frozenset(
     "offload_ema ema_snapshot_images eval_steps eval_images eval_metrics eval_extractor eval_extractor_weights "
     "eval_dataset eval_split save_best".split()
 )
+LENGTHS = frozenset(("num_epochs", "max_train_steps", "max_train_images"))  # which --distill spreads its stages over
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -59,7 +60,8 @@ def check_output_dir(config: TrainingConfig) -> None:
     if not isinstance(before, dict):
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
     now = config.to_dict()
-    changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
+    may_change = MAY_CHANGE - LENGTHS if config.distill else MAY_CHANGE
+    changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
     if changed:
         was = ", ".join(f"--{k} {before[k]} there, {now[k]} now" for k in changed[:3])
         raise UserError(
@@ -113,8 +115,8 @@ def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
     for name in PIPELINE_PARTS:
-        if name == GUIDE and pipeline.guide_unet is None:
-            continue
+        if name == GUIDE and (pipeline.guide_unet is None or (folder / name).exists()):
+            continue  # a run's guide never changes, and a crash between two moves would lose it
         old = partial / f"{name}.old"
         if (folder / name).exists():
             os.replace(folder / name, old)

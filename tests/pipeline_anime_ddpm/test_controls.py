@@ -256,6 +256,9 @@ def test_images_of_every_form_are_the_same_image(make_pipe):
     forms = [image, image[0], [image[0]], array, array[0], bytes_, torch.from_numpy(bytes_).permute(0, 3, 1, 2)]
     assert len({pipe(image=form, mask_image=mask, num_inference_steps=2, generator=seeded(1)[0]).images[0].tobytes()
                 for form in (image, array) for mask in (box(), box()[0, 0].numpy(), box()[0].bool())}) == 1  # fmt: skip
+    bits = [pipe(image=image, mask_image=mask, num_inference_steps=2, generator=seeded(1)[0]).images[0].tobytes()
+            for mask in (box()[0, 0], box()[0, 0].byte(), box()[:, 0].numpy(), box()[0, 0].bool().numpy())]  # fmt: skip
+    assert len(set(bits)) == 1
     forms += [Image.fromarray(bytes_[0]), [Image.fromarray(bytes_[0])], Image.fromarray(bytes_[0]).convert("RGBA")]
     for form in forms:
         same = pipe(image=form, strength=0).images[0]
@@ -412,17 +415,17 @@ def test_scale_1_is_no_guidance_bit_for_bit(make_pipe, tiny_unet):
 def test_guidance_outside_its_interval_is_none(make_pipe, tiny_unet):
     pipe = make_pipe("AnimeNoise:ddim", guide=tiny_unet(seed=1))
     call = {"num_inference_steps": 5, "output_type": "latent"}
-    plain, all_over, none, high = (
+    plain, all_over, high = (
         pipe(generator=seeded(1)[0], **more, **call).images
         for more in (
             {},
             {"guidance_scale": 2},
-            {"guidance_scale": 2, "guidance_interval": (1e4, 1e5)},
             {"guidance_scale": 2, "guidance_interval": (10, 1e5)},
         )
     )
-    assert torch.equal(none, plain)
     assert not torch.equal(high, plain) and not torch.equal(high, all_over)
+    with pytest.raises(ValueError, match="No step has a σ within"):
+        pipe(guidance_scale=2, guidance_interval=(1e4, 1e5), **call)
 
 
 def test_windows_see_their_part_with_its_coordinates(make_pipe, monkeypatch):
@@ -432,13 +435,18 @@ def test_windows_see_their_part_with_its_coordinates(make_pipe, monkeypatch):
 
     grid = coordinate_grid(SIDE, SIDE)
     with torch.no_grad():
-        weak = pipe.predict_in_windows(sample, torch.tensor(500), grid, 8)
+        weak, count = pipe.predict_in_windows(sample, torch.tensor(500), grid, 8)
         whole = torch.cat([sample, grid.expand(2, -1, -1, -1)], 1)
         corner = pipe.unet(whole[..., :8, :8], 500).sample
         torch.testing.assert_close(weak[..., :4, :4], corner[..., :4, :4], rtol=0, atol=1e-5)
         beside = pipe.unet(whole[..., :8, 4:12], 500).sample
         expected = (corner[..., :4, 4:] + beside[..., :4, :4]) / 2
         torch.testing.assert_close(weak[..., :4, 4:8], expected, rtol=0, atol=1e-5)
+        assert count[0, 0].tolist() == [[(1 + (3 < y < 12)) * (1 + (3 < x < 12)) for x in range(16)] for y in range(16)]
+        output = pipe.predict(pipe.unet, sample, torch.tensor(500), grid)
+        guided = pipe.predict_guided(sample, torch.tensor(500), grid, 2.0, 8)
+        expected = torch.where(count > 1, weak + 2 * (output - weak), output)
+        torch.testing.assert_close(guided, expected, rtol=0, atol=1e-5)
 
 
 def test_a_pipeline_with_a_guide_survives_saving(make_pipe, tiny_unet, tmp_path):
@@ -488,6 +496,12 @@ HALF = picture(1)[..., :8]
     [
         ({"image": picture(1), "strength": 1.5}, "between 0 .* and 1 .*got 1.5"),
         ({"image": picture(1), "strength": -0.1}, "got -0.1"),
+        ({"image": picture(1), "strength": "0.5"}, "must be a number"),
+        ({"image": picture(1), "mask_image": box(), "jump_n_sample": 1.5}, "a whole one"),
+        ({"image": [picture(1)[0], HALF[0]]}, r"got the shape \(3, 16, 8\)"),
+        ({"generator": [1]}, "must be a torch.Generator"),
+        ({"guidance_scale": "2"}, "finite number"),
+        ({"guidance_scale": 2.0, "guidance_window": 8.0, "guidance_interval": None}, "two rising σ"),
         ({"image": picture(1), "strength": 0.01}, "of 5 steps is none"),
         ({"strength": 0.5}, "do nothing without `image`"),
         ({"mask_image": box()}, "do nothing without `image`"),
@@ -512,6 +526,7 @@ HALF = picture(1)[..., :8]
         ({"guidance_scale": float("nan"), "guidance_window": 8}, "finite number"),
         ({"guidance_scale": 2.0, "guidance_window": 16}, r"one of \[2, 4, 6, 8, 10, 12, 14\]"),
         ({"guidance_scale": 2.0, "guidance_window": 7}, "got 7"),
+        ({"guidance_scale": 2.0, "guidance_window": 8.0}, "got 8.0"),
         ({"guidance_window": 8}, "do nothing at a `guidance_scale` of 1"),
         ({"guidance_interval": (0, 1)}, "do nothing at a `guidance_scale` of 1"),
         ({"guidance_scale": 2.0, "guidance_window": 8, "guidance_interval": (2, 1)}, "two rising σ"),
@@ -540,6 +555,9 @@ def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
         ({"generator": seeded(1)[0]}, "exactly two"),
         ({"image": picture(1, count=2), "num_inference_steps": 2000}, "trained with 1000 steps"),
         ({"generator": seeded(1, 2), "num_frames": 1}, "at least 2 `num_frames`"),
+        ({"generator": seeded(1, 2), "output_type": "jpeg"}, "must be one of pil, np, pt, latent"),
+        ({"generator": seeded(1, 2), "return_trajectory": True}, "takes no `return_trajectory`"),
+        ({"generator": seeded(1, 2), "latents": torch.zeros(1)}, "takes no `latents`"),
     ],
 )
 def test_interpolation_needs_two_ends(make_pipe, call, sentence):
@@ -557,3 +575,6 @@ def test_a_scheduler_that_adds_no_noise_can_only_draw(make_pipe):
     pipe.scheduler = diffusers.IPNDMScheduler(1000)
     with pytest.raises(ValueError, match="noise levels"):
         pipe(image=picture(1), num_inference_steps=4)
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(1000)
+    with pytest.raises(ValueError, match="models of another kind"):
+        pipe(num_inference_steps=4)

@@ -1,5 +1,8 @@
 """An image is its seed's: the same bits in one go, in several, and in a part of several processes."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -194,7 +197,9 @@ def test_guided_images_are_those_of_the_guided_pipeline_and_told_apart(tiny_unet
     expected = draw_batch(pipeline, range(2), 2, 3, {"guidance_scale": 2.0})
     assert np.array_equal(np.asarray(Image.open(guided.path(1))), expected[1].transpose(1, 2, 0))
     assert guided.facts.keys() - plain.facts.keys() == {"guidance", "guide"}
-    window = drawing(pipeline, tmp_path / "window", guidance={"guidance_scale": 2.0, "guidance_window": 8})
+    settings = {"guidance_scale": 2.0, "guidance_window": 8, "guidance_interval": (0.2, math.inf)}
+    window = drawing(pipeline, tmp_path / "window", guidance=settings)
+    json.dumps(window.facts, allow_nan=False)
     assert "guide" not in window.facts
     with pytest.raises(UserError, match="drawn with other guidance"):
         drawing(pipeline, tmp_path / "guided", count=2, guidance={"guidance_scale": 3.0})

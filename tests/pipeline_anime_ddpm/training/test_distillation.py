@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(work, tmp_path, in_process, c
     assert says in capsys.readouterr().err
 
 
-def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw(work, tmp_path, in_process):
+def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw(work, tmp_path, in_process, capsys):
     in_process(*flags(work, tmp_path / "run", max_train_steps=6, save_guide_at=10, learning_rate=1e-2))
     taught = AnimeDDPMPipeline.from_pretrained(tmp_path / "run")
     own, guide = taught.unet.state_dict(), taught.guide_unet.state_dict()
@@ -127,6 +127,10 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
     assert few.scheduler.config.solver == "consistency" and few.default_num_inference_steps() == 2
     few(output_type="latent")
     assert few.num_timesteps == 2
+    longer = [f"{a.partition('=')[0]}=12" if a.startswith("--max_train_steps") else a for a in arguments]
+    with pytest.raises(SystemExit):
+        in_process(*[a for a in longer if not a.startswith(("--model_config", "--ddpm_num_inference"))])
+    assert "--max_train_steps 8 there, 12 now" in capsys.readouterr().err
     changed = few.unet.state_dict()
     assert any(not torch.equal(own[key], changed[key]) for key in own)
 
