@@ -74,6 +74,7 @@ ARMS = {
         "C, Laplace density (b = 1.5 in log SNR)",
         f"{COSINE_V} --timestep_sampling laplace --timestep_sampling_mean 0 --timestep_sampling_scale 0.75",
     ),
+    "G": Arm("C, each timestep drawn by itself", f"{COSINE_V} --timestep_sampling uniform --no-stratified_timesteps"),
     "P": Arm(
         "pre-training of the next ones: linear table, ε, MSE",
         "--ddpm_beta_schedule linear --prediction_type epsilon --loss_weighting none --timestep_sampling uniform",
