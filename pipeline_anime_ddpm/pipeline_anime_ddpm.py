@@ -128,7 +128,7 @@ def _is_number(value: Any) -> bool:
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
-    """On the way from one noise to another, by an angle: (Shoemake 1985), over all but the first dimension.
+    """On the great circle from one noise to another (Shoemake 1985), of each element of the batch for itself.
 
     Args:
         first, second: `(B, ...)` float tensors, such as the unit noise of `latents`.
@@ -136,9 +136,9 @@ def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tens
     """
     if share in (0, 1):
         return second if share else first
-    a, b = first.flatten(1).double(), second.flatten(1).double()
+    a, b = first.flatten(1).float(), second.flatten(1).float()
     cosine = torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1)
-    angle = cosine.arccos().clamp(min=1e-6)[:, None]
+    angle = cosine.arccos().clamp(min=1e-4)[:, None]
     mixed = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
     return mixed.view_as(first).to(first.dtype)
 
