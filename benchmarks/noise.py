@@ -67,6 +67,11 @@ ARMS = {
         "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type epsilon --loss_weighting none "
         "--timestep_sampling uniform",
     ),
+    "V": Arm(
+        "cosine table, v, MSE",
+        "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type v_prediction --loss_weighting none "
+        "--timestep_sampling uniform",
+    ),
     "C": Arm("cosine table, v, min-SNR-5", f"{COSINE_V} --timestep_sampling uniform"),
     "D": Arm("C, log-normal density (-0.8, 1.6)", f"{COSINE_V} --timestep_sampling lognormal"),
     "E": Arm("C, calibrated density", f"{COSINE_V} --timestep_sampling anime --noise_calibration {{work}}/calibration"),
