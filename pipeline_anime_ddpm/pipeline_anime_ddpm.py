@@ -665,7 +665,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """
         device = self._execution_device
         self._check_steps(num_inference_steps, timesteps)
-        image, _ = self.prepare_images(image, None, device)
+        image = _to_tensor(image, "image", self.image_shape).to(device)
         return self._invert(image * 2 - 1, num_inference_steps, timesteps)
 
     def _invert(self, image: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
@@ -731,7 +731,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
         if image is None:
-            ends, rest = [self.prepare_latents(1, one, device) for one in _as_list(generator)], None
+            generators = _as_list(generator)
+            if not all(isinstance(one, torch.Generator) for one in generators):
+                raise ValueError("`generator` must be two of torch.Generator.")
+            ends, rest = [self.prepare_latents(1, one, device) for one in generators], None
         else:
             rest = self.prepare_images(image, None, device)[0] * 2 - 1
             ends = self._invert(rest, kwargs.get("num_inference_steps"), kwargs.get("timesteps")).split(1)

@@ -178,7 +178,7 @@ class TrainingConfig:
     distill: bool = setting(
         False,
         "Turn the pre-trained model into one that draws in 1 to 4 steps, by easy consistency tuning "
-        "(arXiv:2406.14548), which takes a fraction of its training; it then draws so only.",
+        "(arXiv:2406.14548); it then draws so only.",
     )
 
     # --- length and optimisation; progress is counted in images, steps and epochs are converted once ---

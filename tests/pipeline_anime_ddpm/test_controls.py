@@ -553,6 +553,7 @@ def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
         ({"generator": seeded(1, 2), "image": picture(1, count=2)}, "either two generators or two images"),
         ({"generator": seeded(1)}, "exactly two"),
         ({"generator": seeded(1)[0]}, "exactly two"),
+        ({"generator": [1, 2]}, "two of torch.Generator"),
         ({"image": picture(1, count=2), "num_inference_steps": 2000}, "trained with 1000 steps"),
         ({"generator": seeded(1, 2), "num_frames": 1}, "at least 2 `num_frames`"),
         ({"generator": seeded(1, 2), "output_type": "jpeg"}, "must be one of pil, np, pt, latent"),
@@ -568,6 +569,11 @@ def test_interpolation_needs_two_ends(make_pipe, call, sentence):
 def test_one_step_of_a_distilled_network_draws_no_noise(make_pipe):
     frames = make_pipe("AnimeNoise:consistency").interpolate(3, generator=seeded(1, 2), num_inference_steps=1).images
     assert len(frames) == 3
+
+
+def test_nothing_cannot_be_inverted(make_pipe):
+    with pytest.raises(ValueError, match="must be a PIL image"):
+        ddim(make_pipe()).invert(None)
 
 
 def test_a_scheduler_that_adds_no_noise_can_only_draw(make_pipe):
