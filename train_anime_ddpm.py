@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing import prepare_hub, push_run
+from pipeline_anime_ddpm.publishing.hub import prepare_hub, push_run, run_facts
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
@@ -53,6 +53,7 @@ from pipeline_anime_ddpm.training.models import build_model, build_patches, intr
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
+from pipeline_anime_ddpm.training.provenance import write_provenance
 from pipeline_anime_ddpm.training.run_folder import (
     BEST,
     check_output_dir,
@@ -96,6 +97,7 @@ def main() -> None:
     check_source(config)
     check_output_dir(config)
     check_trackers(config.trackers)
+    run_facts(config)
     precision = choose_precision(config.mixed_precision)
 
     # Setup, model, data.
@@ -118,6 +120,7 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         claim_output_dir(config)
+        write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
         data.list_skipped(run.folder)
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:
@@ -400,9 +403,9 @@ def save_model(run: Run) -> None:
     """Write the pipeline to the output folder and push it if asked to."""
     with run.state.averaged_weights():
         export_pipeline(finished_pipeline(run), run.folder)
-    if run.hub_repo:
-        images, last = run.schedule.images(run.state.step), run.state.step >= run.schedule.total_steps
-        push_run(run.folder, run.hub_repo, f"After {images:,} images", run.config.hub_token, last)
+    images, last = run.schedule.images(run.state.step), run.state.step >= run.schedule.total_steps
+    if run.hub_repo and (last or run.config.hub_strategy == "checkpoint"):
+        push_run(run.config, run.hub_repo, f"After {images:,} images", last)
 
 
 def save_snapshots(run: Run) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .evaluation.calibration import add_calibrate
 from .evaluation.commands import add_evaluation
 from .evaluation.statistics import StatisticsEntry, list_statistics, statistics_root
+from .publishing.commands import add_publish
 from .training.atomic import remove_entry
 from .training.data.cache import CacheEntry, cache_root, list_caches
 from .training.ema import export_averages
@@ -43,6 +44,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_evaluation(commands)
     add_calibrate(commands)
+    add_publish(commands)
     return parser
 
 

@@ -834,12 +834,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Copy the source of every class that isn't diffusers' own, and point `model_index.json` at the copies."""
         index_file = folder / self.config_name
         index = json.loads(index_file.read_text(encoding="utf-8"))
-        index.pop("_name_or_path", None)  # a path on the machine of whoever saved it
         index["_class_name"] = [_copy_source(type(self).__module__, folder), type(self).__name__]
         for name, entry in index.items():
             if name in self.components and entry[0] is not None and not _is_known_library(entry[0]):
                 index[name] = [_copy_source(entry[0], folder / name), entry[1]]
-        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        index_file.write_text(json.dumps(index), encoding="utf-8")
+        for file in (index_file, *folder.glob("*/config.json")):
+            entries = json.loads(file.read_text(encoding="utf-8"))
+            entries.pop("_name_or_path", None)  # a path on the machine of whoever saved it
+            file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:

@@ -2,7 +2,8 @@
 """A Hugging Face Hub on loopback, in memory: just enough for pushing and loading in tests.
 
 It knows create_repo, upload_folder (regular and LFS files), model cards, from_pretrained, snapshot_download,
-`Dataset.push_to_hub` and streaming, for models, datasets and Spaces; a private repository needs the token.
+`Dataset.push_to_hub` and streaming, for models, datasets and Spaces. Writing and private repositories need the token.
+`fail`, `drop` and `cuts` make it ail as the real one sometimes does.
 `huggingface_hub` reads its environment when imported, so a test starts a subprocess with `HubServer.env`.
 """
 
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 TOKEN = "hf_loopback"
 USER = "tester"
@@ -50,6 +53,16 @@ class Repo:
         return sha
 
 
+@dataclass
+class Fault:
+    """What befalls some requests: an error, or without a status no answer at all."""
+
+    requests: str
+    times: int
+    status: int | None = None
+    message: str = ""
+
+
 class HubServer:
     """`with HubServer() as hub:` serves until the block ends. `hub.repos["models/tester/name"]` is a `Repo`."""
 
@@ -59,6 +72,7 @@ class HubServer:
         self.requests: list[str] = []  # "GET /api/models/…", in order of arrival
         self.cuts: list[int] = []  # connections are cut when so many bytes of files are served in all; made ones go
         self.cuts_made: list[str] = []  # in whose requests
+        self.faults: list[Fault] = []  # that are still to come
         self.served = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -77,6 +91,14 @@ class HubServer:
         repo = self.repos[f"datasets/{name}"] = Repo(name, "datasets", False, {})
         repo.commit({path: file.read_bytes() for path, file in files.items()}, "data")
         return repo
+
+    def fail(self, requests: str, status: int, times: int = 1, message: str = "It ails") -> None:
+        """The next `times` requests such as "PUT /lfs/.*" are answered with an error."""
+        self.faults.append(Fault(requests, times, status, message))
+
+    def drop(self, requests: str, times: int = 1) -> None:
+        """The next `times` such requests get no answer: the connection is closed in the middle of what they send."""
+        self.faults.append(Fault(requests, times))
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -114,9 +136,21 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         self.hub.requests.append(f"{self.command} {self.path}")
-        self.payload = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = next((f for f in self.hub.faults if f.times and re.fullmatch(f.requests, self.hub.requests[-1])), None)
+        if fault:
+            fault.times -= 1
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault and fault.status is None:
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        self.payload = self.rfile.read(length)
         method = "GET" if self.command == "HEAD" else self.command
         try:
+            if fault:
+                raise _Error(fault.status, "Fault", {"error": fault.message})
+            if method != "GET" and not url.path.startswith("/lfs/") and url.path != "/api/validate-yaml":
+                self.authorise()
             for wanted, pattern, name in self.ROUTES:
                 match = re.fullmatch(pattern, url.path) if wanted == method else None
                 if match:
@@ -125,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Error(404, "EntryNotFound")
         except _Error as error:
             status, code, *body = error.args
-            self.reply(body[0] if body else {"error": code}, status, {"X-Error-Code": code, "X-Error-Message": code})
+            message = body[0]["error"] if body else code
+            self.reply(body[0] if body else {"error": code}, status, {"X-Error-Code": code, "X-Error-Message": message})
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
@@ -161,11 +196,30 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Error(404, "RevisionNotFound")
         return sha
 
+    def authorise(self):
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise _Error(401, "Unauthorized", {"error": "Invalid username or password."})
+
     def whoami(self):
+        self.authorise()
         self.reply({"name": USER, "type": "user", "orgs": []})
 
-    def validate(self):  # of the YAML of a README
-        self.reply({"errors": [], "warnings": []})
+    def validate(self):  # of the YAML of a README: what the real one wants of the fields that our cards have
+        lines = json.loads(self.payload)["content"].split("---\n")[1]
+        card = yaml.safe_load(lines)
+        errors = []
+        if "license" in card and card["license"] not in ("apache-2.0", "mit", "cc-by-nc-4.0", "other"):
+            errors.append('"license" must be one of the known ones')
+        if card.get("license") == "other" and not card.get("license_name"):
+            errors.append('"license_name" is required for "other"')
+        for name in ("metrics", "tags", "datasets"):
+            if not all(isinstance(part, str) for part in card.get(name, [])):
+                errors.append(f'"{name}" must be a list of strings')
+        for entry in card.get("model-index", []):
+            for result in entry["results"]:
+                if not (result["task"]["type"] and result["dataset"]["type"] and result["dataset"]["name"]):
+                    errors.append('"model-index" has a result without task or dataset')
+        self.reply({"errors": [{"message": error} for error in errors], "warnings": []}, 400 if errors else 200)
 
     def create(self):
         request = json.loads(self.payload)
@@ -180,10 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply({"url": url, "name": name, "id": repo.head})
 
     def preupload(self, kind, name, rev):
-        self.repo(kind, name)
+        there = self.repo(kind, name).files
         self.reply({"files": [
             {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LFS_SUFFIXES) else "regular",
-             "shouldIgnore": False, "oid": None}
+             "shouldIgnore": False, "oid": _remote_oid(f["path"], there)}
             for f in json.loads(self.payload)["files"]
         ]})  # fmt: skip
 
@@ -263,6 +317,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(b"", 416, {"Content-Range": f"bytes */{len(data)}"})
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
         self.reply(data[start : end + 1], 206, headers)
+
+
+def _remote_oid(path: str, there: dict[str, bytes]) -> str | None:
+    """What the client compares with its own file, to send only what has changed."""
+    if path not in there:
+        return None
+    oids = _oids(path, there[path])
+    return oids["lfs"]["oid"] if "lfs" in oids else oids["oid"]
 
 
 def _oids(path: str, data: bytes) -> dict:

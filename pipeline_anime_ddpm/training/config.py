@@ -319,10 +319,18 @@ class TrainingConfig:
     logging_dir: str = setting("logs", "TensorBoard's folder, inside the output folder.")
 
     # --- the Hub ---
-    push_to_hub: bool = setting(False, "Push the pipeline (never the checkpoints) to the Hub whenever it is saved.")
+    push_to_hub: bool = setting(False, "Push the pipeline (never the checkpoints) with a card to the Hub.")
     hub_token: str | None = setting(None, "Token for the push; by default the one you are logged in with. Never saved.")
     hub_model_id: str | None = setting(None, "Repository to push to; by default the output folder's name.")
     hub_private_repo: bool = setting(False, "Create that repository private.")
+    hub_strategy: str = setting(
+        "checkpoint",
+        "Push whenever the pipeline is saved (`checkpoint`), or only when the run has ended (`end`).",
+        choices=("checkpoint", "end"),
+    )
+    hub_card: str | None = setting(
+        None, "YAML with what only you know for the model card, as for `anime-ddpm publish --card`."
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

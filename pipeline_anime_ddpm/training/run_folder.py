@@ -17,6 +17,7 @@ from .config import TrainingConfig
 from .data.cache import SKIPPED
 from .ema import SNAPSHOTS
 from .errors import UserError
+from .provenance import RECORD_NAME
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
 CONFIG_NAME = "training_config.yaml"
@@ -31,9 +32,9 @@ MAY_CHANGE = frozenset(
     "max_train_images train_batch_size gradient_accumulation_steps output_dir overwrite_output_dir "
     "checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_model_epochs save_images_epochs "
     "validation_images eval_batch_size ddpm_num_inference_steps logging_steps logger report_to logging_dir "
-    "push_to_hub hub_model_id hub_private_repo gradient_checkpointing fold_upsampling channels_last torch_compile "
-    "offload_ema ema_snapshot_images eval_steps eval_images eval_metrics eval_extractor eval_extractor_weights "
-    "eval_dataset eval_split save_best".split()
+    "push_to_hub hub_model_id hub_private_repo hub_strategy hub_card gradient_checkpointing fold_upsampling "
+    "channels_last torch_compile offload_ema ema_snapshot_images eval_steps eval_images eval_metrics "
+    "eval_extractor eval_extractor_weights eval_dataset eval_split save_best".split()
 )
 LENGTHS = frozenset(("num_epochs", "max_train_steps", "max_train_images"))  # which --distill spreads its stages over
 
@@ -97,6 +98,7 @@ def claim_output_dir(config: TrainingConfig) -> Path:
             config.logging_dir,
             ".wandb_run",
             EVALUATION_NAME,
+            RECORD_NAME,
             BEST,
         ):
             _remove(folder / name)

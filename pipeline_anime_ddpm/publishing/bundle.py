@@ -1,0 +1,174 @@
+"""Everything that a visitor of the Hub gets, gathered in one folder; only that folder is ever uploaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers import DDPMPipeline, DDPMScheduler
+
+from schedulers import AnimeNoiseScheduler
+
+from ..evaluation.digests import state_digest
+from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..training.errors import HUB_ERRORS, UserError, first_line
+from ..training.run_folder import CONFIG_NAME
+from ..training.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
+from .card import CardFacts, Evaluation, Samples, Weights, render_card
+from .privacy import check_private, without_paths
+from .training_record import TrainingRecord, read_training
+
+CARD_NAME, METRICS_NAME, GRID_NAME = "README.md", "metrics.json", "grid.png"
+PRECISIONS = {  # of the stored weights, and the variant that they are called
+    "float32": {None: torch.float32},
+    "float16": {None: torch.float16},
+    "both": {None: torch.float32, "fp16": torch.float16},
+}
+DRAWN, DRAWN_STEPS = 16, 25  # where nobody has drawn samples yet
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is to be published, and how.
+
+    Attributes:
+        source: folder of a finished pipeline: a run, its `best/`, an average that `anime-ddpm ema` has made, or any
+            other of diffusers' UNet2DModel.
+        evaluations: `metrics.json` files that `anime-ddpm evaluate` has written about these very weights.
+        facts: what only its maker knows.
+        weights: precision of the stored weights; `both` adds those of `variant="fp16"`.
+        stock: leave out all remote code, so that DDPMPipeline and DDIMPipeline of diffusers load it.
+    """
+
+    source: Path
+    evaluations: tuple[Path, ...] = ()
+    facts: CardFacts = field(default_factory=CardFacts)
+    weights: str = "float32"
+    stock: bool = False
+
+    @property
+    def run(self) -> Path | None:
+        """The folder with the record of the training, if there is one: the source or, for `best/`, the one above."""
+        folders = (self.source, self.source.resolve().parent)
+        return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
+
+
+def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: tuple[str, ...] = ()) -> None:
+    """Write into the empty `folder` what is published as `repo_id`; the same again makes the same bytes.
+
+    Args:
+        secrets: that must not be in it, besides those that this machine is known to hold.
+
+    Raises:
+        UserError: if there is no pipeline, a file is damaged, an evaluation is of other weights, the pipeline cannot
+            do without remote code, or something private would travel; the sentence names the file.
+    """
+    pipeline = load_source(publication.source)
+    evaluations = [read_evaluation(path, pipeline) for path in publication.evaluations]
+    if publication.stock:
+        check_stock(pipeline)
+    training = read_training(publication.run) if publication.run else None
+    save_weights(publication, folder)
+    save_record(publication, training, evaluations, folder)
+    samples = save_samples(publication, pipeline, evaluations, folder)
+    weights = Weights(publication.weights, publication.stock)
+    card = render_card(repo_id, publication.facts, pipeline, weights, training, evaluations, samples)
+    (folder / CARD_NAME).write_text(card)
+    check_private(folder, publication.source, secrets)
+
+
+def load_source(source: Path) -> AnimeDDPMPipeline:
+    """The pipeline of a folder, whose own code is not run.
+
+    Raises:
+        UserError: if there is none, or its weights are not finite.
+    """
+    if not (source / AnimeDDPMPipeline.config_name).is_file():
+        raise UserError(f"{source} holds no finished pipeline; give the --output_dir of a training that has ended.")
+    try:
+        pipeline = AnimeDDPMPipeline.from_pretrained(source)
+        pipeline.image_shape  # noqa: B018 (raises for a network that draws no image)
+    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(f"{source} cannot be loaded as a pipeline ({first_line(error)}); train it again.") from error
+    if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
+        raise UserError(f"Some weights in {source} are not finite, so every image would be broken; publish another.")
+    return pipeline
+
+
+def read_evaluation(path: Path, pipeline: AnimeDDPMPipeline) -> Evaluation:
+    """A `metrics.json`, or the folder that holds it, made sure that it is about the weights that are published."""
+    path = path / METRICS_NAME if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text())
+        weights, _ = record["drawn"]["weights"], record["metrics"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--evaluation {path} is not what `anime-ddpm evaluate --model` writes; give its metrics.json."
+        ) from error
+    if weights != state_digest(pipeline.unet.state_dict()):
+        raise UserError(f"--evaluation {path} is of other weights; evaluate the pipeline that is to be published.")
+    return Evaluation(path, without_paths(record))
+
+
+def check_stock(pipeline: AnimeDDPMPipeline) -> None:
+    """Raise a UserError for what no pipeline of diffusers draws with."""
+    channels = pipeline.unet.config.in_channels - pipeline.unet.config.out_channels
+    if channels:
+        raise UserError(
+            f"The network takes {channels} channels of coordinates, as it was trained on patches, and no pipeline of "
+            "diffusers gives them; leave --export_stock away."
+        )
+    if isinstance(pipeline.scheduler, AnimeNoiseScheduler) and pipeline.scheduler.config.solver == "consistency":
+        raise UserError("A distilled network draws with our own solver alone; leave --export_stock away.")
+
+
+def save_weights(publication: Publication, folder: Path) -> None:
+    """The pipeline in safetensors with all that loads it, in each precision that is asked for."""
+    for variant, dtype in PRECISIONS[publication.weights].items():
+        pipeline = load_source(publication.source)
+        if publication.stock:  # the same network and table in classes of diffusers: DDIMPipeline takes them as well
+            pipeline = DDPMPipeline(pipeline.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
+        for network in pipeline.components.values():
+            if isinstance(network, torch.nn.Module):
+                torch.nn.Module.to(network, dtype)  # diffusers' own warns that some layers might need float32
+        pipeline.save_pretrained(folder, variant=variant)
+
+
+def save_record(
+    publication: Publication, training: TrainingRecord | None, evaluations: list[Evaluation], folder: Path
+) -> None:
+    """How it was trained, without paths of this machine; its curve; and what was measured."""
+    if training is not None:
+        (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
+        if (publication.run / CURVE_NAME).is_file():
+            shutil.copyfile(publication.run / CURVE_NAME, folder / CURVE_NAME)
+    if evaluations:
+        records = [evaluation.record for evaluation in evaluations]
+        (folder / METRICS_NAME).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_samples(
+    publication: Publication, pipeline: AnimeDDPMPipeline, evaluations: list[Evaluation], folder: Path
+) -> Samples:
+    """Faces for the card: those of the first evaluation, else all grids of the run, else a few that are drawn now."""
+    (folder / SAMPLES_NAME).mkdir()
+    for evaluation in evaluations:
+        if (grid := evaluation.path.with_name(GRID_NAME)).is_file():
+            shutil.copyfile(grid, folder / SAMPLES_NAME / GRID_NAME)
+            return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", evaluation.grid_caption)
+    grids = sorted((publication.source / SAMPLES_NAME).glob("*.png"))
+    for grid in grids:
+        shutil.copyfile(grid, folder / SAMPLES_NAME / grid.name)
+    if grids:
+        return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
+    pipeline.set_progress_bar_config(disable=True)
+    steps = min(DRAWN_STEPS, pipeline.scheduler.config.num_train_timesteps)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWN)]
+    pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps).images
+    make_grid(pictures).save(folder / SAMPLES_NAME / GRID_NAME)
+    caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, none left out."
+    return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", caption)

@@ -1,0 +1,266 @@
+"""The model card: a template filled from what was measured and recorded, and from what only its maker knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..training.errors import UserError
+from .assets import find_asset
+from .training_record import TrainingRecord
+
+TEMPLATE = "model_card/card.md.jinja"
+TASK = "unconditional-image-generation"
+MADE_HERE = "<!-- This card was made by anime-ddpm. Without this line it is never replaced. -->"
+LISTS = ("datasets", "tags")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What only the maker of a model knows, from a YAML file; what is not given is said to be unknown.
+
+    Attributes:
+        title: heading of the card; by default the repository's name.
+        subject: what is drawn, in the plural.
+        license: of the weights, by its identifier on the Hub, such as `apache-2.0` or `other`.
+        license_name, license_link: of a license `other`.
+        datasets: identifiers on the Hub of the training data.
+        base_model: identifier on the Hub of the network that the training went on from.
+        data: where the images come from, who made them, under which licence they are; Markdown, as are the next ones.
+        who_is_drawn: what the images show, and what they lack.
+        intended_use: what the model is for.
+        limits: what it cannot do, and what it must not be used for.
+        authors: names, for the citation.
+        citation: BibTeX; by default made from the others.
+        tags: for the Hub, besides those that every card has.
+    """
+
+    title: str | None = None
+    subject: str = "images"
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    data: str | None = None
+    who_is_drawn: str | None = None
+    intended_use: str | None = None
+    limits: str | None = None
+    authors: str | None = None
+    citation: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: str | Path) -> CardFacts:
+        """Read them from YAML.
+
+        Raises:
+            UserError: for a file that cannot be read, a name that is not known, or a value of another type.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"--card {path} cannot be read; give a YAML file with one `name: text` a line.")
+        names = [f.name for f in fields(cls)]
+        for name, value in content.items():
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=1) or [", ".join(names)]
+                raise UserError(f"--card {path} has the unknown name {name!r}; did you mean {near[0]}?")
+            kind, form = (list, "a list") if name in LISTS else (str, "a text")
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(part, str) for part in value)):
+                raise UserError(f"--card {path}: {name} is {value!r}; give {form}.")
+        return cls(**{name: tuple(value) if name in LISTS else value.strip() for name, value in content.items()})
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A picture of the card: its path in the repository, and what it shows."""
+
+    path: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How they are stored: `float32`, `float16` or `both`; and whether in classes of diffusers alone."""
+
+    precision: str
+    stock: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A `metrics.json`, without paths of this machine."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def is_fid(self) -> bool:
+        """Whether the network is the one that FID is defined by."""
+        return self.record["extractor"]["name"] == "inception" if self.record.get("extractor") else False
+
+    @property
+    def drawn(self) -> str:
+        """How the images were drawn, in words."""
+        drawn = self.record["drawn"]
+        sampler = drawn["sampler"].get("solver") or drawn["sampler"]["class"]
+        guidance = "".join(f", {name} {value}" for name, value in drawn.get("guidance", {}).items())
+        return f"{drawn['num_inference_steps']} steps of {sampler}{guidance}, base seed {drawn['seed']}"
+
+    @property
+    def grid_caption(self) -> str:
+        """Of the grid beside it, which holds the first images by number."""
+        return f"The first of the {self.record['judged']['n']:,} evaluated samples, none left out: {self.drawn}."
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Of the table: name, value and the floor's value of each metric, and how many images it is of."""
+        floors = (self.record.get("floor") or {}).get("metrics", {})
+        return [
+            {
+                "name": metric["name"],
+                "value": _number(metric),
+                "floor": _number(floors[key]) if key in floors else "",
+                "n": f"{metric['n']:,}",
+                "real_n": f"{metric['real_n']:,}" if "real_n" in metric else "",
+            }
+            for key, metric in self.record["metrics"].items()
+        ]
+
+    @property
+    def memorisation(self) -> dict[str, Any] | None:
+        """What was found when copies of training images were searched for."""
+        return self.record["metrics"].get("lpips_nearest")
+
+    def results(self, dataset: str | None) -> list[EvalResult]:
+        """For the card's `model-index`.
+
+        Args:
+            dataset: identifier of the real images; by default what the evaluation calls them.
+        """
+        real, drawn = self.record["real"], self.record["drawn"]
+        return [
+            EvalResult(
+                task_type=TASK,
+                dataset_type=dataset or real["source"],
+                dataset_name=real["source"],
+                dataset_split=real["split"],
+                metric_type="fd" if key == "fid" and not self.is_fid else key,
+                metric_name=metric["name"],
+                metric_value=metric["value"],
+                metric_args={
+                    name: value
+                    for name, value in {
+                        "n": metric["n"],
+                        "real_n": metric.get("real_n"),
+                        "std": metric.get("std"),
+                        "extractor": (self.record.get("extractor") or {}).get("name"),
+                        "num_inference_steps": drawn["num_inference_steps"],
+                        "sampler": drawn["sampler"].get("solver") or drawn["sampler"]["class"],
+                        "seed": drawn["seed"],
+                    }.items()
+                    if value is not None
+                },
+            )
+            for key, metric in self.record["metrics"].items()
+        ]
+
+
+def _number(metric: dict[str, Any]) -> str:
+    value = f"{metric['value']:.4g}"
+    return f"{value} ± {metric['std']:.2g}" if metric.get("std") is not None else value
+
+
+def render_card(
+    repo_id: str,
+    facts: CardFacts,
+    pipeline: AnimeDDPMPipeline,
+    weights: Weights,
+    training: TrainingRecord | None,
+    evaluations: list[Evaluation],
+    samples: Samples,
+) -> str:
+    """The whole README.md of the repository `repo_id`: YAML for the Hub, Markdown for people."""
+    facts = _completed(facts, training)
+    unet, noise = pipeline.unet, pipeline.scheduler.config
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    machines = training.provenance["machines"] if training else []
+    template = environment.from_string(find_asset(TEMPLATE).read_text())
+    text = template.render(
+        card_data=_metadata(repo_id, facts, evaluations, samples, weights).to_yaml(),
+        marker=MADE_HERE,
+        repo_id=repo_id,
+        title=facts.title or repo_id.split("/")[-1],
+        facts=facts,
+        weights=weights,
+        size=" × ".join(map(str, pipeline.image_shape[1:])),
+        parameters=f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M",
+        coordinates=unet.config.in_channels > unet.config.out_channels,
+        guide=pipeline.guide_unet is not None and not weights.stock,
+        distilled=noise.get("solver") == "consistency",
+        noise=noise,
+        training=training,
+        settings=yaml.safe_dump(training.config, sort_keys=False).strip() if training else "",
+        evaluations=evaluations,
+        samples=samples,
+        year=machines[-1]["date"][:4] if machines else None,
+    )
+    return text.rstrip() + "\n"
+
+
+def _completed(facts: CardFacts, training: TrainingRecord | None) -> CardFacts:
+    """With what the run itself knows of data and network on the Hub."""
+    provenance = training.provenance if training else {}
+    data, start = provenance.get("data"), provenance.get("went_on_from")
+    if not facts.datasets and data and not data["local"]:
+        facts = dataclasses.replace(facts, datasets=(data["name"],))
+    if not facts.base_model and start and not start["local"]:
+        facts = dataclasses.replace(facts, base_model=start["name"])
+    return facts
+
+
+def _metadata(
+    repo_id: str, facts: CardFacts, evaluations: list[Evaluation], samples: Samples, weights: Weights
+) -> ModelCardData:
+    dataset = facts.datasets[0] if facts.datasets else None
+    results = [result for evaluation in evaluations for result in evaluation.results(dataset)]
+    return ModelCardData(
+        license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        library_name="diffusers",
+        pipeline_tag=TASK,
+        tags=["diffusers", "ddpm", TASK, "anime-ddpm", *facts.tags],
+        datasets=list(facts.datasets) or None,
+        base_model=facts.base_model,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        inference=False,  # the Hub's own service runs no code of a repository
+        widget=[{"output": {"url": samples.path}}],
+        model_name=repo_id.split("/")[-1] if results else None,
+        eval_results=results or None,
+    )
+
+
+def is_made_here(text: str) -> bool:
+    """Whether a README is a card of ours, which may be replaced, rather than one that somebody wrote."""
+    return MADE_HERE in text
+
+
+def check_card(text: str) -> None:
+    """Read a card as the Hub does, without asking it.
+
+    Raises:
+        ValueError: if its YAML is none, or its `model-index` is not as the Hub wants it.
+    """
+    ModelCard(text, ignore_metadata_errors=False)

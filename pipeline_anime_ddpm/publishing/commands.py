@@ -1,0 +1,125 @@
+"""`anime-ddpm publish`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..training.errors import UserError
+from .bundle import PRECISIONS, Publication, build_bundle
+from .card import CardFacts
+from .hub import create_repository, hub_trouble, push_folder
+from .space import build_space
+
+
+def add_publish(commands: argparse._SubParsersAction) -> None:
+    """The subcommand and its flags."""
+    publish = commands.add_parser(
+        "publish", help="push a finished pipeline with its code, card and samples to the Hub, and a Space that shows it"
+    )
+    publish.add_argument(
+        "source", type=Path, metavar="RUN", help="--output_dir of a training, its best/, an average, or any pipeline"
+    )
+    publish.add_argument("--repo_id", help="the repository, `you/name`; it is made if it is not there")
+    publish.add_argument("--private", action="store_true", help="make it private, from the first byte")
+    publish.add_argument(
+        "--evaluation", type=Path, nargs="+", default=[], help="metrics.json of `anime-ddpm evaluate` on these weights"
+    )
+    publish.add_argument("--card", help="YAML with what only you know: data, licence, limits, ... (README says more)")
+    publish.add_argument("--replace_card", action="store_true", help="also if its README was written by hand")
+    publish.add_argument(
+        "--weights", choices=tuple(PRECISIONS), default="float32", help="as they are stored (default: float32)"
+    )
+    publish.add_argument(
+        "--export_stock", action="store_true", help="in classes of diffusers alone, for those who run no remote code"
+    )
+    publish.add_argument("--output_dir", type=Path, help="write what would be pushed to this new folder as well")
+    publish.add_argument("--dry_run", action="store_true", help="list what would be pushed, and push nothing")
+    publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, that shows the model")
+    publish.add_argument("--message", default="Publish the pipeline", help="of the commit")
+    publish.add_argument("--hub_token", help="by default the one you are logged in with")
+    publish.set_defaults(run=publish_run)
+
+
+def publish_run(arguments: argparse.Namespace) -> None:
+    """Gather, look through, list, push: in this order, so that nothing is half published by a mistake."""
+    check_arguments(arguments)
+    facts = CardFacts.read(arguments.card) if arguments.card else CardFacts()
+    publication = Publication(
+        arguments.source, tuple(arguments.evaluation), facts, arguments.weights, arguments.export_stock
+    )
+    secrets = (arguments.hub_token,) if arguments.hub_token else ()
+    pushes = arguments.repo_id and not arguments.dry_run
+    name = arguments.repo_id or f"you/{arguments.source.resolve().name}"
+    if pushes:  # a wrong token or name fails before any work, and the card has the full name
+        name = open_repository(arguments, name)
+    with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        build_bundle(publication, folder, name, secrets)
+        if arguments.output_dir:
+            shutil.copytree(folder, arguments.output_dir, dirs_exist_ok=True)
+            print(f"Written to {arguments.output_dir}.")
+        if arguments.dry_run:
+            print(listing(folder, f"{name} would be"))
+        if pushes:
+            revision = push(arguments, folder, name)
+            if arguments.space:
+                push_space(arguments, Path(temporary), name, revision, facts)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise a UserError for flags that cannot be meant together."""
+    if not (arguments.repo_id or arguments.output_dir or arguments.dry_run):
+        raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to look.")
+    folder = arguments.output_dir
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output_dir {folder} holds something already; give a new folder.")
+    for name in ("private", "replace_card", "space"):
+        if getattr(arguments, name) and not arguments.repo_id:
+            raise UserError(f"--{name} is for a push; give --repo_id as well.")
+    if arguments.space and arguments.export_stock:
+        raise UserError("The Space shows what our own pipeline can do; leave --export_stock or --space away.")
+
+
+def open_repository(arguments: argparse.Namespace, name: str) -> str:
+    with hub_trouble(name, "check --repo_id and the token"):
+        return create_repository(name, private=arguments.private, token=arguments.hub_token)
+
+
+def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str = "model") -> str:
+    """Upload `folder`, say so, and return the revision that the repository now has."""
+    again = "run the same command again, which sends only what is missing"
+    with hub_trouble(name, again):
+        revision, changed = push_folder(
+            folder,
+            name,
+            message=arguments.message,
+            token=arguments.hub_token,
+            repo_type=repo_type,
+            replace_card=arguments.replace_card,
+        )
+    print(listing(folder, f"{name} is at {revision}:") if changed else f"{name} has all of it already, at {revision}.")
+    return revision
+
+
+def push_space(arguments: argparse.Namespace, work: Path, model: str, revision: str, facts: CardFacts) -> None:
+    """Make the Space and upload it."""
+    folder = work / "space"
+    folder.mkdir()
+    build_space(folder, model, revision, facts, (arguments.hub_token,) if arguments.hub_token else ())
+    with hub_trouble(arguments.space, "check --space and the token"):
+        name = create_repository(
+            arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"
+        )
+    push(arguments, folder, name, "space")
+
+
+def listing(folder: Path, title: str) -> str:
+    """Files with their sizes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"  {path.stat().st_size / 1e6:10.3f} MB  {path.relative_to(folder).as_posix()}" for path in files]
+    total = sum(path.stat().st_size for path in files) / 1e6
+    return "\n".join([title, *lines, f"  {total:10.3f} MB  in {len(files)} files"])

@@ -1,0 +1,171 @@
+"""The upload: repositories, one commit each, and what to do when the Hub is away."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from huggingface_hub import HfApi, RepoCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from ..training.config import TrainingConfig
+from ..training.errors import HUB_ERRORS, UserError, first_line
+from .bundle import CARD_NAME, Publication, build_bundle
+from .card import CardFacts, is_made_here
+
+# What earlier pushes of ours may have left, and a later one no longer has; nothing else in a repository is deleted.
+OURS = ("unet/*", "guide_unet/*", "scheduler/*", "samples/*")
+TRIES, WAIT = 4, 2.0  # of each step, and seconds before the second try, doubled for each further one
+Answer = TypeVar("Answer")
+
+
+def create_repository(
+    repo_id: str, *, private: bool, token: str | None = None, repo_type: str = "model", **more: str
+) -> str:
+    """Create a repository if it is not there yet, and return its full name, `owner/name`.
+
+    Without `private` the visibility is what the owner's settings say, which for an organisation may be private.
+
+    Args:
+        more: for `HfApi.create_repo`, such as `space_sdk`.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: if the Hub refuses.
+        PermissionError: if `private` is asked for but the repository exists and is public.
+    """
+    api = HfApi(token=token)
+    made = _try(lambda: api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True, **more))
+    if private and not api.repo_info(made.repo_id, repo_type=repo_type).private:
+        raise PermissionError("it exists and is public, but a private one was asked for")
+    return made.repo_id
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    message: str,
+    token: str | None = None,
+    repo_type: str = "model",
+    replace_card: bool = False,
+) -> tuple[str, bool]:
+    """Upload everything in `folder` in one commit, and take away what earlier pushes have left and this one lacks.
+
+    Files that the Hub has already are not sent again, be it in the last commit or by a push that was cut off before
+    it came to its commit. If nothing is new there is no commit.
+
+    Args:
+        replace_card: also a README that somebody has written by hand; by default that one stays.
+
+    Returns:
+        The name of the repository's last commit, and whether it is of this push.
+
+    Raises:
+        One of `HUB_ERRORS`, if the Hub is still away after some tries, or refuses.
+    """
+    api = HfApi(token=token)
+    before = _try(lambda: api.repo_info(repo_id, repo_type=repo_type)).sha
+    kept = () if replace_card or not _is_by_hand(api, repo_id, repo_type) else (CARD_NAME,)
+    if kept:
+        print(f"{repo_id} has a README.md that was written by hand; it stays, unless --replace_card is given.")
+    commit = _try(
+        lambda: api.upload_folder(
+            repo_id=repo_id,
+            repo_type=repo_type,
+            folder_path=folder,
+            commit_message=message,
+            ignore_patterns=list(kept) or None,
+            delete_patterns=list(OURS),
+        )
+    )
+    return commit.oid, commit.oid != before
+
+
+def _is_by_hand(api: HfApi, repo_id: str, repo_type: str) -> bool:
+    try:
+        card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=api.token, ignore_metadata_errors=True))
+    except EntryNotFoundError:
+        return False
+    return bool(card.text.strip()) and not is_made_here(card.content)
+
+
+def _try(call: Callable[[], Answer]) -> Answer:
+    """`call`, again after a while if the Hub or the network was away."""
+    for attempt in range(TRIES):
+        try:
+            return call()
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            response = getattr(error, "response", None)
+            away = response is None or response.status_code >= 500 or response.status_code == 429
+            if not away or attempt == TRIES - 1:
+                raise
+            wait = WAIT * 2**attempt
+            logging.warning("The Hub is away (%s); trying again in %.0f s.", first_line(error), wait)
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def hub_trouble(repo_id: str, advice: str) -> object:
+    """What the Hub refuses or cannot do becomes one sentence, with advice by the kind of trouble."""
+    try:
+        yield
+    except HUB_ERRORS as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 401:
+            advice = "log in with `hf auth login`, or give a valid --hub_token"
+        elif status == 403:
+            advice = "use a token that may write there and has room left, or another name"
+        raise UserError(f"{repo_id!r} cannot be used ({first_line(error)}); {advice}.") from error
+
+
+def prepare_hub(config: TrainingConfig) -> str | None:
+    """Create the repository of a run that is to be pushed, before training: a wrong name or token costs no run.
+
+    Returns:
+        Its full name; None for a run that is not pushed.
+
+    Raises:
+        UserError: if it cannot be created or used.
+    """
+    if not config.push_to_hub:
+        return None
+    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    with hub_trouble(repo_id, "check --hub_model_id and the token"):
+        return create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+
+
+def run_facts(config: TrainingConfig) -> CardFacts:
+    """What the card of a run's model says beside what the run records.
+
+    Raises:
+        UserError: if `--hub_card` cannot be read.
+    """
+    return CardFacts.read(config.hub_card) if config.hub_card else CardFacts()
+
+
+def push_run(config: TrainingConfig, repo_id: str, message: str, last: bool) -> None:
+    """Upload the finished pipeline of a run with its card; a Hub that is away in the middle of it does not end the run.
+
+    Raises:
+        UserError: if something private would travel, or the `last` push fails.
+    """
+    token = config.hub_token
+    with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as folder:
+        publication = Publication(Path(config.output_dir), facts=run_facts(config))
+        build_bundle(publication, Path(folder), repo_id, secrets=(token,) if token else ())
+        try:
+            push_folder(Path(folder), repo_id, message=message, token=token)
+        except HUB_ERRORS as error:
+            reason = first_line(error)
+            if last:
+                raise UserError(
+                    f"The finished pipeline could not be pushed ({reason}); run the same command again."
+                ) from error
+            logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)

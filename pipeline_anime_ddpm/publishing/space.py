@@ -1,0 +1,56 @@
+"""A Space that shows a model: its page, what it installs, `app.py`, and which model it shows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+
+import jinja2
+
+from ..training.errors import UserError
+from .assets import find_asset
+from .card import MADE_HERE, CardFacts
+from .privacy import check_private
+
+TEMPLATE = "model_card/space.md.jinja"
+APP, SETTINGS = "app.py", "app_settings.json"
+PYTHON = "3.12"
+# The free tier has two CPU cores: torch without CUDA is a tenth of the size to install. Gradio is in the page's YAML.
+REQUIREMENTS = """--extra-index-url https://download.pytorch.org/whl/cpu
+torch=={torch}
+diffusers=={diffusers}
+safetensors>=0.4.5
+numpy
+Pillow
+"""
+
+
+def build_space(folder: Path, model: str, revision: str, facts: CardFacts, secrets: tuple[str, ...] = ()) -> None:
+    """Write into the empty `folder` a Space that shows `model` as it is at `revision`, the only code that it trusts.
+
+    Raises:
+        UserError: without `app.py`, or without gradio, whose version the Space is to have.
+    """
+    app = find_asset(APP)
+    if not app.is_file():
+        raise UserError(f"There is no {APP} beside the package; run this in a clone of anime-ddpm.")
+    try:
+        gradio = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError('A Space is made for the gradio that is here; run `pip install "anime-ddpm[demo]"`.') from error
+    template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
+        find_asset(TEMPLATE).read_text()
+    )
+    title = facts.title or model.split("/")[-1]
+    page = template.render(
+        title=json.dumps(title, ensure_ascii=False), subject=facts.subject, model=model, gradio=gradio, python=PYTHON,
+        app=APP, marker=MADE_HERE,
+    )  # fmt: skip
+    (folder / "README.md").write_text(page)
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}
+    (folder / "requirements.txt").write_text(REQUIREMENTS.format(**versions))
+    (folder / SETTINGS).write_text(json.dumps({"model": model, "revision": revision}, indent=1) + "\n")
+    shutil.copyfile(app, folder / APP)
+    check_private(folder, app.parent, secrets)

@@ -1,0 +1,70 @@
+"""What a run's folder tells of its training, as it may be published."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..training.errors import UserError
+from ..training.provenance import read_provenance
+from ..training.run_folder import CONFIG_NAME
+from ..training.tracking import CSV_NAME, CURVE_NAME
+from .privacy import without_paths
+
+# Of a run's settings these say nothing about the model, but where its maker keeps things.
+AT_HOME = frozenset(
+    "output_dir overwrite_output_dir cache_dir cache_limit_gb logging_dir logger report_to local_rank hub_card "
+    "resume_from_checkpoint checkpoints_total_limit push_to_hub hub_model_id hub_private_repo hub_strategy".split()
+)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a network came about.
+
+    Attributes:
+        config: the settings of the run, without those that are about its maker's machine.
+        images: that it has seen; None if the run has no table of them.
+        hours: that the steps took, pauses for samples and evaluations apart; likewise.
+        provenance: `data` and `machines`, as in `training.provenance`; None and no machines for a run without one.
+        has_curve: whether there is a picture of its loss.
+    """
+
+    config: dict[str, Any]
+    images: int | None
+    hours: float | None
+    provenance: dict[str, Any]
+    has_curve: bool
+
+
+def read_training(run: Path) -> TrainingRecord:
+    """Read the folder of a run.
+
+    Raises:
+        UserError: if its settings are damaged.
+    """
+    try:
+        settings = yaml.safe_load((run / CONFIG_NAME).read_text())
+        config = {name: value for name, value in settings.items() if name not in AT_HOME}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise UserError(f"{run / CONFIG_NAME} is damaged; put back the file that the training wrote.") from error
+    images, hours = _seen(run / CSV_NAME)
+    provenance = {"data": None, "machines": []} | without_paths(read_provenance(run))
+    return TrainingRecord(without_paths(config), images, hours, provenance, (run / CURVE_NAME).is_file())
+
+
+def _seen(table: Path) -> tuple[int | None, float | None]:
+    """Images and hours by a run's metrics.csv, whose rows have the speed since the row before."""
+    if not table.is_file():
+        return None, None
+    with open(table, newline="") as file:
+        rows = [(int(row["images"]), float(row["images_per_second"])) for row in csv.DictReader(file)]
+    if not rows:
+        return None, None
+    before = [0, *(images for images, _ in rows)]
+    seconds = sum((images - start) / speed for start, (images, speed) in zip(before, rows, strict=False))
+    return rows[-1][0], seconds / 3600
