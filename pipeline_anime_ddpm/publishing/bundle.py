@@ -130,12 +130,25 @@ def save_weights(publication: Publication, folder: Path) -> None:
     """The pipeline in safetensors with all that loads it, in each precision that is asked for."""
     for variant, dtype in PRECISIONS[publication.weights].items():
         pipeline = load_source(publication.source)
-        if publication.stock:  # the same network and table in classes of diffusers: DDIMPipeline takes them as well
-            pipeline = DDPMPipeline(pipeline.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
+        if publication.stock:  # the same table in a class of diffusers, and no guide, which only ours follows
+            pipeline = AnimeDDPMPipeline(pipeline.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
         for network in pipeline.components.values():
             if isinstance(network, torch.nn.Module):
                 torch.nn.Module.to(network, dtype)  # diffusers' own warns that some layers might need float32
         pipeline.save_pretrained(folder, variant=variant)
+    if publication.stock:
+        name_stock_class(folder)
+
+
+def name_stock_class(folder: Path) -> None:
+    """Let diffusers' own pipeline load a folder that holds its classes alone; DDIMPipeline takes the same folder."""
+    index_file = folder / AnimeDDPMPipeline.config_name
+    index = json.loads(index_file.read_text())
+    module, _ = index["_class_name"]
+    (folder / f"{module}.py").unlink()
+    index["_class_name"] = DDPMPipeline.__name__
+    del index["guide_unet"]
+    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def save_record(

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from diffusers.utils import logging as diffusers_logging
+
 from ..training.errors import UserError
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
@@ -46,6 +48,7 @@ def add_publish(commands: argparse._SubParsersAction) -> None:
 def publish_run(arguments: argparse.Namespace) -> None:
     """Gather, look through, list, push: in this order, so that nothing is half published by a mistake."""
     check_arguments(arguments)
+    diffusers_logging.disable_progress_bar()  # of loading, which takes a moment
     facts = CardFacts.read(arguments.card) if arguments.card else CardFacts()
     publication = Publication(
         arguments.source, tuple(arguments.evaluation), facts, arguments.weights, arguments.export_stock

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
 from huggingface_hub import HfApi, RepoCard
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 
 from ..training.config import TrainingConfig
-from ..training.errors import HUB_ERRORS, UserError, first_line
+from ..training.errors import HUB_ERRORS, NETWORK_ERROR, UserError, first_line
 from .bundle import CARD_NAME, Publication, build_bundle
 from .card import CardFacts, is_made_here
 
@@ -100,7 +99,7 @@ def _try(call: Callable[[], Answer]) -> Answer:
     for attempt in range(TRIES):
         try:
             return call()
-        except (HfHubHTTPError, httpx.TransportError) as error:
+        except NETWORK_ERROR as error:
             response = getattr(error, "response", None)
             away = response is None or response.status_code >= 500 or response.status_code == 429
             if not away or attempt == TRIES - 1:
@@ -122,7 +121,10 @@ def hub_trouble(repo_id: str, advice: str) -> object:
             advice = "log in with `hf auth login`, or give a valid --hub_token"
         elif status == 403:
             advice = "use a token that may write there and has room left, or another name"
-        raise UserError(f"{repo_id!r} cannot be used ({first_line(error)}); {advice}.") from error
+        reason = first_line(error)
+        if type(error) is ValueError and CARD_NAME in reason:  # the Hub has read the card's YAML
+            reason, advice = " ".join(str(error).split()), "correct what the card is made of"
+        raise UserError(f"{repo_id!r} cannot be used ({reason}); {advice}.") from error
 
 
 def prepare_hub(config: TrainingConfig) -> str | None:

@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Iterator
 
-import httpx
+from huggingface_hub.errors import HfHubHTTPError
 
+# Of the HTTP client of huggingface_hub, which is httpx or, since its version 2, httpx2.
+NETWORK_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 # What loading from the Hub or pushing to it raises: refusals, missing files, bad names, a broken network.
-HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+HUB_ERRORS = (OSError, ValueError, NETWORK_ERROR)
 
 
 class UserError(Exception):

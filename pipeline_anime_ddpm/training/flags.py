@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -139,7 +140,14 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainingConfig:
         given = _drawn_faces_defaults(given) | given
     if given.get("local_rank", -1) >= 0 and "RANK" in os.environ:  # set by the launcher of several ranks
         os.environ.setdefault("LOCAL_RANK", str(given["local_rank"]))
+    if token := flags["hub_token"]:
+        _hide(token)
     return TrainingConfig(**given)
+
+
+def _hide(secret: str) -> None:
+    """Blot `secret` out of the process's arguments, which W&B keeps with a run."""
+    sys.argv[:] = [argument.replace(secret, "***") for argument in sys.argv]
 
 
 def _drawn_faces_defaults(given: dict[str, Any]) -> dict[str, Any]:

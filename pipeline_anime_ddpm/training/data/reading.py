@@ -12,13 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import numpy as np
 import pyarrow
 from datasets.utils.file_utils import xopen
 from filelock import FileLock
 
-from ..errors import UserError, first_line
+from ..errors import NETWORK_ERROR, UserError, first_line
 from .decoding import UndecodableImage, decode_image
 from .sources import EncodedImage, Source
 
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 # What a connection that is refused, cut or too slow looks like by the time it arrives here: a library's own error,
 # or a file that ends too early.
 NETWORK_ERRORS = (
-    OSError, EOFError, httpx.HTTPError, TimeoutError, tarfile.TarError, pyarrow.ArrowException
+    OSError, EOFError, NETWORK_ERROR, TimeoutError, tarfile.TarError, pyarrow.ArrowException
 )  # fmt: skip
 WAITS = (0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60)  # seconds, a bit more than four minutes together
 CHUNK = 16  # images that a thread decodes before it takes the next ones
