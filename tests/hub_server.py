@@ -230,7 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Error(409, "Conflict", {"error": "You already created this repo", "url": url})
         private = request.get("private") is True or request.get("visibility") == "private"
         repo = self.hub.repos[f"{kind}/{name}"] = Repo(name, kind, private, request)
-        repo.commit({".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}, "initial commit")
+        files = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+        if kind == "spaces":
+            files["README.md"] = b"---\nsdk: gradio\n---\n\nCheck out the configuration reference at https://hf.co\n"
+        repo.commit(files, "initial commit")
         self.reply({"url": url, "name": name, "id": repo.head})
 
     def preupload(self, kind, name, rev):

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError
@@ -255,12 +255,3 @@ def _metadata(
 def is_made_here(text: str) -> bool:
     """Whether a README is a card of ours, which may be replaced, rather than one that somebody wrote."""
     return MADE_HERE in text
-
-
-def check_card(text: str) -> None:
-    """Read a card as the Hub does, without asking it.
-
-    Raises:
-        ValueError: if its YAML is none, or its `model-index` is not as the Hub wants it.
-    """
-    ModelCard(text, ignore_metadata_errors=False)

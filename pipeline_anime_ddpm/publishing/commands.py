@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from ..training.errors import UserError
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
-from .hub import create_repository, hub_trouble, push_folder
+from .hub import create_repository, full_name, hub_trouble, push_folder
 from .space import build_space
 
 
@@ -56,8 +56,9 @@ def publish_run(arguments: argparse.Namespace) -> None:
     secrets = (arguments.hub_token,) if arguments.hub_token else ()
     pushes = arguments.repo_id and not arguments.dry_run
     name = arguments.repo_id or f"you/{arguments.source.resolve().name}"
-    if pushes:  # a wrong token or name fails before any work, and the card has the full name
-        name = open_repository(arguments, name)
+    if pushes:  # a wrong token fails before any work, and the card has the full name
+        with hub_trouble(name, "check the token"):
+            name = full_name(name, arguments.hub_token)
     with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
@@ -68,6 +69,7 @@ def publish_run(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             print(listing(folder, f"{name} would be"))
         if pushes:
+            open_repository(arguments, name)
             revision = push(arguments, folder, name)
             if arguments.space:
                 push_space(arguments, Path(temporary), name, revision, facts)
@@ -87,9 +89,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError("The Space shows what our own pipeline can do; leave --export_stock or --space away.")
 
 
-def open_repository(arguments: argparse.Namespace, name: str) -> str:
+def open_repository(arguments: argparse.Namespace, name: str) -> None:
     with hub_trouble(name, "check --repo_id and the token"):
-        return create_repository(name, private=arguments.private, token=arguments.hub_token)
+        create_repository(name, private=arguments.private, token=arguments.hub_token)
 
 
 def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str = "model") -> str:

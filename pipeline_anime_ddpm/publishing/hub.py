@@ -19,7 +19,14 @@ from .bundle import CARD_NAME, Publication, build_bundle
 from .card import CardFacts, is_made_here
 
 # What earlier pushes of ours may have left, and a later one no longer has; nothing else in a repository is deleted.
-OURS = ("unet/*", "guide_unet/*", "scheduler/*", "samples/*")
+OURS = {
+    "model": (
+        "unet/*", "guide_unet/*", "scheduler/*", "samples/*", "pipeline_anime_ddpm.py", "metrics.json", "loss.png",
+        "training_config.yaml",
+    ),
+    "space": (),
+}  # fmt: skip
+UNTOUCHED_SPACE = "Check out the configuration reference"  # in the page that the Hub gives a new Space
 TRIES, WAIT = 4, 2.0  # of each step, and seconds before the second try, doubled for each further one
 Answer = TypeVar("Answer")
 
@@ -40,9 +47,19 @@ def create_repository(
     """
     api = HfApi(token=token)
     made = _try(lambda: api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True, **more))
-    if private and not api.repo_info(made.repo_id, repo_type=repo_type).private:
+    if private and not _try(lambda: api.repo_info(made.repo_id, repo_type=repo_type)).private:
         raise PermissionError("it exists and is public, but a private one was asked for")
     return made.repo_id
+
+
+def full_name(repo_id: str, token: str | None = None) -> str:
+    """`repo_id` with its owner, who is whoever the token belongs to if none is given; nothing is made.
+
+    Raises:
+        One of `HUB_ERRORS`, for a token that is not valid.
+    """
+    user = _try(lambda: HfApi(token=token).whoami())["name"]
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
 def push_folder(
@@ -80,7 +97,7 @@ def push_folder(
             folder_path=folder,
             commit_message=message,
             ignore_patterns=list(kept) or None,
-            delete_patterns=list(OURS),
+            delete_patterns=list(OURS[repo_type]),
         )
     )
     return commit.oid, commit.oid != before
@@ -91,7 +108,7 @@ def _is_by_hand(api: HfApi, repo_id: str, repo_type: str) -> bool:
         card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=api.token, ignore_metadata_errors=True))
     except EntryNotFoundError:
         return False
-    return bool(card.text.strip()) and not is_made_here(card.content)
+    return bool(card.text.strip()) and not is_made_here(card.content) and UNTOUCHED_SPACE not in card.content
 
 
 def _try(call: Callable[[], Answer]) -> Answer:

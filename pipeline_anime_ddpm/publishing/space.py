@@ -17,6 +17,7 @@ from .privacy import check_private
 TEMPLATE = "model_card/space.md.jinja"
 APP, SETTINGS = "app.py", "app_settings.json"
 PYTHON = "3.12"
+MOST_LETTERS = 60  # that the Hub allows in a description
 # The free tier has two CPU cores: torch without CUDA is a tenth of the size to install. Gradio is in the page's YAML.
 REQUIREMENTS = """--extra-index-url https://download.pytorch.org/whl/cpu
 torch=={torch}
@@ -47,6 +48,7 @@ def build_space(folder: Path, model: str, revision: str, facts: CardFacts, secre
     page = template.render(
         title=json.dumps(title, ensure_ascii=False), subject=facts.subject, model=model, gradio=gradio, python=PYTHON,
         app=APP, marker=MADE_HERE,
+        description=json.dumps(f"Draws {facts.subject} on two CPU cores"[:MOST_LETTERS], ensure_ascii=False),
     )  # fmt: skip
     (folder / "README.md").write_text(page)
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}

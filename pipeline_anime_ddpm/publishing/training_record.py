@@ -20,6 +20,7 @@ AT_HOME = frozenset(
     "output_dir overwrite_output_dir cache_dir cache_limit_gb logging_dir logger report_to local_rank hub_card "
     "resume_from_checkpoint checkpoints_total_limit push_to_hub hub_model_id hub_private_repo hub_strategy".split()
 )
+PATHS = ("train_data_dir", "noise_calibration", "eval_extractor_weights")  # whether they are still there or not
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_training(run: Path) -> TrainingRecord:
         config = {name: value for name, value in settings.items() if name not in AT_HOME}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         raise UserError(f"{run / CONFIG_NAME} is damaged; put back the file that the training wrote.") from error
+    for name in PATHS:
+        config[name] = config.get(name) and Path(config[name]).name
     images, hours = _seen(run / CSV_NAME)
     provenance = {"data": None, "machines": []} | without_paths(read_provenance(run))
     return TrainingRecord(without_paths(config), images, hours, provenance, (run / CURVE_NAME).is_file())
@@ -62,7 +65,8 @@ def _seen(table: Path) -> tuple[int | None, float | None]:
     if not table.is_file():
         return None, None
     with open(table, newline="") as file:
-        rows = [(int(row["images"]), float(row["images_per_second"])) for row in csv.DictReader(file)]
+        whole = [row for row in csv.DictReader(file) if all(row.values())]  # a kill may cut the last one off
+        rows = [(int(row["images"]), float(row["images_per_second"])) for row in whole]
     if not rows:
         return None, None
     before = [0, *(images for images, _ in rows)]
