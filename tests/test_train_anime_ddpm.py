@@ -222,5 +222,5 @@ def test_a_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoint
     names = set(repository.files)
     assert {"model_index.json", "pipeline_anime_ddpm.py", "scheduler/scheduling_anime_noise.py", "loss.png"} <= names
     assert "unet/diffusion_pytorch_model.safetensors" in names
-    assert not [n for n in names if "checkpoint" in n or "config.yaml" in n]
+    assert {"README.md", "training_config.yaml"} <= names and not [n for n in names if "checkpoint" in n]
     assert "hf_loopback" not in "".join(p.read_text() for p in (tmp_path / "pushed").rglob("*.yaml"))

@@ -133,3 +133,13 @@ def test_facts_that_cannot_be_meant(tmp_path, text, said):
 
 def test_cards_of_ours_are_told_from_those_of_others(card):
     assert is_made_here(card.content) and not is_made_here("# My own words")
+
+
+def test_an_evaluation_may_lack_features_and_floor(finished, evaluated, publish, tmp_path):
+    record = json.loads((evaluated / "metrics.json").read_text())
+    for name in ("extractor", "floor"):
+        del record[name]
+    del record["metrics"]["fid"], record["metrics"]["kid"]
+    (evaluated / "metrics.json").write_text(json.dumps(record))
+    publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
+    assert "ST-LPIPS to the nearest training image" in (tmp_path / "out" / "README.md").read_text()
