@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: 
     if publication.stock:
         check_stock(pipeline)
     training = read_training(publication.run) if publication.run else None
+    if training and publication.run != publication.source:  # the run's end is not where best/ or an average is from
+        training = dataclasses.replace(training, images=None, hours=None)
     save_weights(publication, folder)
     save_record(publication, training, evaluations, folder)
     samples = save_samples(publication, pipeline, evaluations, folder)

@@ -85,6 +85,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("private", "replace_card", "space"):
         if getattr(arguments, name) and not arguments.repo_id:
             raise UserError(f"--{name} is for a push; give --repo_id as well.")
+    if arguments.space and arguments.dry_run:
+        raise UserError("--space names the revision that a push has made, and --dry_run makes none; leave one away.")
     if arguments.space and arguments.export_stock:
         raise UserError("The Space shows what our own pipeline can do; leave --export_stock or --space away.")
 
@@ -120,6 +122,8 @@ def push_space(arguments: argparse.Namespace, work: Path, model: str, revision: 
             arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"
         )
     push(arguments, folder, name, "space")
+    if arguments.private:
+        print(f"To read {model}, which is private, {name} needs a token as its secret HF_TOKEN, in its settings.")
 
 
 def listing(folder: Path, title: str) -> str:

@@ -123,7 +123,8 @@ def test_an_average_or_best_pipeline_takes_the_record_of_its_run_and_draws_its_o
     AnimeDDPMPipeline.from_pretrained(finished).save_pretrained(best)
     publish(best, "--output_dir", tmp_path / "out")
     assert names(tmp_path / "out") == ALWAYS | CODE | RECORD | {"samples/grid.png"}
-    assert "16 samples at seeds 0 to 15" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "16 samples at seeds 0 to 15" in card and "images seen" not in card  # those of the run's end are not its
 
 
 def test_any_other_pipeline_can_be_published_and_says_that_its_training_is_unknown(tiny_unet, publish, tmp_path):
@@ -183,6 +184,7 @@ def test_an_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_une
     ([], "Give --repo_id"),
     (["--dry_run", "--private"], "--private is for a push"),
     (["--dry_run", "--space", "me/demo"], "--space is for a push"),
+    (["--repo_id", "me/a", "--space", "me/b", "--dry_run"], "--dry_run makes none"),
     (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "leave --export_stock or --space away"),
     (["--output_dir", "{run}"], "holds something already"),
     (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
