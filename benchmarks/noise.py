@@ -344,9 +344,13 @@ def from_scratch(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def winner(rows: list[dict[str, Any]]) -> str | None:
-    """The run of seed 0 from scratch that has the least KID."""
+    """Of the runs from scratch with seed 0 that the spread of KID cannot tell from the best one, that of the least FD."""
     arms = [row for row in from_scratch(rows) if row["seed"] == 0]
-    return min(arms, key=lambda row: row["kid"])["run"] if arms else None
+    if not arms:
+        return None
+    best = min(arms, key=lambda row: row["kid"])
+    level = [row for row in arms if row["kid"] <= best["kid"] + best["kid_std"]]
+    return min(level, key=lambda row: row["fd"])["run"]
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -125,8 +125,7 @@ def test_noise_is_measured_from_end_to_end(noise_arms, render):
     for row in arms.values():
         assert row["choices"][row["sampler"]]["kid"] == min(choice["kid"] for choice in row["choices"].values())
         assert row["n"] == 12 and row["floor"]["n"] == 12
-    best = min(arms.values(), key=lambda row: row["kid"])["run"]
-    assert result["summary"]["winner"] == best
+    best = result["summary"]["winner"]
     assert result["summary"]["winner_fd_ratio"] == arms[best]["fd"] / arms["A"]["fd"]
     kinds = {(row["kind"], row["run"]) for row in result["rows"]}
     assert {("loss", "A"), ("loss", "E"), ("curve", "A"), ("curve", best), ("lengths", best), ("steps", best)} <= kinds
@@ -167,6 +166,25 @@ def test_images_to_reach(curve, goal, images, render):
     from noise import images_to_reach
 
     assert images_to_reach(curve, goal) == pytest.approx(images)
+
+
+@pytest.mark.parametrize(
+    "found, best",
+    [
+        ({"A": (8.0, 0.5, 90.0), "C": (1.1, 0.1, 19.1), "E": (1.0, 0.1, 19.5)}, "C"),  # KID cannot tell C from E
+        ({"A": (8.0, 0.5, 90.0), "C": (1.2, 0.1, 19.1), "E": (1.0, 0.1, 19.5)}, "E"),
+        ({"A": (8.0, 0.5, 9.0), "PA": (0.5, 0.1, 5.0)}, "A"),  # fine-tunings do not take part
+        ({}, None),
+    ],
+)
+def test_the_winner_is_told_by_the_spread_of_kid_and_then_by_fd(found, best, render):
+    from noise import winner
+
+    rows = [
+        {"kind": "arm", "run": arm, "arm": arm, "seed": 0, "kid": kid, "kid_std": spread, "fd": fd}
+        for arm, (kid, spread, fd) in found.items()
+    ]
+    assert winner(rows) == best
 
 
 def test_results_of_another_number_of_images_are_not_taken_for_these(noise_arms):
