@@ -19,7 +19,7 @@ from PIL import Image
 
 SETTINGS = Path(__file__).with_name("app_settings.json")  # of a Space: which model it shows, and at which revision
 MOST_FACES, MOST_STEPS, MOST_SEED = 16, 100, 2**31 - 1
-DEFAULT_FACES, DEFAULT_STEPS = 4, 25
+DEFAULT_FACES = 4
 LEAST_SHOWN = 256  # pixels; smaller faces are enlarged for the eye
 
 
@@ -80,7 +80,8 @@ def build_demo(pipeline, name: str) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 faces = gr.Slider(1, MOST_FACES, DEFAULT_FACES, step=1, label="Faces")
-                steps = gr.Slider(1, MOST_STEPS, DEFAULT_STEPS, step=1, label="Steps")
+                default = min(MOST_STEPS, pipeline.default_num_inference_steps())
+                steps = gr.Slider(1, MOST_STEPS, default, step=1, label="Steps")
                 seed = gr.Number(0, label="Seed of the first face", precision=0, minimum=0, maximum=MOST_SEED)
                 another = gr.Button("Another seed")
                 button = gr.Button("Draw", variant="primary")

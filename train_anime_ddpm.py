@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.publishing.hub import prepare_hub, push_run, run_facts
+from pipeline_anime_ddpm.publishing.hub import HubTarget, prepare_hub, push_run, run_facts
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
@@ -87,7 +87,7 @@ class Run:
     schedule: RunSchedule
     data: CachedData | StreamedData
     folder: Path
-    hub_repo: str | None
+    hub: HubTarget | None
     judge: TrainingJudge | None
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     check_source(config)
     check_output_dir(config)
     check_trackers(config.trackers)
-    run_facts(config)
+    facts = run_facts(config)
     precision = choose_precision(config.mixed_precision)
 
     # Setup, model, data.
@@ -112,10 +112,10 @@ def main() -> None:
         data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
     accelerator.print(data.description)
     schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
-    hub_repo = prepare_hub(config) if accelerator.is_main_process else None
+    hub = prepare_hub(config, facts) if accelerator.is_main_process else None
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub_repo, judge)
+    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub, judge)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -301,7 +301,7 @@ def build_run(
     patches: PatchTrainingAdapter | None,
     schedule: RunSchedule,
     data: CachedData | StreamedData,
-    hub_repo: str | None,
+    hub: HubTarget | None,
     judge: TrainingJudge | None = None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
@@ -331,7 +331,7 @@ def build_run(
         images_per_step=schedule.images_per_step,
     )
     folder = Path(config.output_dir)
-    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub_repo, judge)
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge)
 
 
 def warm_up(run: Run) -> None:
@@ -404,8 +404,8 @@ def save_model(run: Run) -> None:
     with run.state.averaged_weights():
         export_pipeline(finished_pipeline(run), run.folder)
     images, last = run.schedule.images(run.state.step), run.state.step >= run.schedule.total_steps
-    if run.hub_repo and (last or run.config.hub_strategy == "checkpoint"):
-        push_run(run.config, run.hub_repo, f"After {images:,} images", last)
+    if run.hub and (last or run.config.hub_strategy == "checkpoint"):
+        push_run(run.config, run.hub, f"After {images:,} images", last)
 
 
 def save_snapshots(run: Run) -> None:

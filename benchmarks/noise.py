@@ -344,7 +344,7 @@ def from_scratch(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def winner(rows: list[dict[str, Any]]) -> str | None:
-    """Of the runs from scratch with seed 0 that the spread of KID cannot tell from the best one, that of the least FD."""
+    """The run from scratch, of seed 0, with the least FD of those that KID's spread cannot tell from the best."""
     arms = [row for row in from_scratch(rows) if row["seed"] == 0]
     if not arms:
         return None

@@ -29,7 +29,7 @@ PRECISIONS = {  # of the stored weights, and the variant that they are called
     "float16": {None: torch.float16},
     "both": {None: torch.float32, "fp16": torch.float16},
 }
-DRAWN, DRAWN_STEPS = 16, 25  # where nobody has drawn samples yet
+DRAWN = 16  # where nobody has drawn samples yet
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def save_samples(
     if grids:
         return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
     pipeline.set_progress_bar_config(disable=True)
-    steps = min(DRAWN_STEPS, pipeline.scheduler.config.num_train_timesteps)
+    steps = pipeline.default_num_inference_steps()
     generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWN)]
     pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps).images
     make_grid(pictures).save(folder / SAMPLES_NAME / GRID_NAME)

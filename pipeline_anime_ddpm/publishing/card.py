@@ -59,8 +59,11 @@ class CardFacts:
     tags: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: str | Path) -> CardFacts:
+    def read(cls, path: str | Path, flag: str = "--card") -> CardFacts:
         """Read them from YAML.
+
+        Args:
+            flag: that has named `path`, for what is said of mistakes.
 
         Raises:
             UserError: for a file that cannot be read, a name that is not known, or a value of another type.
@@ -70,15 +73,15 @@ class CardFacts:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict):
-            raise UserError(f"--card {path} cannot be read; give a YAML file with one `name: text` a line.")
+            raise UserError(f"{flag} {path} cannot be read; give a YAML file with one `name: text` a line.")
         names = [f.name for f in fields(cls)]
         for name, value in content.items():
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, n=1) or [", ".join(names)]
-                raise UserError(f"--card {path} has the unknown name {name!r}; did you mean {near[0]}?")
+                raise UserError(f"{flag} {path} has the unknown name {name!r}; did you mean {near[0]}?")
             kind, form = (list, "a list") if name in LISTS else (str, "a text")
             if not isinstance(value, kind) or (kind is list and not all(isinstance(part, str) for part in value)):
-                raise UserError(f"--card {path}: {name} is {value!r}; give {form}.")
+                raise UserError(f"{flag} {path}: {name} is {value!r}; give {form}.")
         return cls(**{name: tuple(value) if name in LISTS else value.strip() for name, value in content.items()})
 
 

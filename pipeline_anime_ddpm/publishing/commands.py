@@ -13,7 +13,7 @@ from ..training.errors import UserError
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
 from .hub import create_repository, full_name, hub_trouble, push_folder
-from .space import build_space
+from .space import build_space, pin_model
 
 
 def add_publish(commands: argparse._SubParsersAction) -> None:
@@ -68,11 +68,16 @@ def publish_run(arguments: argparse.Namespace) -> None:
             print(f"Written to {arguments.output_dir}.")
         if arguments.dry_run:
             print(listing(folder, f"{name} would be"))
+        space = Path(temporary) / "space"
+        if arguments.space:
+            space.mkdir()
+            build_space(space, name, facts, secrets)
         if pushes:
             open_repository(arguments, name)
             revision = push(arguments, folder, name)
             if arguments.space:
-                push_space(arguments, Path(temporary), name, revision, facts)
+                pin_model(space, name, revision)
+                push_space(arguments, space, name)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -112,11 +117,8 @@ def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str 
     return revision
 
 
-def push_space(arguments: argparse.Namespace, work: Path, model: str, revision: str, facts: CardFacts) -> None:
+def push_space(arguments: argparse.Namespace, folder: Path, model: str) -> None:
     """Make the Space and upload it."""
-    folder = work / "space"
-    folder.mkdir()
-    build_space(folder, model, revision, facts, (arguments.hub_token,) if arguments.hub_token else ())
     with hub_trouble(arguments.space, "check --space and the token"):
         name = create_repository(
             arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -144,11 +145,19 @@ def hub_trouble(repo_id: str, advice: str) -> object:
         raise UserError(f"{repo_id!r} cannot be used ({reason}); {advice}.") from error
 
 
-def prepare_hub(config: TrainingConfig) -> str | None:
+@dataclass(frozen=True)
+class HubTarget:
+    """Where a run is pushed to, by its full name, and what its card says beside what the run records."""
+
+    repo_id: str
+    facts: CardFacts
+
+
+def prepare_hub(config: TrainingConfig, facts: CardFacts) -> HubTarget | None:
     """Create the repository of a run that is to be pushed, before training: a wrong name or token costs no run.
 
     Returns:
-        Its full name; None for a run that is not pushed.
+        None for a run that is not pushed.
 
     Raises:
         UserError: if it cannot be created or used.
@@ -157,34 +166,33 @@ def prepare_hub(config: TrainingConfig) -> str | None:
         return None
     repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
     with hub_trouble(repo_id, "check --hub_model_id and the token"):
-        return create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+        made = create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+    return HubTarget(made, facts)
 
 
 def run_facts(config: TrainingConfig) -> CardFacts:
-    """What the card of a run's model says beside what the run records.
+    """What `--hub_card` says.
 
     Raises:
         UserError: if `--hub_card` cannot be read.
     """
-    return CardFacts.read(config.hub_card) if config.hub_card else CardFacts()
+    return CardFacts.read(config.hub_card, "--hub_card") if config.hub_card else CardFacts()
 
 
-def push_run(config: TrainingConfig, repo_id: str, message: str, last: bool) -> None:
-    """Upload the finished pipeline of a run with its card; a Hub that is away in the middle of it does not end the run.
+def push_run(config: TrainingConfig, hub: HubTarget, message: str, last: bool) -> None:
+    """Upload the finished pipeline of a run with its card; whatever is wrong before the end does not end the run.
 
     Raises:
-        UserError: if something private would travel, or the `last` push fails.
+        UserError: if the `last` push fails, or something private would travel in it.
     """
     token = config.hub_token
-    with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as folder:
-        publication = Publication(Path(config.output_dir), facts=run_facts(config))
-        build_bundle(publication, Path(folder), repo_id, secrets=(token,) if token else ())
-        try:
-            push_folder(Path(folder), repo_id, message=message, token=token)
-        except HUB_ERRORS as error:
-            reason = first_line(error)
-            if last:
-                raise UserError(
-                    f"The finished pipeline could not be pushed ({reason}); run the same command again."
-                ) from error
-            logging.warning("The pipeline could not be pushed (%s); the next save tries again.", reason)
+    try:
+        with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as folder:
+            publication = Publication(Path(config.output_dir), facts=hub.facts)
+            build_bundle(publication, Path(folder), hub.repo_id, secrets=(token,) if token else ())
+            with hub_trouble(hub.repo_id, "run the same command again"):
+                push_folder(Path(folder), hub.repo_id, message=message, token=token)
+    except UserError as error:
+        if last:
+            raise UserError(f"The run has ended, but its pipeline is not on the Hub. {error}") from error
+        logging.warning("The pipeline is not pushed this time: %s The next save tries again.", error)

@@ -28,8 +28,8 @@ Pillow
 """
 
 
-def build_space(folder: Path, model: str, revision: str, facts: CardFacts, secrets: tuple[str, ...] = ()) -> None:
-    """Write into the empty `folder` a Space that shows `model` as it is at `revision`, the only code that it trusts.
+def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, ...] = ()) -> None:
+    """Write into the empty `folder` a Space that shows `model`; `pin_model` says at which revision.
 
     Raises:
         UserError: without `app.py`, or without gradio, whose version the Space is to have.
@@ -53,6 +53,10 @@ def build_space(folder: Path, model: str, revision: str, facts: CardFacts, secre
     (folder / "README.md").write_text(page)
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}
     (folder / "requirements.txt").write_text(REQUIREMENTS.format(**versions))
-    (folder / SETTINGS).write_text(json.dumps({"model": model, "revision": revision}, indent=1) + "\n")
     shutil.copyfile(app, folder / APP)
     check_private(folder, app.parent, secrets)
+
+
+def pin_model(folder: Path, model: str, revision: str) -> None:
+    """Let the Space in `folder` show `model` as it is at `revision`, the only code that it trusts."""
+    (folder / SETTINGS).write_text(json.dumps({"model": model, "revision": revision}, indent=1) + "\n")

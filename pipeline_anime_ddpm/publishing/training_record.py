@@ -21,6 +21,7 @@ AT_HOME = frozenset(
     "resume_from_checkpoint checkpoints_total_limit push_to_hub hub_model_id hub_private_repo hub_strategy".split()
 )
 PATHS = ("train_data_dir", "noise_calibration", "eval_extractor_weights")  # whether they are still there or not
+ORIGINS = {"dataset_name": "data", "pretrained_model_name_or_path": "went_on_from"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def read_training(run: Path) -> TrainingRecord:
         config[name] = config.get(name) and Path(config[name]).name
     images, hours = _seen(run / CSV_NAME)
     provenance = {"data": None, "machines": []} | without_paths(read_provenance(run))
+    for name, what in ORIGINS.items():  # told when the run began, for a folder may be gone by now
+        if config.get(name) and provenance.get(what):
+            config[name] = provenance[what]["name"]
     return TrainingRecord(without_paths(config), images, hours, provenance, (run / CURVE_NAME).is_file())
 
 

@@ -73,6 +73,19 @@ def test_no_path_of_this_machine_is_in_it(finished, evaluated, publish, tmp_path
     assert record["real"]["source"] == "faces" and record["judged"]["source"] == "finished"
 
 
+def test_a_folder_that_is_gone_by_now_is_named_as_when_the_run_began(finished, publish, tmp_path):
+    config = yaml.safe_load((finished / "training_config.yaml").read_text())
+    config |= {"train_data_dir": None, "dataset_name": "gone/faces", "pretrained_model_name_or_path": "gone/model"}
+    (finished / "training_config.yaml").write_text(yaml.safe_dump(config))
+    record = json.loads((finished / "provenance.json").read_text())
+    record["data"] |= {"name": "data"}
+    record["went_on_from"] = {"name": "went_on_from", "local": True}
+    (finished / "provenance.json").write_text(json.dumps(record))
+    publish(finished, "--output_dir", tmp_path / "out")
+    published = yaml.safe_load((tmp_path / "out" / "training_config.yaml").read_text())
+    assert (published["dataset_name"], published["pretrained_model_name_or_path"]) == ("data", "went_on_from")
+
+
 def test_a_network_that_was_loaded_from_a_folder_does_not_tell_where_that_was(finished, publish, tmp_path):
     tuned = AnimeDDPMPipeline.from_pretrained(finished)
     assert str(finished) in str(tuned.unet.config.get("_name_or_path"))
@@ -132,6 +145,13 @@ def test_any_other_pipeline_can_be_published_and_says_that_its_training_is_unkno
     publish(tmp_path / "alone" / "pipeline", "--output_dir", tmp_path / "out")
     assert names(tmp_path / "out") == ALWAYS | CODE | {"samples/grid.png"}
     assert "How it was trained is not recorded." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_samples_that_nobody_has_drawn_yet_are_drawn_in_the_pipelines_own_number_of_steps(tiny_unet, publish, tmp_path):
+    scheduler = AnimeNoiseScheduler(100, solver="consistency")
+    AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
+    publish(tmp_path / "distilled", "--output_dir", tmp_path / "out")
+    assert "at seeds 0 to 15 and 2 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_guide_travels_with_the_network(tiny_unet, publish, tmp_path):

@@ -160,7 +160,27 @@ def test_a_run_pushes_with_a_card_whenever_it_is_saved(work, hub, tmp_path):
 def test_facts_that_cannot_be_read_end_a_run_before_it_begins(work, in_process, tmp_path, capsys):
     with pytest.raises(SystemExit):
         in_process(*flags(work, tmp_path / "x", **settings(hub_card=tmp_path / "none.yaml")))
-    assert "none.yaml cannot be read" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert "--hub_card" in (said := capsys.readouterr().err) and "none.yaml cannot be read" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_push_that_fails_on_the_way_does_not_end_a_run_and_at_the_end_is_told(
+    work, near_hub, in_process, tmp_path, capsys
+):
+    facts = tmp_path / "facts.yaml"
+    facts.write_text("subject: noise\n")
+    output = tmp_path / "pushed"
+    near_hub.fail(COMMIT, 413, 1, "Payload too large")
+    in_process(*flags(work, output, **settings(hub_card=facts, max_train_steps=10)))
+    assert near_hub.repos["models/me/run"].messages == ["initial commit", "After 40 images"]
+    near_hub.fail(COMMIT, 403, 100, "No room is left")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        in_process(*flags(work, output, **settings(hub_card=facts, max_train_steps=15)))
+    said = capsys.readouterr().err
+    assert "error: The run has ended, but its pipeline is not on the Hub." in said
+    assert "No room is left" in said and "has room left" in said and "Traceback" not in said
+    assert AnimeDDPMPipeline.from_pretrained(output) and (output / "checkpoint-15").is_dir()
 
 
 def test_no_token_is_kept_anywhere_and_a_push_at_the_end_is_one_commit(work, hub, tmp_path):

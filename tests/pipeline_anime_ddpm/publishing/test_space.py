@@ -1,5 +1,6 @@
 """A Space that is pushed beside its model runs as it is, without the package, and draws with the pinned code alone."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -54,6 +55,19 @@ def test_its_page_says_what_the_hub_must_know(space, near_hub):
     assert "torch==" in requirements and "diffusers==" in requirements and "gradio" not in requirements
     settings = json.loads(space.files["app_settings.json"])
     assert settings == {"model": "me/faces", "revision": near_hub.repos["models/me/faces"].head}
+
+
+def test_without_gradio_nothing_is_pushed(finished, publish, near_hub, monkeypatch):
+    version = importlib.metadata.version
+
+    def without_gradio(name):
+        if name == "gradio":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", without_gradio)
+    assert "anime-ddpm[demo]" in publish(finished, "--repo_id", "me/faces", "--space", "me/demo")
+    assert not near_hub.repos
 
 
 def test_it_runs_without_the_package_and_draws(space, near_hub, tmp_path):
