@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import yaml
@@ -117,7 +118,7 @@ def test_only_inceptions_distance_is_called_fid(finished, evaluated, publish, tm
 
 
 def test_pictures_of_the_card_are_in_the_bundle(card, tmp_path):
-    pictures = [part.split(")")[0] for part in card.text.split("](")[1:] if ".png" in part.split(")")[0]]
+    pictures = re.findall(r'(?:\]\(|<img src=")([^")]+\.png)', card.text)
     assert len(pictures) == 2 and all((tmp_path / "out" / picture).is_file() for picture in pictures)
 
 
