@@ -294,6 +294,29 @@ def render_sampling(result: dict) -> str:
     ])  # fmt: skip
 
 
+def render_demo(result: dict) -> str:
+    """The table of `demo.json`, as Markdown, and what the load test found."""
+
+    def seconds(values: dict) -> str:
+        return f"{values['median']:.2f} s ({values['min']:.2f} to {values['max']:.2f})"
+
+    clicks = [row for row in result["rows"] if row["kind"] == "click"]
+    (load,) = (row for row in result["rows"] if row["kind"] == "load")
+    body = [[str(row["faces"]), seconds(row["preview"]), seconds(row["final"])] for row in clicks]
+    memory = (load["memory_after"] - load["memory_before"]) / 1e6
+    text = (
+        f"{load['visitors']} visitors at once, {load['requests']} requests of {load['faces']} faces in {load['steps']} "
+        f"steps: {load['errors']} errors, {load['requests'] / load['seconds']:.1f} requests a second; a visitor waited "
+        f"{load['p50']:.1f} s (median), {load['p95']:.1f} s (95th percentile). The server's memory went from "
+        f"{load['memory_before'] / 1e6:.0f} to {load['memory_after'] / 1e6:.0f} MB ({memory:+.0f})."
+    )
+    note = (
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}, gradio "
+        f"{result['versions']['gradio']}; {result['date']}. Again: `{result['command']}`."
+    )
+    return "\n".join([*_table(["faces", "from click to first preview", "to final pictures"], body), "", text, "", note])
+
+
 def render_calibration(result: dict) -> str:
     """The table of a `calibration.json`, as Markdown."""
     sets = [data for data in (result, result["beside"]) if data]
@@ -327,6 +350,7 @@ RENDERERS = {
     "calibration_64": render_calibration,
     "noise": render_noise,
     "sampling": render_sampling,
+    "demo": render_demo,
 }
 
 

@@ -1,0 +1,34 @@
+"""The page of a network that is free, or that takes its time."""
+
+import numpy as np
+import pytest
+from demo_page import served
+from PIL import Image
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tiny_unet):
+    """A folder with a pipeline and what a training leaves beside it."""
+    folder = tmp_path_factory.mktemp("demo") / "tiny-faces"
+    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1)).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n\nNoise. <img src='x.png'> ![y](y.png)\n")
+    (folder / "metrics.json").write_text('[{"metrics": {"kid": {"name": "KID", "value": 1.5, "std": 0.1, "n": 7}}}]')
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "loss.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(saved):
+    page = served(saved)
+    yield page
+    page.demo.close()
+
+
+@pytest.fixture
+def slow(page):
+    """Each call of the network takes a twentieth of a second."""
+    page.model.pause = 0.05
+    yield page
+    page.model.pause = 0.0
