@@ -111,6 +111,7 @@ LENGTHS = (0.03, 0.06, 0.10, 0.15, 0.20)
 SPACINGS = {"even timesteps": "", "Karras": ",use_karras_sigmas=true", "anime": ",use_anime_sigmas=true"}
 STEPS = (10, 15, 20, 25)
 MANY_STEPS = 250
+OTHER_SOLVERS = {"DDIM": ("ddim", (25,)), "DDPM": ("ddpm", (25, 50))}  # in two of the spacings
 CHOICE_SEED, JUDGE_SEED, CURVE_SEED = 1, 0, 2  # so that nothing is chosen on the images that are judged
 
 
@@ -273,7 +274,7 @@ class Bench:
 
 
 def step_samplers() -> dict[str, tuple[str, int, str]]:
-    """Few steps in each spacing, few without thresholding, and many."""
+    """Few steps of DPM-Solver++ in each spacing, few without thresholding, and many; few of the other solvers."""
     spaced = {
         f"{steps} steps, {name}, thresholding": ("dpmsolver++", steps, f"thresholding=true{options}")
         for steps in STEPS
@@ -284,7 +285,13 @@ def step_samplers() -> dict[str, tuple[str, int, str]]:
         for steps in STEPS
     }
     many = {f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, "thresholding=true")}
-    return spaced | loose | many
+    others = {
+        f"{label}, {count} steps, {name}, clipped": (solver, count, f"clip_sample=true{SPACINGS[name]}")
+        for label, (solver, counts) in OTHER_SOLVERS.items()
+        for count in counts
+        for name in ("even timesteps", "anime")
+    }
+    return spaced | loose | many | others
 
 
 def parse_run(run: str) -> tuple[str, int]:

@@ -260,7 +260,7 @@ def _noise_curves(rows: list[dict]) -> list[str]:
         body = [[row["run"], row["sampler"], _kid(row), f"{row['fd']:.1f}"] for row in steps]
         lines += [
             "",
-            f"Steps of DPM-Solver++ ({steps[0]['n']:,} images):",
+            f"Steps, of DPM-Solver++ unless another solver is named ({steps[0]['n']:,} images):",
             "",
             *_table(["run", "sampler", "KID", "FD"], body),
         ]
