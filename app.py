@@ -16,16 +16,18 @@ import functools
 import html
 import importlib.util
 import inspect
+import io
 import json
 import math
 import os
 import queue
 import re
 import secrets
-import sys
 import tempfile
 import threading
 import time
+import traceback
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ import gradio as gr
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
+from fastapi import HTTPException
+from gradio import processing_utils
 from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps, ImageSequence
 
@@ -51,6 +55,8 @@ MOST_BYTES, MOST_PIXELS = 8_000_000, 16_000_000  # of an upload
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 SECONDS = 120  # that a request may take once it is its turn
 WAITING = 32  # requests that wait for their turn; whoever comes then is told that the page is busy
+MOST_LAYERS, MOST_CANVAS, CANVASES = 4, 4_000_000, 16  # bytes of a part of a canvas; canvases that wait for their turn
+HOURS = 3  # that pictures are kept on the server
 VISITORS = 100  # whose last picked face is remembered; each takes a fifth of a megabyte
 KEPT = 24  # faces that a visitor can put aside
 
@@ -110,14 +116,19 @@ CSS = """
   .tab-container button {padding: 0 9px !important}
 }
 """
-# The page's address always says what would draw the same again.
-TO_ADDRESS = """(faces, seed, steps, sampler, guidance) => {
-  const query = new URLSearchParams({faces, seed, steps, sampler, guidance});
-  for (const [name, value] of new URLSearchParams(location.search)) if (name.startsWith("__")) query.set(name, value);
-  history.replaceState(null, "", "?" + query);
+# The page's address always says what would draw the same again: what stands in the status line as `data-query`.
+TO_ADDRESS = """(said) => {
+  const found = /data-query="([^"]*)"/.exec(said);
+  if (found) history.replaceState(null, "", "?" + found[1].replaceAll("&amp;", "&"));
 }"""
-# What changes there is read out to who does not see it.
-READ_OUT = """() => document.querySelectorAll(".status").forEach((status) => status.setAttribute("role", "status"))"""
+# What changes there is read out to who does not see it; a tab is built when it is opened.
+READ_OUT = """() => {
+  const mark = () => {
+    for (const one of document.querySelectorAll(".status:not([role])")) one.setAttribute("role", "status");
+  };
+  new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
+  mark();
+}"""
 COPY_ADDRESS = """async () => {
   try { await navigator.clipboard.writeText(location.href); return "Copied"; } catch { return location.href; }
 }"""
@@ -281,22 +292,26 @@ def checked(value: Any, least: float, most: float, name: str, kind: type = int) 
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
-        raise gr.Error(f"{name} must be from {least:g} to {most:g}.")
+        raise gr.Error(f"{name} must be from {least:,} to {most:,}.")
     return number
 
 
-def read_upload(path: str | None, what: str) -> Image.Image:
+def read_upload(source: str | bytes | None, what: str) -> Image.Image:
     """The first frame of an upload, upright, as `RGBA`, without anything else that its file says.
+
+    Args:
+        source: its path, or its content.
+        what: what to call it.
 
     Raises:
         gr.Error: if there is none, or it is too large, or no picture.
     """
-    if not path:
+    if not source:
         raise gr.Error(f"Choose a {what} first.")
-    if os.path.getsize(path) > MOST_BYTES:
+    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MOST_BYTES:
         raise gr.Error(f"The {what} has more than {MOST_BYTES / 1e6:g} MB. Take a smaller one.")
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             return ImageOps.exif_transpose(next(ImageSequence.Iterator(file))).convert("RGBA")
@@ -313,15 +328,15 @@ def on_white(image: Image.Image) -> Image.Image:
     return page.convert("RGB")
 
 
-def painted(layers: Iterable[str], size: tuple[int, int]) -> Image.Image:
+def painted(layers: Iterable[str | bytes], size: tuple[int, int]) -> Image.Image:
     """`L` of a picture's size, white where any layer is not transparent.
 
     Raises:
         gr.Error: if a layer cannot be read or has another size.
     """
     mask = Image.new("L", size)
-    for path in layers:
-        layer = read_upload(path, "mask")
+    for source in layers:
+        layer = read_upload(source, "mask")
         if layer.size != size:
             raise gr.Error("What is painted over must have the size of the picture.")
         mask.paste(255, mask=layer.getchannel("A").point(lambda value: 255 * (value > 0)))
@@ -361,7 +376,7 @@ def plain_errors(handler: Callable) -> Callable:
         except ValueError as error:  # of the pipeline, which says what to do
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            traceback.print_exc()
             raise gr.Error("Something went wrong here. Try again.", print_exception=False) from error
 
     return safe
@@ -371,21 +386,22 @@ class Stops:
     """The drawings that are on their way, by visitor, so that a visitor can stop his own."""
 
     def __init__(self) -> None:
-        self.events: dict[str, threading.Event] = {}
+        self.events: dict[str, set[threading.Event]] = {}
 
     @contextlib.contextmanager
     def of(self, request: gr.Request | None) -> Iterator[threading.Event]:
         event, name = threading.Event(), getattr(request, "session_hash", None) or secrets.token_hex(8)
-        self.events[name] = event
+        self.events.setdefault(name, set()).add(event)
         try:
             yield event
         finally:
-            if self.events.get(name) is event:
+            self.events[name].discard(event)
+            if not self.events[name]:
                 del self.events[name]
 
     def stop(self, request: gr.Request) -> str:
-        """End the visitor's own, and say so."""
-        if event := self.events.get(request.session_hash):
+        """End all of the visitor's, and say so."""
+        for event in tuple(self.events.get(request.session_hash, ())):
             event.set()
         return STOPPED
 
@@ -431,7 +447,9 @@ class Studio:
             with_facts(image, self.model.facts(seed=one, steps=steps, sampler=sampler, **guided))
             for image, one in zip(drawing.result, seeds, strict=True)
         ]
-        yield self.labelled(images, seeds), self.took(drawing, f"{faces} face{'s' * (faces > 1)}")
+        settings = {"faces": faces, "seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
+        said = self.took(drawing, f"{faces} face{'s' * (faces > 1)}", urllib.parse.urlencode(settings))
+        yield self.labelled(images, seeds), said
 
     @plain_errors
     def vary(self, image: str, strength: float, seed: int, steps: int, request: gr.Request = None) -> Iterator[tuple]:
@@ -558,6 +576,19 @@ class Studio:
             number("guidance", 1, 4, GUIDANCE if model.has_guide else 1, float),
         )
 
+    @plain_errors
+    def example(self, for_mask: bool, request: gr.Request = None) -> Iterator[tuple]:
+        """A face for whoever has no picture at hand, large if a mask is to be painted on it."""
+        pipeline, steps, seed = self.model.with_sampler(OWN), self.model.default_steps, new_seed()
+        with self.stops.of(request) as stop:
+            drawing = Drawing(
+                pipeline, lambda watched: pipeline(1, generators([seed]), steps, **watched).images, steps, stop
+            )
+            for moment in drawing:
+                yield gr.skip(), status(moment)
+        (face,) = drawing.result
+        yield for_painting(face) if for_mask else face, self.took(drawing, f"Seed {seed}")
+
     def common(self, faces: Any, seed: Any, steps: Any) -> tuple[int, int, int]:
         return (
             checked(faces, 1, MOST_FACES, "Faces"),
@@ -568,8 +599,9 @@ class Studio:
     def labelled(self, images: list[Image.Image], seeds: list[int]) -> list[tuple[Image.Image, str]]:
         return [(image, f"seed {seed}") for image, seed in zip(images, seeds, strict=True)]
 
-    def took(self, drawing: Drawing, what: str) -> str:
-        return f"<p>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
+    def took(self, drawing: Drawing, what: str, query: str = "") -> str:
+        told = f' data-query="{html.escape(query)}"' if query else ""
+        return f"<p{told}>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
 
 
 def save_film(frames: list[Image.Image], path: Path) -> Path:
@@ -590,7 +622,7 @@ def build_demo(model: Model) -> gr.Blocks:
     turn = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress": "minimal"}
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(
-        title=f"{model.title}: anime faces", delete_cache=(3600, 24 * 3600), analytics_enabled=False
+        title=f"{model.title}: anime faces", delete_cache=(600, HOURS * 3600), analytics_enabled=False
     ) as demo:
         gr.Markdown(
             f"# Faces by {model.title}\n{model.side} × {model.side} pixels, drawn from noise by a diffusion model.",
@@ -620,11 +652,18 @@ def build_demo(model: Model) -> gr.Blocks:
     return demo
 
 
+def face_at(shown: list | None, index: Any) -> tuple[str, str]:
+    """The face that was clicked: its path, and what stands under it."""
+    if not isinstance(index, int) or not 0 <= index < len(shown or ()):
+        raise gr.Error("Click a face first.", print_exception=False)
+    return shown[index]
+
+
 def hand_over(tab: str, enlarge: bool, picked: str | None) -> tuple:
     """The picked face, given to another tab."""
     if picked is None:
         raise gr.Error("Click a face first.", print_exception=False)
-    return gr.Tabs(selected=tab), for_painting(Image.open(picked)) if enlarge else picked
+    return gr.Tabs(selected=tab), for_painting(on_white(read_upload(picked, "face"))) if enlarge else picked
 
 
 def for_painting(image: Image.Image) -> Image.Image:
@@ -634,6 +673,42 @@ def for_painting(image: Image.Image) -> Image.Image:
 
 def new_seed() -> int:
     return secrets.randbelow(MOST_SEED)
+
+
+def by_path(component: gr.Image) -> gr.Image:
+    """Let its picture come as it was uploaded, for `read_upload`: nothing is decoded before it is looked at."""
+    component.preprocess = lambda payload: payload.path if payload else None
+    return component
+
+
+def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
+    """Likewise, and let the canvas, which the page sends in parts, take bounded memory on the server."""
+    take, parts = editor.accept_blobs, editor.blob_storage
+
+    def accept_blobs(data: Any) -> None:
+        index = data.data.get("index")
+        if index not in (None, "", "null") and not 0 <= int(index) < MOST_LAYERS:
+            raise HTTPException(413, "There are too many layers.")
+        if len(data.files[0][1]) > MOST_CANVAS:
+            raise HTTPException(413, "The canvas is too large.")
+        while len(parts) >= CANVASES:
+            del parts[next(iter(parts))]
+        take(data)
+
+    def preprocess(payload: Any) -> dict[str, Any]:
+        found = payload if payload is None or payload.id is None else parts.pop(payload.id, None)
+        if found is None:
+            return {}
+        if len(found.layers or ()) > MOST_LAYERS:
+            raise gr.Error("There are too many layers.", print_exception=False)
+        sources = [
+            part if isinstance(part, bytes) else part and part.path for part in (found.background, *found.layers)
+        ]
+        return {"background": sources[0], "layers": sources[1:]}
+
+    accept_blobs._is_server_fn = True  # as Gradio marks what a page may call
+    editor.accept_blobs, editor.preprocess = accept_blobs, preprocess
+    return editor
 
 
 def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr.Blocks) -> gr.Row:
@@ -664,12 +739,13 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
                 elem_classes="faces", elem_id="draw-faces", allow_preview=False, height="auto",
                 interactive=False, buttons=[],
             )  # fmt: skip
-            shelf = gr.Gallery(
-                label="Kept", format="png", type="filepath", object_fit="contain", elem_classes="faces", visible=False,
-                elem_id="kept-faces", allow_preview=False, height="auto", interactive=False, buttons=[],
-            )  # fmt: skip
-            with gr.Row(visible=False) as actions:
-                download = gr.DownloadButton("Download PNG", size="sm", min_width=80)
+            with gr.Column(visible=False) as kept_ones:
+                shelf = gr.Gallery(
+                    label="Kept", format="png", type="filepath", object_fit="contain", elem_classes="faces",
+                    elem_id="kept-faces", allow_preview=False, height="auto", interactive=False, buttons=[],
+                )  # fmt: skip
+                with gr.Row() as actions:
+                    download = gr.DownloadButton("Download PNG", size="sm", min_width=80)
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
             examples = gr.Examples([[4, 1], [9, 20], [16, 300]], [faces, seed], label="Examples: faces and seed")
@@ -688,22 +764,22 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
     for name, trigger in triggers.items():
         known = {"api_name": name, "api_visibility": "public" if name == "generate" else "private"}
         drawings.append(trigger(studio.generate, settings, [gallery, said], show_progress_on=said, **known, **turn))
-        drawings[-1].success(None, settings, None, js=TO_ADDRESS, api_visibility="private")
+        drawings[-1].success(None, said, None, js=TO_ADDRESS, api_visibility="private")
     cancel.click(studio.stops.stop, None, said, cancels=drawings, **quiet)
     link.click(None, None, link, js=COPY_ADDRESS, api_visibility="private")
 
     def pick(event: gr.SelectData, shown: list, shelved: list | None) -> tuple:
         """Put the clicked face on the shelf."""
-        path, caption = shown[event.index]
+        path, caption = face_at(shown, event.index)
         rest = [face for face in shelved or [] if face[1] != caption]
         return [(path, caption), *rest][:KEPT], path, path, f"<p>Kept: {html.escape(caption or '')}.</p>"
 
     def pick_again(event: gr.SelectData, shelved: list) -> tuple:
-        path, caption = shelved[event.index]
+        path, caption = face_at(shelved, event.index)
         return path, path, f"<p>Picked: {html.escape(caption or '')}.</p>"
 
     gallery.select(pick, [gallery, shelf], [shelf, picked, download, said], **quiet).then(
-        lambda: (gr.Gallery(visible=True), gr.Row(visible=True)), None, [shelf, actions], **quiet
+        lambda: gr.Column(visible=True), None, kept_ones, **quiet
     )
     shelf.select(pick_again, shelf, [picked, download, said], **quiet)
     return actions
@@ -719,20 +795,14 @@ def numbers(model: Model) -> tuple[gr.Number, gr.Slider]:
     return seed, steps
 
 
-def a_face(model: Model, enlarge: bool = False) -> Image.Image:
-    """For whoever has no picture at hand."""
-    face = model.with_sampler(OWN)(1, generators([new_seed()]), model.default_steps).images[0]
-    return for_painting(face) if enlarge else face
-
-
 def vary_tab(studio: Studio, turn: dict, quiet: dict) -> gr.Image:
     """Returns where the picture goes."""
     with gr.Row():
         with gr.Column(min_width=260):
-            image = gr.Image(
+            image = by_path(gr.Image(
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], format="png",
                 elem_classes="picture", elem_id="vary-picture", height=300,
-            )  # fmt: skip
+            ))  # fmt: skip
             example = gr.Button("Draw one for me", size="sm")
             strength = gr.Slider(
                 0, 1, 0.6, step=0.05, label="Strength", info="How much of the picture goes: 0 is nothing, 1 is all"
@@ -750,8 +820,10 @@ def vary_tab(studio: Studio, turn: dict, quiet: dict) -> gr.Image:
     drawing = button.click(
         studio.vary, [image, strength, seed, steps], [result, said], api_name="vary", show_progress_on=said, **turn
     )
-    example.click(functools.partial(a_face, studio.model), None, image, api_visibility="private", **turn)
-    cancel.click(studio.stops.stop, None, said, cancels=drawing, **quiet)
+    drawn = example.click(
+        studio.example, gr.State(False), [image, said], api_visibility="private", show_progress_on=said, **turn
+    )
+    cancel.click(studio.stops.stop, None, said, cancels=[drawing, drawn], **quiet)
     return image
 
 
@@ -759,12 +831,12 @@ def repair_tab(studio: Studio, turn: dict, quiet: dict) -> gr.ImageEditor:
     """Returns where the picture goes."""
     with gr.Row():
         with gr.Column(min_width=260):
-            editor = gr.ImageEditor(
+            editor = bounded(gr.ImageEditor(
                 label="Paint over what is to be drawn anew", type="filepath", sources=["upload", "clipboard"],
                 brush=gr.Brush(default_size=36, colors=[INK], default_color=INK, color_mode="fixed"),
                 eraser=gr.Eraser(default_size=36), layers=False, transforms=(), image_mode="RGBA", format="png",
                 canvas_size=(CANVAS, CANVAS), fixed_canvas=True, height=520, elem_id="repair-editor", buttons=[],
-            )  # fmt: skip
+            ))  # fmt: skip
             example = gr.Button("Draw one for me", size="sm")
         with gr.Column(min_width=260):
             result = gr.ImageSlider(
@@ -779,8 +851,10 @@ def repair_tab(studio: Studio, turn: dict, quiet: dict) -> gr.ImageEditor:
     drawing = button.click(
         studio.inpaint, [editor, seed, steps], [result, said], api_name="inpaint", show_progress_on=said, **turn
     )
-    example.click(functools.partial(a_face, studio.model, True), None, editor, api_visibility="private", **turn)
-    cancel.click(studio.stops.stop, None, said, cancels=drawing, **quiet)
+    drawn = example.click(
+        studio.example, gr.State(True), [editor, said], api_visibility="private", show_progress_on=said, **turn
+    )
+    cancel.click(studio.stops.stop, None, said, cancels=[drawing, drawn], **quiet)
     return editor
 
 
@@ -794,10 +868,10 @@ def between_tab(studio: Studio, turn: dict, quiet: dict) -> gr.Image:
             another = gr.Button("Other seeds", size="sm")
             with gr.Accordion("Or from one picture to another", open=False), gr.Row():
                 pictures = [
-                    gr.Image(
+                    by_path(gr.Image(
                         label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"],
                         format="png", elem_classes="picture", height=180, min_width=110,
-                    )
+                    ))
                     for label in ("First picture", "Last picture")
                 ]  # fmt: skip
             frames = gr.Slider(2, MOST_FRAMES, DEFAULT_FRAMES, step=1, label="Frames")
@@ -866,34 +940,39 @@ def trajectory(model: Model) -> list[tuple[Image.Image, str]]:
 
 
 def metrics(model: Model) -> list[list[str]]:
-    """Rows of the metrics.json beside the weights."""
+    """Rows of the metrics.json beside the weights, of one evaluation or several; none if it is something else."""
     path = model.read("metrics.json")
-    if path is None:
+    try:
+        records = json.loads(path.read_text()) if path else []
+        records = [records] if isinstance(records, dict) else records
+        return [metric_row(metric) for record in records for metric in record["metrics"].values()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        print(f"{path} is left out: {type(error).__name__}: {error}")
         return []
-    records = json.loads(path.read_text())
-    found = [metric for record in records for metric in record["metrics"].values()]
-    return [
-        [
-            metric["name"],
-            f"{metric['value']:.4g}",
-            f"{metric['std']:.2g}" if metric.get("std") else "",
-            str(metric["n"]),
-        ]
-        for metric in found
-    ]
+
+
+def metric_row(metric: dict[str, Any]) -> list[str]:
+    spread = f"{metric['std']:.2g}" if metric.get("std") is not None else ""
+    return [str(metric["name"]), f"{metric['value']:.4g}", spread, str(metric["n"])]
 
 
 def card_text(card: str) -> str:
-    """Without its YAML, and without pictures, whose addresses hold on the Hub alone."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
-    return re.sub(r"!\[[^\]]*\]\([^)]*\)|<img [^>]*>|<!--.*?-->", "", text, flags=re.DOTALL)
+    """Without its YAML, and without pictures and HTML, which a browser would fetch from elsewhere."""
+    text = re.sub(r"\A---\r?\n.*?\n---\r?\n", "", card, flags=re.DOTALL)
+    return re.sub(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])?|<[a-zA-Z/!][^>]*>", "", text, flags=re.DOTALL)
 
 
 # -------------------------------------------------------------------------------------------------------- the server
 
 
+async def fetch_nothing(*_: Any, **__: Any) -> str:
+    """In the place of Gradio's own, which fetches a picture from whatever address a request names."""
+    raise gr.Error("Upload the picture; it is not fetched from an address.", print_exception=False)
+
+
 def launch(demo: gr.Blocks, waiting: int = WAITING, **settings: Any) -> Any:
     """Serve the page. `settings` are Gradio's own, such as `server_port`."""
+    processing_utils.async_ssrf_protected_download = fetch_nothing
     demo.queue(max_size=waiting, default_concurrency_limit=1)
     return demo.launch(
         theme=THEME,
@@ -920,9 +999,12 @@ def parse() -> argparse.Namespace:
     settings = json.loads(SETTINGS.read_text()) if SETTINGS.is_file() else {"model": None, "revision": None}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=settings["model"], help="a folder, or a repository of the Hub")
-    parser.add_argument("--revision", default=settings["revision"], help="commit of a repository on the Hub")
+    parser.add_argument("--revision", help="commit of a repository on the Hub")
     parser.add_argument("--port", type=int)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.model == settings["model"]:
+        arguments.revision = arguments.revision or settings["revision"]
+    return arguments
 
 
 def main() -> None:

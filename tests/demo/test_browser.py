@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from recipe_runs import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -91,7 +92,8 @@ def test_all_of_it_can_be_done_in_every_layout(visit, layout):
     tab.locator("#kept-faces img").wait_for()
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Download PNG").click()
-    assert download.value.suggested_filename.endswith(".png")
+    with Image.open(download.value.path()) as face:
+        assert face.format == "PNG" and face.info["seed"] == "4" and face.info["steps"] == "3"
     keep(tab, f"draw-{layout}")
 
     tab.get_by_role("button", name="Vary it").click()
@@ -99,7 +101,7 @@ def test_all_of_it_can_be_done_in_every_layout(visit, layout):
     tab.locator("#vary-button").click()
     wait_for(tab, "Drawn in", "vary")
     tab.locator("#vary-result img").first.wait_for()
-    assert fits(tab)
+    assert fits(tab) and tab.locator("#vary-status").get_attribute("role") == "status"
     keep(tab, f"vary-{layout}")
 
     go_to(tab, "Draw")
@@ -157,9 +159,11 @@ def test_a_picture_forms_while_it_is_drawn_and_the_address_draws_it_again(visit,
     assert tab.get_by_role("progressbar").count() == 1
     early = faces(tab)
     assert len(early) == 3
+    tab.get_by_label("Seed of the first face").fill("77")  # of the next drawing, not of this one
     slow.model.pause = 0.0
     wait_for(tab, "3 faces in")
     assert faces(tab) != early
+    tab.wait_for_url(re.compile("seed=5&"))
     tab.locator("#draw-button").click()  # another seed
     tab.wait_for_url(lambda url: "seed=5&" not in url and "seed=" in url)
     wait_for(tab, "3 faces in")
@@ -215,12 +219,17 @@ def test_all_can_be_reached_by_keyboard_and_has_a_name(visit):
     assert tab.locator("#draw-status").get_attribute("role") == "status"
 
 
-def test_a_mistake_is_told_on_the_page(visit):
+def test_a_mistake_is_told_on_the_page(visit, tmp_path):
     tab = visit("?seed=1&faces=1&steps=2")
     wait_for(tab, "1 face in")
     go_to(tab, "Vary")
     tab.locator("#vary-button").click()
     tab.get_by_text("Choose a picture first.").wait_for()
+    (tmp_path / "note.png").write_text("not a picture")
+    tab.locator("#vary-picture input[type=file]").set_input_files(tmp_path / "note.png")
+    tab.wait_for_timeout(500)
+    tab.locator("#vary-button").click()
+    tab.get_by_text("The picture cannot be read.").first.wait_for()
 
 
 def test_the_benchmark_measures_clicks_and_load(saved, tmp_path, monkeypatch):

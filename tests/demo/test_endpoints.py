@@ -14,6 +14,7 @@ import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -21,6 +22,7 @@ import psutil
 import pytest
 import torch
 from demo_page import served
+from fastapi import HTTPException
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -237,7 +239,8 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
 ])  # fmt: skip
 def test_uploads_that_are_no_pictures(client, studio, tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    refused(client, handle_file(tmp_path / name), 0.5, 0, 4, api_name="/vary")
+    assert said in refused(client, handle_file(tmp_path / name), 0.5, 0, 4, api_name="/vary")
+    assert said in refused(client, editor(tmp_path / name), 0, 4, api_name="/inpaint")
     with pytest.raises(gr.Error, match=said):
         list(studio.vary(str(tmp_path / name), 0.5, 0, 4))
 
@@ -321,6 +324,47 @@ def test_no_file_of_the_server_can_be_had(page, path):
     assert "event: error" in answer and "complete" not in answer and "Traceback" not in answer
 
 
+def test_no_address_is_fetched(page):
+    for address in ("https://example.com/a.png", "HTTP://127.0.0.1/a.png"):
+        file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        answer = raw(page, "vary", [file, 0.5, 0, 4])
+        assert "event: error" in answer and ("not fetched from an address" in answer or address.startswith("HTTP:"))
+
+
+def canvas_part(kind, index, identity, content=b"x"):
+    return SimpleNamespace(data={"type": kind, "index": index, "id": identity}, files=[("file", content)])
+
+
+def test_a_canvas_takes_bounded_memory(page):
+    (canvas,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.ImageEditor)]
+    for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (app.MOST_CANVAS + 1))):
+        with pytest.raises(HTTPException):
+            canvas.accept_blobs(canvas_part("layer", index, "mine", content))
+    for identity in range(100):
+        canvas.accept_blobs(canvas_part("background", "null", str(identity)))
+    assert 0 < len(canvas.blob_storage) <= app.CANVASES
+    payload = canvas.data_model(background=None, layers=[], composite=None, id="99")
+    assert canvas.preprocess(payload) == {"background": b"x", "layers": []}
+    assert canvas.preprocess(payload) == {}  # it is forgotten once it was its turn
+    canvas.blob_storage.clear()
+
+
+def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
+    painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(app.MOST_LAYERS + 1)]
+    assert "too many layers" in refused(client, editor(picture, *painted), 0, 4, api_name="/inpaint")
+    (before, after), _ = client.predict(editor(picture, *painted[:2]), 0, 4, api_name="/inpaint")
+    assert not np.array_equal(opened(before), opened(after))
+
+
+def test_a_face_that_is_handed_over_is_looked_at_first(tmp_path):
+    (tmp_path / "wide.png").write_bytes(png_of(16_000, 2_000))
+    with pytest.raises(gr.Error, match="megapixels"):
+        app.hand_over("repair", True, str(tmp_path / "wide.png"))
+    for index in (-1, 1, None, [0, 0], "0"):
+        with pytest.raises(gr.Error, match="Click a face first"):
+            app.face_at([("a.png", "seed 1")], index)
+
+
 def test_whatever_breaks_the_visitor_reads_a_sentence_and_the_log_the_rest(client, page, monkeypatch, capfd):
     def broken(*_, **__):
         raise RuntimeError("the secret reason")
@@ -329,7 +373,7 @@ def test_whatever_breaks_the_visitor_reads_a_sentence_and_the_log_the_rest(clien
     said = refused(client, 1, 0, 4, OWN, 1, api_name="/generate")
     assert "Something went wrong here" in said and "secret" not in said
     logged = capfd.readouterr().err
-    assert "RuntimeError: the secret reason" in logged
+    assert "RuntimeError: the secret reason" in logged and "in broken" in logged
 
 
 # --------------------------------------------------------------------------------------- load, limits, and an end to it
@@ -382,6 +426,19 @@ def test_stop_ends_the_visitors_own_drawing_at_once(slow, studio):
             assert studio.stops.stop(request) == app.STOPPED
     assert seen[-1] == app.STOPPED and 3 <= len(seen) <= 4 and time.monotonic() - begin < 3
     assert gone() and not studio.stops.events
+
+
+def test_stop_ends_a_face_that_is_drawn_as_an_example(slow, studio):
+    request = type("Request", (), {"session_hash": "mine"})
+    example = studio.example(True, request)
+    next(example)
+    studio.stops.stop(request)
+    assert list(example)[-1][1] == app.STOPPED and gone()
+
+
+def test_an_example_is_large_enough_to_be_painted_on(studio):
+    sizes = [list(studio.example(for_mask))[-1][0].size for for_mask in (False, True)]
+    assert sizes == [(16, 16), (app.CANVAS, app.CANVAS)]
 
 
 def test_a_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, studio, picture):
@@ -473,6 +530,25 @@ def test_how_it_works_tells_what_lies_beside_the_weights(page):
     assert any("# Tiny" in text and "license" not in text and "png" not in text for text in texts)
     (table,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.Dataframe)]
     assert table.value["data"] == [["KID", "1.5", "0.1", "7"]]
+
+
+def test_files_beside_the_weights_may_be_anything(page, tmp_path, monkeypatch):
+    file = tmp_path / "metrics.json"
+    monkeypatch.setattr(page.model, "read", lambda name: file)
+    metric = {"name": "FD", "value": 3.14159, "n": 20}
+    for content, rows in (
+        (json.dumps({"metrics": {"fid": metric}}), [["FD", "3.142", "", "20"]]),
+        (json.dumps([{"metrics": {"fid": metric}}] * 2), [["FD", "3.142", "", "20"]] * 2),
+        (json.dumps([{"metrics": {"fid": metric | {"value": None}}}]), []),
+        ("no JSON", []), ('"text"', []), ("[1]", []),
+    ):  # fmt: skip
+        file.write_text(content)
+        assert app.metrics(page.model) == rows
+
+
+def test_a_card_fetches_nothing_from_elsewhere():
+    card = "---\r\na: b\r\n---\r\n# T\n![x](http://a/x.png) ![y][r] <IMG src=x> <video src=y></video> 1 < 2 [l](m)\n"
+    assert app.card_text(card).split() == ["#", "T", "1", "<", "2", "[l](m)"]
 
 
 @pytest.mark.parametrize("query, settings", [
