@@ -33,8 +33,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read on import: nobody is told who uses the page
-
 import diffusers
 import gradio as gr
 import pandas as pd
