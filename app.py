@@ -742,7 +742,7 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
                     label="Kept", format="png", type="filepath", object_fit="contain", elem_classes="faces",
                     elem_id="kept-faces", allow_preview=False, height="auto", interactive=False, buttons=[],
                 )  # fmt: skip
-                with gr.Row() as actions:
+                with gr.Row() as actions:  # others are added by build_demo
                     download = gr.DownloadButton("Download PNG", size="sm", min_width=80)
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
@@ -899,11 +899,9 @@ def how_tab(model: Model) -> None:
         "**The noise.** The network has learnt to tell faces from noise at each of the levels below: on the left the "
         "picture is nearly clean, on the right nothing of it is left. A drawing starts at the right and goes left."
     )
-    kept = scheduler.alphas_cumprod.double()
+    kept = scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)  # a table may end in pure noise
     levels = range(0, len(kept), max(1, len(kept) // 100))
-    table = pd.DataFrame(
-        {"timestep": list(levels), "log SNR": [math.log(kept[t] / (1 - kept[t]).clamp(min=1e-12)) for t in levels]}
-    )
+    table = pd.DataFrame({"timestep": list(levels), "log SNR": [math.log(kept[t] / (1 - kept[t])) for t in levels]})
     gr.LinePlot(table, x="timestep", y="log SNR", height=240, label="Signal to noise by timestep", buttons=[])
     gr.Markdown("**A drawing on its way.** What the network takes the face for, from the first step to the last.")
     gr.Gallery(

@@ -525,6 +525,12 @@ def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
     assert "3 frames" in said
 
 
+def test_a_table_that_ends_in_pure_noise_can_be_shown(tiny_unet, tmp_path):
+    scheduler = AnimeNoiseScheduler(100, rescale_betas_zero_snr=True)
+    AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "zero")
+    assert "How it works" in labels(app.build_demo(app.Model(str(tmp_path / "zero"))))
+
+
 def test_how_it_works_tells_what_lies_beside_the_weights(page):
     texts = [block.value for block in page.demo.blocks.values() if isinstance(block, gr.Markdown)]
     assert any("# Tiny" in text and "license" not in text and "png" not in text for text in texts)
