@@ -63,7 +63,7 @@ from pipeline_anime_ddpm.training.run_folder import (
     save_guide,
     usage,
 )
-from pipeline_anime_ddpm.training.samples import draw_samples, sampling_pipeline
+from pipeline_anime_ddpm.training.samples import draw_samples, drawing_steps, sampling_pipeline
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 from pipeline_anime_ddpm.training.stopping import StopRequest
 from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
@@ -107,7 +107,7 @@ def main() -> None:
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
     accelerator.print(introduction(config, unet, patches))
-    judge = build_judge(config, unet, accelerator)
+    judge = build_judge(config, sampling_pipeline(config, unet, scheduler), accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
         data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
     accelerator.print(data.description)
@@ -282,13 +282,14 @@ def open_feed(run: Run) -> Feed:
     return run.data.feed(plan)
 
 
-def build_judge(config: TrainingConfig, unet: UNet2DModel, accelerator: Accelerator) -> TrainingJudge | None:
+def build_judge(config: TrainingConfig, pipeline: AnimeDDPMPipeline, accelerator: Accelerator) -> TrainingJudge | None:
     """What measures the run at intervals, if that is asked for."""
     if config.eval_steps is None:
         return None
     with needs_extra("eval"):
         from pipeline_anime_ddpm.evaluation.in_training import TrainingJudge
-    judge = TrainingJudge(config, unet.config.sample_size, accelerator)
+    steps = drawing_steps(config, pipeline)
+    judge = TrainingJudge(config, pipeline.unet.config.sample_size, steps, accelerator)
     accelerator.print(judge.description)
     return judge
 

@@ -30,9 +30,11 @@ from common import RESULTS, ROOT, spread, write_result
 from playwright.sync_api import Page, sync_playwright
 from render import render_demo
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+
 PACKAGES = ["torch", "diffusers", "gradio"]
 FACES = (1, 4, 16)
-ASKED = [4, 0, 25, "The model's own", 1.0]  # of each request of the load test: faces, seed, steps, sampler, guidance
+LOAD_FACES, SAMPLER, GUIDANCE = 4, "The model's own", 1.0  # of each request of the load test
 # From the click until the first picture has changed, and until the page says that all is drawn.
 TIMED = """async (faces) => {
   const said = document.querySelector("#draw-status"), shown = document.querySelector("#draw-faces");
@@ -84,13 +86,12 @@ def clicks(page: Page, url: str, faces: int, rounds: int) -> dict:
     return row | {"preview": spread([t / 1e3 for t in first]), "final": spread([t / 1e3 for t in last])}
 
 
-def ask(url: str, seed: int) -> tuple[float, bool]:
+def ask(url: str, seed: int, steps: int) -> tuple[float, bool]:
     """One request: seconds, and whether it was answered with faces."""
-    faces, _, *rest = ASKED
     begin = time.perf_counter()
     try:
         address, headers = f"{url}gradio_api/call/generate", {"Content-Type": "application/json"}
-        data = json.dumps({"data": [faces, seed, *rest]}).encode()
+        data = json.dumps({"data": [LOAD_FACES, seed, steps, SAMPLER, GUIDANCE]}).encode()
         with urllib.request.urlopen(urllib.request.Request(address, data, headers)) as answer:
             event = json.load(answer)["event_id"]
         with urllib.request.urlopen(f"{address}/{event}", timeout=600) as answer:
@@ -100,19 +101,21 @@ def ask(url: str, seed: int) -> tuple[float, bool]:
     return time.perf_counter() - begin, done
 
 
-def load(url: str, process: psutil.Process, visitors: int, requests: int) -> dict:
-    """`visitors` at once, each asking again as soon as it is answered."""
-    ask(url, 0)
-    before, begin = process.memory_info().rss, time.perf_counter()
+def load(url: str, process: psutil.Process, visitors: int, requests: int, steps: int) -> dict:
+    """`visitors` at once, each asking again as soon as it is answered; memory before, halfway and after."""
+    ask(url, 0, steps)
+    memory, answers, begin = [process.memory_info().rss], [], time.perf_counter()  # memory: before, after each answer
     with ThreadPoolExecutor(visitors) as pool:
-        answers = list(pool.map(lambda seed: ask(url, seed), range(requests)))
+        for answer in pool.map(lambda seed: ask(url, seed, steps), range(requests)):
+            answers.append(answer)
+            memory.append(process.memory_info().rss)
     times = [seconds for seconds, done in answers if done]
     seconds = time.perf_counter() - begin
     return {
-        "kind": "load", "visitors": visitors, "requests": requests, "faces": ASKED[0], "steps": ASKED[2],
+        "kind": "load", "visitors": visitors, "requests": requests, "faces": LOAD_FACES, "steps": steps,
         "errors": requests - len(times), "seconds": seconds, "p50": statistics.median(times),
         "p95": statistics.quantiles(times, n=20)[-1],
-        "memory_before": before, "memory_after": process.memory_info().rss,
+        "memory": [memory[0], memory[requests // 2], memory[-1]],
     }  # fmt: skip
 
 
@@ -127,16 +130,17 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("No Chromium is installed; try `apt-get install chromium`.")
+    pipeline = AnimeDDPMPipeline.from_pretrained(arguments.model)
+    steps, side = pipeline.default_num_inference_steps(), pipeline.unet.config.sample_size
     with served(arguments.model) as (url, process):
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1200, "height": 900})
             rows = [clicks(page, url, faces, arguments.rounds) for faces in FACES]
             browser.close()
-        rows.append(load(url, process, arguments.visitors, arguments.requests))
+        rows.append(load(url, process, arguments.visitors, arguments.requests, steps))
     command = shlex.join(["python", "benchmarks/demo.py", *sys.argv[1:]])
-    side = json.loads(Path(arguments.model, "unet", "config.json").read_text())["sample_size"]
-    what = f"The demo with a network of {side} px, 25 steps; medians, least to most in brackets"
+    what = f"The demo with a network of {side} px, {steps} steps; medians, least to most in brackets"
     write_result(arguments.output, what, command, PACKAGES, rows=rows)
     print(render_demo(json.loads(arguments.output.read_text())))
     print(f"To reproduce: {command}")

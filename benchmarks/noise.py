@@ -100,15 +100,24 @@ ARMS = {
 SAMPLERS = {
     "DDPM, 100 steps, clipped": ("ddpm", 100, "clip_sample=true"),
     "DDIM, 50 steps, clipped": ("ddim", 50, "clip_sample=true"),
-    "DPM-Solver++, 25 steps, thresholding": ("dpmsolver++", 25, "thresholding=true"),
-    "DPM-Solver++, 25 steps": ("dpmsolver++", 25, "clip_sample=false"),
+    "DPM-Solver++, 25 steps, thresholding": ("dpmsolver++", 25, "thresholding=true,use_anime_sigmas=false"),
+    "DPM-Solver++, 25 steps": ("dpmsolver++", 25, "clip_sample=false,use_anime_sigmas=false"),
 }
 LOGSNR = np.linspace(-9, 9, 25)  # of the loss; every table has them
 LOSS_IMAGES = 256
-CURVE = (0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the run
+CURVE = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the run
 CURVE_LENGTH = 0.10  # of the average that is looked at on the way
+DEFAULT_SAMPLER = (
+    "dpmsolver++",
+    10,
+    "use_anime_sigmas=true",
+)  # the pipeline's, a tenth of the work of the winner's best
 LENGTHS = (0.03, 0.06, 0.10, 0.15, 0.20)
-SPACINGS = {"even timesteps": "", "Karras": ",use_karras_sigmas=true", "anime": ",use_anime_sigmas=true"}
+SPACINGS = {
+    "even timesteps": ",use_anime_sigmas=false",
+    "Karras": ",use_karras_sigmas=true",
+    "anime": ",use_anime_sigmas=true",
+}
 STEPS = (10, 15, 20, 25)
 MANY_STEPS = 250
 OTHER_SOLVERS = {"DDIM": ("ddim", (25,)), "DDPM": ("ddpm", (25, 50))}  # in two of the spacings
@@ -236,19 +245,19 @@ class Bench:
         return model
 
     def curve(self, run: str) -> None:
-        """KID on the way, of the average of one relative length."""
+        """KID on the way, of the average of one relative length: A with its best sampler, others by default."""
+        sampler = SAMPLERS[self.best_sampler(run)] if run == "A" else DEFAULT_SAMPLER
         for share in CURVE:
             images = int(share * self.settings.images)
-            folder = self.folder(run) / "curve" / str(images)
-            self.along(run, folder, CURVE_LENGTH, images)
+            self.along(run, self.folder(run) / "curve" / str(images), CURVE_LENGTH, images, sampler)
 
     def lengths(self, run: str) -> None:
-        """KID of averages of several lengths."""
+        """KID of averages of several lengths, drawn as the pipeline does by default."""
         for length in LENGTHS:
-            self.along(run, self.folder(run) / "lengths" / f"{length:g}", length, self.settings.images)
+            folder = self.folder(run) / "lengths" / f"{length:g}"
+            self.along(run, folder, length, self.settings.images, DEFAULT_SAMPLER)
 
-    def along(self, run: str, folder: Path, length: float, images: int) -> None:
-        sampler = SAMPLERS[self.best_sampler(run)]
+    def along(self, run: str, folder: Path, length: float, images: int, sampler: tuple[str, int, str]) -> None:
         if measured(folder, self.settings.compared) is None:
             judge(
                 self.settings,
@@ -275,16 +284,19 @@ class Bench:
 
 def step_samplers() -> dict[str, tuple[str, int, str]]:
     """Few steps of DPM-Solver++ in each spacing, few without thresholding, and many; few of the other solvers."""
+    even = SPACINGS["even timesteps"]
     spaced = {
         f"{steps} steps, {name}, thresholding": ("dpmsolver++", steps, f"thresholding=true{options}")
         for steps in STEPS
         for name, options in SPACINGS.items()
     }
     loose = {
-        f"{steps} steps, even timesteps, no thresholding": ("dpmsolver++", steps, "clip_sample=false")
+        f"{steps} steps, even timesteps, no thresholding": ("dpmsolver++", steps, f"clip_sample=false{even}")
         for steps in STEPS
     }
-    many = {f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, "thresholding=true")}
+    many = {
+        f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, f"thresholding=true{even}")
+    }
     others = {
         f"{label}, {count} steps, {name}, clipped": (solver, count, f"clip_sample=true{SPACINGS[name]}")
         for label, (solver, counts) in OTHER_SOLVERS.items()

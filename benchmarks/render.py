@@ -240,8 +240,8 @@ def _noise_curves(rows: list[dict]) -> list[str]:
     """The tables of what was measured of some runs only."""
     lines = []
     for kind, title in {
-        "curve": "KID after so many images, of the average of relative length 0.1:",
-        "lengths": "KID of averages of other relative lengths, at the end:",
+        "curve": "KID after so many images (relative length 0.1; A by its best sampler, the other in 10 steps):",
+        "lengths": "KID of averages of several relative lengths, at the end, drawn in 10 steps, spaced by octaves:",
     }.items():
         found = [row for row in rows if row["kind"] == kind]
         places = sorted({row["at"] for row in found})
@@ -303,12 +303,12 @@ def render_demo(result: dict) -> str:
     clicks = [row for row in result["rows"] if row["kind"] == "click"]
     (load,) = (row for row in result["rows"] if row["kind"] == "load")
     body = [[str(row["faces"]), seconds(row["preview"]), seconds(row["final"])] for row in clicks]
-    memory = (load["memory_after"] - load["memory_before"]) / 1e6
+    memory = [f"{bytes_ / 1e6:.0f}" for bytes_ in load["memory"]]
     text = (
         f"{load['visitors']} visitors at once, {load['requests']} requests of {load['faces']} faces in {load['steps']} "
         f"steps: {load['errors']} errors, {load['requests'] / load['seconds']:.1f} requests a second; a visitor waited "
-        f"{load['p50']:.1f} s (median), {load['p95']:.1f} s (95th percentile). The server's memory went from "
-        f"{load['memory_before'] / 1e6:.0f} to {load['memory_after'] / 1e6:.0f} MB ({memory:+.0f})."
+        f"{load['p50']:.1f} s (median), {load['p95']:.1f} s (95th percentile). The server's memory was "
+        f"{memory[0]} MB before, {memory[1]} MB halfway and {memory[2]} MB after."
     )
     note = (
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}, gradio "

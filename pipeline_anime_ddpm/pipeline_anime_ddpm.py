@@ -40,6 +40,7 @@ DEFAULT_STEPS = {
     "consistency": 2,
 }  # by the solver of AnimeNoiseScheduler ...
 DEFAULT_STEPS |= {"DDIMScheduler": 50, "DDPMScheduler": 250} | {f"{name}Scheduler": 25 for name in FAST}  # ... by class
+STEPS_BY_OCTAVES = 10  # of DPM-Solver++: their KID is that of 250 even ones (model_card/noise.md, "Few steps")
 OTHER_STEPS = 50  # PNDM, Euler ancestral, LMS and whatever diffusers adds next
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -255,6 +256,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if name == "AnimeNoiseScheduler":  # only here: a stock scheduler made from its config also carries "solver"
             name = self.scheduler.config.get("solver")
         steps = DEFAULT_STEPS.get(name, OTHER_STEPS)
+        if name == "dpmsolver++" and getattr(self.scheduler, "spaces_by_octaves", False):  # not in its older files
+            steps = STEPS_BY_OCTAVES
         return min(steps, self.scheduler.config.get("num_train_timesteps") or steps)
 
     def check_inputs(
@@ -523,8 +526,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             generator (`torch.Generator` or a list of `batch_size` of them, *optional*):
                 Source of the initial noise and, for stochastic solvers, of the noise of each step.
             num_inference_steps (`int`, *optional*):
-                Solver steps. None takes 25 for DPM-Solver++ (also as solver of `AnimeNoiseScheduler`), UniPC, DEIS,
-                Heun and Euler, 250 for ancestral DDPM, 50 for DDIM and all others; at most the steps of training.
+                Solver steps. None takes 10 for the DPM-Solver++ of `AnimeNoiseScheduler` (25 with another spacing than
+                its own), 25 for DPM-Solver++, UniPC, DEIS, Heun and Euler, 250 for ancestral DDPM, 50 for DDIM and all
+                others; at most the steps of training.
             eta (`float`, defaults to 0.0):
                 Share of fresh noise per DDIM step, 0 to 1 (arXiv 2010.02502). Only for schedulers that take it.
             timesteps (`list[int]`, *optional*):

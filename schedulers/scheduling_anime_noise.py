@@ -327,7 +327,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     `timesteps` (diffusers' DDIM goes `T // n` steps down, which is another one under `"linspace"`); no noise is
     added at the last step (`"fixed_large"` does in diffusers when that is not t = 0); `clip_sample` holds for all
     solvers (for `DPMSolverMultistepScheduler` set `thresholding=True` to have the same); with
-    `use_karras_sigmas` the timesteps are fractional, not rounded.
+    `use_karras_sigmas` the timesteps are fractional, not rounded; `"dpmsolver++"` has a spacing of its own, which only
+    `use_anime_sigmas=False` or another spacing turns off.
 
     Args:
         num_train_timesteps (`int`, defaults to 1000): T, the length of the table.
@@ -354,8 +355,9 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing (`str`, defaults to `"trailing"`): `"trailing"`, `"leading"` or `"linspace"`.
         steps_offset (`int`, defaults to 0): added to the timesteps of `"leading"`.
         use_karras_sigmas (`bool`, defaults to `False`): space the steps by Karras et al. (2206.00364), Eq. 5.
-        use_anime_sigmas (`bool`, defaults to `False`): space the steps so that each brings back an equal share of the
-            octaves of `anime_log_sigmas`.
+        use_anime_sigmas (`bool`, *optional*): space the steps so that each brings back an equal share of the octaves
+            of `anime_log_sigmas`. None does so for `"dpmsolver++"` where `timestep_spacing` is `"trailing"`, unless
+            `use_karras_sigmas` or own timesteps are asked for.
         lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, `"consistency"`, the Karras and the anime
             spacing begin at the first timestep whose λ is not below this: cosine then begins where linear ends. -1000
             clips nothing.
@@ -401,7 +403,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "trailing",
         steps_offset: int = 0,
         use_karras_sigmas: bool = False,
-        use_anime_sigmas: bool = False,
+        use_anime_sigmas: bool | None = None,
         lambda_min_clipped: float = -5.1,
         timestep_sampling: str = "uniform",
         fractional_timesteps: bool = False,
@@ -416,6 +418,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         self._bands = np.array(ANIME_LOG_SIGMAS if anime_log_sigmas is None else anime_log_sigmas, dtype=np.float64)
         if self._bands.ndim != 1 or not len(self._bands) or not np.all(np.abs(self._bands) < 20):
             raise ValueError("anime_log_sigmas must be one or more numbers between -20 and 20.")
+        if use_anime_sigmas not in (None, True, False):
+            raise ValueError(f"use_anime_sigmas={use_anime_sigmas!r} must be True, False or None.")
         if use_karras_sigmas and use_anime_sigmas:
             raise ValueError("use_karras_sigmas and use_anime_sigmas are two ways to space the steps: take one.")
         self.betas = self._make_betas()
@@ -692,10 +696,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         """(n,) float64 timesteps, highest first; n is `steps`, or less if clipping leaves some out."""
         if not 1 <= steps <= len(self):
             raise ValueError(f"num_inference_steps={steps} must be between 1 and {len(self)}, the steps of this table.")
-        log_ratios, solver = self._log_ratios(), self.config.solver
-        clips = (
-            solver in ("dpmsolver++", "consistency") or self.config.use_karras_sigmas or self.config.use_anime_sigmas
-        )
+        log_ratios, solver, by_octaves = self._log_ratios(), self.config.solver, self.spaces_by_octaves
+        clips = solver in ("dpmsolver++", "consistency") or self.config.use_karras_sigmas or by_octaves
         usable = int((log_ratios >= self.config.lambda_min_clipped).sum()) if clips else len(self)
         if usable == 0:
             raise ValueError("lambda_min_clipped leaves no timestep at all: lower it.")
@@ -703,7 +705,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             ramp = np.linspace(0, 1, steps)
             first, last = np.exp(-log_ratios[[usable - 1, 0]]) ** (1 / 7)
             return self._fractional(7 * np.log(first + ramp * (last - first))).round(6)
-        if self.config.use_anime_sigmas:  # like "trailing": from the noisiest, the last step from the 1/n quantile
+        if by_octaves:  # like "trailing": from the noisiest, the last step from the 1/n quantile
             lowest, highest = share_lost(-log_ratios[[0, usable - 1]], self._bands)
             shares = highest - (highest - lowest) * np.arange(steps) / steps
             return self._fractional(_log_sigma_of_share(shares, self._bands)).clip(0, usable - 1).round(6)
@@ -714,6 +716,19 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         space = TIMESTEP_SPACINGS[self.config.timestep_spacing]
         timesteps = space(steps, len(self), usable, drop, self.config.steps_offset).astype(np.float64)
         return timesteps[timesteps >= 0]
+
+    @property
+    def spaces_by_octaves(self) -> bool:
+        """Whether `set_timesteps` spaces the steps as `use_anime_sigmas` describes.
+
+        Where that is None, by what drew better faces: with this spacing 10 steps of DPM-Solver++ have the KID of 250
+        even ones, and 10 even ones 1.27 times it; for ancestral sampling it is the worse one (model_card/noise.md,
+        "Few steps").
+        """
+        config = self.config
+        if config.use_anime_sigmas is not None:
+            return config.use_anime_sigmas
+        return config.solver == "dpmsolver++" and config.timestep_spacing == "trailing" and not config.use_karras_sigmas
 
     def _take_index(self, timestep: float | torch.Tensor) -> int:
         """Index of the step to do now; `step_index` moves on."""

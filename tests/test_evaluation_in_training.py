@@ -122,9 +122,9 @@ def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, t
 def test_all_images_are_drawn_from_the_same_seeds_each_time(work, tiny_vit, tiny_unet, tmp_path, monkeypatch):
     config = TrainingConfig(
         train_data_dir=str(work / "faces"), cache_dir=str(tmp_path), eval_steps=1, eval_images=20, eval_batch_size=8,
-        eval_extractor=str(tiny_vit), ddpm_num_inference_steps=2,
+        eval_extractor=str(tiny_vit),
     )  # fmt: skip
-    judge = in_training.TrainingJudge(config, 16, Accelerator(cpu=True))
+    judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
     seen, extract = [], judge.reference.extractor.extract
     monkeypatch.setattr(
         judge.reference.extractor, "extract", lambda images, *rest: seen.append(images) or extract(images, *rest)

@@ -29,14 +29,15 @@ class TrainingJudge:
     Args:
         config: of the training; `--eval_*` say what is measured.
         resolution: of the model.
+        steps: of sampling.
 
     Raises:
         UserError: if the extractor or the real images cannot be had, or are too few.
     """
 
-    def __init__(self, config: TrainingConfig, resolution: int, accelerator: Accelerator):
+    def __init__(self, config: TrainingConfig, resolution: int, steps: int, accelerator: Accelerator):
         self.count, self.batch_size = config.eval_images, config.eval_batch_size
-        self.steps, self.accelerator = config.grid_steps, accelerator
+        self.steps, self.accelerator = steps, accelerator
         self.description = self.conditions = ""
         if accelerator.is_main_process:  # the others only draw
             self._prepare(config, resolution)
@@ -70,11 +71,10 @@ class TrainingJudge:
     def measure(self, pipeline: AnimeDDPMPipeline) -> dict[str, float]:
         """Draw this rank's share and measure on the first one: `{"kid": ..., "kid_std": ...}`; {} on the others."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        steps = min(self.steps, pipeline.scheduler.config.num_train_timesteps)
         drawn = []
         for start in range(0, self.count, self.batch_size)[rank::world]:
             numbers = range(start, min(start + self.batch_size, self.count))
-            drawn.append((start, draw_batch(pipeline, numbers, steps, seed=0)))
+            drawn.append((start, draw_batch(pipeline, numbers, self.steps, seed=0)))
         batches = gather_object(drawn)
         if not self.accelerator.is_main_process:
             return {}

@@ -290,8 +290,8 @@ class TrainingConfig:
     eval_batch_size: int = setting(16, "Images drawn at a time for a grid.")
     ddpm_num_inference_steps: int | None = setting(
         None,
-        "Sampling steps of a grid; by default 25, with the fast solver DPM-Solver++ 2M, for which they are enough, and "
-        "2 with --distill.",
+        "Sampling steps of a grid, of the fast solver DPM-Solver++ 2M; by default as many as the pipeline takes: 10, "
+        "or 2 with --distill.",
     )
     eval_steps: int | None = setting(
         None,
@@ -354,11 +354,6 @@ class TrainingConfig:
     def ema_lengths(self) -> list[float]:
         """`--ema_sigma_rels` as numbers; empty without it."""
         return _numbers("ema_sigma_rels", self.ema_sigma_rels, float)
-
-    @property
-    def grid_steps(self) -> int:
-        """Sampling steps of grids and of evaluations within the run."""
-        return self.ddpm_num_inference_steps or (2 if self.distill else 25)
 
     @property
     def uses_drawn_faces(self) -> bool:

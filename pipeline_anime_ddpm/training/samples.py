@@ -20,10 +20,16 @@ def sampling_pipeline(config: TrainingConfig, unet: UNet2DModel, scheduler: Anim
     return pipeline
 
 
+def drawing_steps(config: TrainingConfig, pipeline: AnimeDDPMPipeline) -> int:
+    """Sampling steps of grids and of evaluations within the run."""
+    steps = config.ddpm_num_inference_steps or pipeline.default_num_inference_steps()
+    return min(steps, pipeline.scheduler.config.num_train_timesteps)
+
+
 def draw_samples(config: TrainingConfig, pipeline: AnimeDDPMPipeline) -> list[Image.Image]:
     """`--validation_images` faces, the first from seed 0, the next from seed 1, and so on."""
     count = config.validation_images or config.eval_batch_size
-    steps = min(config.grid_steps, pipeline.scheduler.config.num_train_timesteps)
+    steps = drawing_steps(config, pipeline)
     pictures = []
     for start in range(0, count, config.eval_batch_size):
         seeds = range(start, min(start + config.eval_batch_size, count))

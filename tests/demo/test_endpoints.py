@@ -560,7 +560,7 @@ def test_a_card_fetches_nothing_from_elsewhere():
 @pytest.mark.parametrize("query, settings", [
     ({}, (4, 0, 25, OWN, 1.5)),
     ({"faces": "9", "seed": "20", "steps": "7", "sampler": "DDIM", "guidance": "2.5"}, (9, 20, 7, "DDIM", 2.5)),
-    ({"faces": "99", "seed": "-1", "steps": "x", "sampler": "<script>", "guidance": "nan"}, (4, 0, 25, OWN, 1.5)),
+    ({"faces": "99", "seed": "-1", "steps": "x", "sampler": "<script>", "guidance": "nan"}, (4, 0, 10, OWN, 1.5)),
 ])  # fmt: skip
 def test_an_address_brings_its_settings_and_nothing_odd(studio, query, settings):
     request = type("Request", (), {"query_params": query})

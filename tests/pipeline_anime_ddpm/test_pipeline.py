@@ -185,7 +185,7 @@ def test_callback_sees_each_step_and_may_change_the_latents(make_pipe):
 
     def blacken(pipeline, index, timestep, tensors):
         assert pipeline is pipe and set(tensors) == {"latents", "model_output"}
-        seen.append((index, int(timestep), tensors["model_output"].shape))
+        seen.append((index, timestep.item(), tensors["model_output"].shape))
         return {"latents": torch.full_like(tensors["latents"], -1.0, dtype=torch.float16)} if index == 3 else {}
 
     options = {"callback_on_step_end": blacken, "callback_on_step_end_tensor_inputs": ["latents", "model_output"]}
@@ -228,7 +228,7 @@ def test_diffusers_callback_objects_name_their_own_tensors(make_pipe):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("AnimeNoise:dpmsolver++", 25), ("AnimeNoise:ddim", 50), ("AnimeNoise:ddpm", 250), ("DDPM", 250), ("DDIM", 50),
+    [("AnimeNoise:dpmsolver++", 10), ("AnimeNoise:ddim", 50), ("AnimeNoise:ddpm", 250), ("DDPM", 250), ("DDIM", 50),
      ("DPMSolverMultistep", 25), ("UniPCMultistep", 25), ("HeunDiscrete", 25), ("DEISMultistep", 25),
      ("EulerDiscrete", 25), ("PNDM", 50)],
 )  # fmt: skip
@@ -236,6 +236,9 @@ def test_default_steps_follow_the_solver_and_never_exceed_training(make_pipe, mo
     pipe = make_pipe("AnimeNoise:dpmsolver++", train_steps=1000)
     pipe.scheduler = scheduler_of(name, pipe.scheduler)  # keeps "solver" in its config: must not be read from there
     assert pipe.default_num_inference_steps() == expected
+    pipe.scheduler = AnimeNoiseScheduler.from_config(pipe.scheduler.config, use_anime_sigmas=False)
+    if name == "AnimeNoise:dpmsolver++":
+        assert pipe.default_num_inference_steps() == 25
     pipe = make_pipe(name, train_steps=10)
     asked = Recorder(monkeypatch, pipe.scheduler, "set_timesteps")
     pipe(output_type="latent")

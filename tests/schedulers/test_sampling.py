@@ -66,7 +66,7 @@ def test_half_precision_is_computed_in_float32(images, solver, dtype):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("as_type", [int, lambda t: torch.tensor(int(t)), lambda t: torch.tensor([int(t)])])
 def test_timestep_may_be_int_or_tensor(images, solver, as_type):
-    scheduler = AnimeNoiseScheduler(solver=solver)
+    scheduler = AnimeNoiseScheduler(solver=solver, use_anime_sigmas=False)  # whose timesteps are whole numbers
     results = []
     for convert in (as_type, lambda timestep: timestep):
         scheduler.set_timesteps(5)
@@ -76,7 +76,7 @@ def test_timestep_may_be_int_or_tensor(images, solver, as_type):
 
 
 def test_starting_in_the_middle_equals_diffusers(images):
-    ours = AnimeNoiseScheduler(clip_sample=False)
+    ours = AnimeNoiseScheduler(clip_sample=False, use_anime_sigmas=False)
     stock = DPMSolverMultistepScheduler.from_config(ours.config)
     ours.set_timesteps(10)
     stock.set_timesteps(10)
@@ -164,7 +164,7 @@ def test_anime_spacing_brings_back_equal_shares(images, solver, beta_schedule):
 
 def test_anime_spacing_of_the_anime_table_is_the_even_one():
     config = {"beta_schedule": "anime", "lambda_min_clipped": -1000.0}
-    even, spaced = AnimeNoiseScheduler(**config), AnimeNoiseScheduler(**config, use_anime_sigmas=True)
+    even, spaced = (AnimeNoiseScheduler(**config, use_anime_sigmas=octaves) for octaves in (False, True))
     even.set_timesteps(20)
     spaced.set_timesteps(20)
     assert (even.timesteps - spaced.timesteps).abs().max() <= 1
@@ -173,6 +173,26 @@ def test_anime_spacing_of_the_anime_table_is_the_even_one():
 def test_two_spacings_at_once_are_refused():
     with pytest.raises(ValueError, match="take one"):
         AnimeNoiseScheduler(use_karras_sigmas=True, use_anime_sigmas=True)
+    with pytest.raises(ValueError, match="use_anime_sigmas='yes' must be True, False or None"):
+        AnimeNoiseScheduler(use_anime_sigmas="yes")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, True), ({"solver": "ddim"}, False), ({"solver": "ddpm"}, False), ({"timestep_spacing": "leading"}, False),
+     ({"use_karras_sigmas": True}, False), ({"solver": "ddim", "use_anime_sigmas": True}, True),
+     ({"use_anime_sigmas": False}, False), ({"timestep_spacing": "linspace", "use_anime_sigmas": True}, True)],
+)  # fmt: skip
+def test_only_dpmsolver_is_spaced_by_octaves_unless_told_otherwise(config, expected):
+    scheduler = AnimeNoiseScheduler(**config)
+    assert scheduler.spaces_by_octaves is expected
+    scheduler.set_timesteps(5)
+    by_octaves = AnimeNoiseScheduler(**{**config, "use_karras_sigmas": False, "use_anime_sigmas": True})
+    by_octaves.set_timesteps(5)
+    assert torch.equal(scheduler.timesteps.double(), by_octaves.timesteps.double()) is expected
+    # Stock schedulers carry the setting along, and so does the way back.
+    stock = DPMSolverMultistepScheduler.from_config(scheduler.config)
+    assert AnimeNoiseScheduler.from_config(stock.config, solver=scheduler.config.solver).spaces_by_octaves is expected
 
 
 def test_karras_steps_equal_diffusers_but_for_rounded_timesteps(images):
@@ -296,8 +316,9 @@ def test_as_many_steps_as_the_table_has_take_each_timestep_once(spacing):
     """diffusers' DPM-Solver++ comes to a step ratio of 0 here under "leading"."""
     for steps in (10, 9):
         scheduler = AnimeNoiseScheduler(
-            num_train_timesteps=10, beta_schedule="linear", timestep_spacing=spacing, lambda_min_clipped=-100.0
-        )
+            num_train_timesteps=10, beta_schedule="linear", timestep_spacing=spacing, lambda_min_clipped=-100.0,
+            use_anime_sigmas=False,
+        )  # fmt: skip
         scheduler.set_timesteps(steps)
         assert len(scheduler.timesteps) == len(set(scheduler.timesteps.tolist())) == steps
     scheduler.set_timesteps(10)

@@ -30,7 +30,7 @@ def largest_difference(
     Both schedulers take their steps from the counterpart's sample, so that no difference is passed on. `exact` makes
     the counterpart compute its coefficients in float64: 1 - ᾱ_t / ᾱ_s has only three digits in float32 if s is near t.
     """
-    config = {"clip_sample": False, **config}
+    config = {"clip_sample": False, "use_anime_sigmas": False, **config}
     ours = AnimeNoiseScheduler(**config)
     stock = COUNTERPARTS[ours.config.solver].from_config(ours.config, **(counterpart or {}))
     if exact:

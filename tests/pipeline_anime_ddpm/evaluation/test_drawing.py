@@ -168,7 +168,7 @@ def test_an_unknown_option_is_one_sentence(pipeline):
 def test_too_many_steps_are_refused_before_drawing(pipeline):
     with pytest.raises(UserError, match=r"--num_inference_steps 101 cannot be taken.*trained with 100 steps"):
         check_steps(pipeline, 101)
-    assert check_steps(pipeline, None) == 25
+    assert check_steps(pipeline, None) == 10
     assert check_steps(pipeline, 7) == 7
 
 
