@@ -558,7 +558,7 @@ def test_a_card_fetches_nothing_from_elsewhere():
 
 
 @pytest.mark.parametrize("query, settings", [
-    ({}, (4, 0, 25, OWN, 1.5)),
+    ({}, (4, 0, 10, OWN, 1.5)),
     ({"faces": "9", "seed": "20", "steps": "7", "sampler": "DDIM", "guidance": "2.5"}, (9, 20, 7, "DDIM", 2.5)),
     ({"faces": "99", "seed": "-1", "steps": "x", "sampler": "<script>", "guidance": "nan"}, (4, 0, 10, OWN, 1.5)),
 ])  # fmt: skip
