@@ -279,7 +279,7 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
 def render_sampling(result: dict) -> str:
     """The table of `sampling.json`, as Markdown."""
     body = []
-    for row in result["rows"]:
+    for row in (row for row in result["rows"] if row["kind"] != "backend"):
         judged = [_kid(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
         timed = [f"{row['seconds'][kind]['median']:.3g}" for kind in ("one", "batch")] if "seconds" in row else ["", ""]
         name = f"{row['name']}, distilled" if row["kind"] == "distilled" else row["name"]
@@ -289,9 +289,25 @@ def render_sampling(result: dict) -> str:
     return "\n".join([
         *_table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
         "",
+        *_backends([row for row in result["rows"] if row["kind"] == "backend"]),
         f"{result['what']}.{note} Times are medians; of more than 50 steps, 50 were timed. {result['machine']}; torch "
         f"{result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
     ])  # fmt: skip
+
+
+def _backends(rows: list[dict]) -> list[str]:
+    """A table of how fast a call of the network is, and an empty line; nothing if that was not measured."""
+    body = [
+        [
+            row["name"],
+            str(row["batch"]),
+            f"{1e3 * row['call']['median']:.2f} ({1e3 * row['call']['min']:.2f} to {1e3 * row['call']['max']:.2f})",
+            f"{row['difference']:.1e}",
+        ]
+        for row in rows
+    ]
+    head = ["one call of the network by", "images", "ms an image", "largest difference from eager"]
+    return [*_table(head, body), ""] if rows else []
 
 
 def render_demo(result: dict) -> str:

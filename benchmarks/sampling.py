@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast and how good: solvers and steps, guidance, and few steps of a distilled network.
+"""How fast and how good: solvers and steps, guidance, repainting, few steps of a distilled network, and backends.
 
     python benchmarks/sampling.py --model runs/mine --guide runs/guide --distilled runs/fast \
         --extractor FOLDER --label NAME
@@ -13,29 +13,38 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from backends import backends
 from common import FACES, RESULTS, spread, write_result
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from judging import add_flags, judge, line, measured, slug, values
+from judging import BATCH, add_flags, judge, line, measured, slug, values
 from render import render_sampling
+from sampling_figures import masks
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import choose_sampler, load_pipeline
+from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
 from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
 
 PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "numpy"]
-STAGES = ("steps", "guidance", "distilled", "speed")
+JUDGED = ("steps", "guidance", "distilled")
+STAGES = (*JUDGED, "repaint", "speed", "backends")
 PEER_STEPS = 1000  # DDPMPipeline's default
 TIMED_STEPS = 50  # most that are timed; longer samplings are in proportion
 SEED = 3
 SCALES = (1.25, 1.5, 2.0, 3.0)
+JUMPS = (1, 2, 4, 8)  # how often a step is done when a part is repainted; once only puts the known part in
+FEW = 10  # steps of the pipeline's own
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Way:
         kind: the stage that judges it.
         sampler, steps, options: as `anime-ddpm evaluate` takes them.
         guidance: settings of `EvaluationConfig` about guidance.
+        jumps: `jump_n_sample` of repainting, 0 where whole images are drawn.
     """
 
     kind: str
@@ -53,27 +63,30 @@ class Way:
     steps: int
     options: str = ""
     guidance: dict[str, Any] = field(default_factory=dict)
+    jumps: int = 0
 
     @property
     def name(self) -> str:
         scale, window = self.guidance.get("guidance_scale"), self.guidance.get("guidance_window")
         by = "" if scale is None else f", guide {scale:g}" if window is None else f", window {window} {scale:g}"
-        return f"{self.sampler}, {self.steps} steps{by}"
+        repainted = f", a part repainted, each step done {self.jumps}×" if self.jumps else ""
+        return f"{self.sampler}, {self.steps} steps{by}{repainted}"
 
 
 def ways(side: int) -> list[Way]:
     """All that is judged of a network for images of `side` pixels."""
-    fast, slow = "thresholding=true", "clip_sample=true"
-    steps = [Way("steps", "dpmsolver++", n, fast) for n in (10, 15, 20, 25, 50, 250)]
+    fast, slow = "use_anime_sigmas=true", "clip_sample=true"
+    steps = [Way("steps", "dpmsolver++", n, fast) for n in (FEW, 15, 20, 25, 50, 250)]
     steps += [Way("steps", "UniPCMultistepScheduler", n, "timestep_spacing=trailing") for n in (10, 25)]
     steps += [Way("steps", "ddim", n, slow) for n in (25, 50, 250)]
     steps += [Way("steps", "ddpm", n, slow) for n in (25, 50, 100, 250, PEER_STEPS)]
-    guided = [Way("guidance", "dpmsolver++", 25, fast, {"guidance_scale": scale}) for scale in SCALES]
+    guided = [Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale}) for scale in SCALES]
     guided += [
-        Way("guidance", "dpmsolver++", 25, fast, {"guidance_scale": scale, "guidance_window": side // 2})
+        Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale, "guidance_window": side // 2})
         for scale in SCALES
     ]
-    return steps + guided + [Way("distilled", "consistency", n) for n in (1, 2, 4)]
+    repainted = [Way("repaint", "dpmsolver++", FEW, fast, jumps=jumps) for jumps in JUMPS]
+    return steps + guided + repainted + [Way("distilled", "consistency", n) for n in (1, 2, 4)]
 
 
 class Bench:
@@ -116,9 +129,68 @@ class Bench:
     def folder(self, way: Way) -> Path:
         return self.work / way.kind / slug(way.name)
 
+    def repaint(self) -> None:
+        """Judge training images of which the network has drawn a part anew, one half the eyes, the other the right."""
+        s, pipeline = self.settings, load_pipeline(self.settings.model)
+        pipeline.set_progress_bar_config(disable=True)
+        for way in self.ways:
+            folder = self.folder(way)
+            if way.kind != "repaint" or measured(folder, s.images):
+                continue
+            choose_sampler(pipeline, way.sampler, parse_sampler_options(way.options))
+            images = DataSet(str(s.dataset), cache_dir=s.cache_dir).open("train", self.side).take(s.images).pixels
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            for start in range(0, s.images, BATCH):
+                given = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).float() / 255
+                painted = pipeline(
+                    image=given, mask_image=masks(self.side)[start >= s.images // 2], jump_n_sample=way.jumps,
+                    num_inference_steps=way.steps,
+                    generator=[torch.Generator().manual_seed(start + i) for i in range(len(given))],
+                )  # fmt: skip
+                for number, face in enumerate(painted.images, start):
+                    face.save(folder / "images" / f"{number:06d}.png")
+            record = evaluate(
+                EvaluationConfig(
+                    images=str(folder / "images"), dataset=str(s.dataset), metrics="fid,kid,prc", floor=False,
+                    extractor=s.extractor, extractor_label=s.label, num_images=s.images,
+                    kid_subset_size=min(s.images // 2, 1000), output_dir=str(folder), cache_dir=s.cache_dir,
+                ),
+                show_progress=False,
+            )  # fmt: skip
+            shutil.rmtree(folder / "images")
+            print(f"{way.name}: {line(record)}", flush=True)
+
+    @torch.no_grad()
+    def backends(self) -> None:
+        """Seconds an image of one call of the network, by each backend in turn, and how far each is from the first."""
+        unet = load_pipeline(self.settings.model).unet
+        rows = []
+        for count in (1, self.settings.batch):
+            inputs = (torch.randn(count, unet.config.in_channels, self.side, self.side), torch.tensor(500.0))
+            calls = {name: make(unet, inputs) for name, make in backends().items()}
+            seconds: dict[str, list[float]] = {name: [] for name in calls}
+            expected = calls["eager"](*inputs)
+            far = {name: (call(*inputs) - expected).abs().max().item() for name, call in calls.items()}  # warms up too
+            for _ in range(20 * self.settings.rounds):
+                for name, call in calls.items():
+                    begin = time.perf_counter()
+                    call(*inputs)
+                    seconds[name].append((time.perf_counter() - begin) / count)
+            rows += [
+                {
+                    "kind": "backend",
+                    "name": name,
+                    "batch": count,
+                    "call": spread(seconds[name]),
+                    "difference": far[name],
+                }
+                for name in calls
+            ]
+        (self.work / "backends.json").write_text(json.dumps(rows))
+
     def speed(self) -> None:
         """Seconds an image, alone and in a batch, of every way in turn and of the peer, several times over."""
-        calls = {"peer": self.peer_call()} | {way.name: self.call(way) for way in self.ways}
+        calls = {"peer": self.peer_call()} | {way.name: self.call(way) for way in self.ways if not way.jumps}
         seconds: dict[str, dict[str, list[float]]] = {name: {"one": [], "batch": []} for name in calls}
         for round_ in range(self.settings.rounds + 1):
             for name, (draw, factor) in calls.items():
@@ -168,13 +240,14 @@ def gather(bench: Bench) -> list[dict[str, Any]]:
         if record or seconds:
             row = {"kind": way.kind, "name": way.name, "sampler": way.sampler, "steps": way.steps, **way.guidance}
             rows.append(row | (values(record) if record else {}) | ({"seconds": seconds} if seconds else {}))
-    return rows
+    path = bench.work / "backends.json"
+    return rows + (json.loads(path.read_text()) if path.is_file() else [])
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The ratios that can be told from what is there; None for the others."""
     by = {row["name"]: row for row in rows}
-    base, many = by.get("dpmsolver++, 25 steps", {}), by.get("dpmsolver++, 250 steps", {})
+    base, usual, many = (by.get(f"dpmsolver++, {steps} steps", {}) for steps in (FEW, 25, 250))
     peer = next((row for row in rows if row["kind"] == "peer"), {})
     few = [row for row in rows if row["kind"] == "distilled" and "kid" in row and row["steps"] > 1]
     best = min(few, key=lambda row: row["kid"], default={})
@@ -188,9 +261,10 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return slow["seconds"]["batch"]["median"] / quick["seconds"]["batch"]["median"] if both else None
 
     return {
-        "kid_25_over_250": ratio(base, many, "kid"),
+        "kid_few_over_250": ratio(base, many, "kid"),
+        "kid_25_over_250": ratio(usual, many, "kid"),
         "speedup_over_peer": speedup(peer, base),
-        "distilled_kid_over_25": ratio(best, base, "kid"),
+        "distilled_kid_over_25": ratio(best, usual, "kid"),
         "distilled_steps": best.get("steps"),
         "guided_fd_ratio": ratio(guided, base, "fd"),
         "guided_by": guided.get("name"),
@@ -219,7 +293,7 @@ def main() -> None:
     bench = Bench(settings)
     bench.work.mkdir(parents=True, exist_ok=True)
     for stage in settings.stages:
-        bench.speed() if stage == "speed" else bench.judge(stage)
+        bench.judge(stage) if stage in JUDGED else getattr(bench, stage)()
     rows = gather(bench)
     if not rows:
         raise UserError("Nothing was measured; give --stages steps or speed, or a --guide or --distilled network.")

@@ -224,27 +224,32 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     _, _, folder = noise_arms
     for name, seed, solver in (("own", 0, "dpmsolver++"), ("guide", 1, "dpmsolver++"), ("few", 2, "consistency")):
         AnimeDDPMPipeline(tiny_unet(seed), AnimeNoiseScheduler(100, solver=solver)).save_pretrained(folder / name)
-    command = [*shortened("sampling", SCALES=(2.0,)), "--model", str(folder / "own"), "--work"]
+    command = [*shortened("sampling", SCALES=(2.0,), JUMPS=(1, 2)), "--model", str(folder / "own"), "--work"]
     command += [str(folder / "sampling"), "--guide", str(folder / "guide"), "--distilled", str(folder / "few")]
     command += [*"--images 8 --most_steps 25 --batch 2 --rounds 1 --label tiny --extractor".split(), str(tiny_vit)]
     command += ["--dataset", str(folder / "faces"), "--cache_dir", str(folder / "cache"), "--output"]
     output = folder / "sampling.json"
-    for stages in (["steps", "distilled"], ["guidance", "speed"]):
+    for stages in (["steps", "distilled", "repaint"], ["guidance", "speed", "backends"]):
         done = subprocess.run([*command, str(output), "--stages", *stages], capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(output.read_text())
-    rows = {row["name"]: row for row in result["rows"]}
+    backends = [row for row in result["rows"] if row["kind"] == "backend"]
+    rows = {row["name"]: row for row in result["rows"] if row["kind"] != "backend"}
     assert rows["DDPMPipeline, 1000 steps"]["kind"] == "peer" and "dpmsolver++, 250 steps" not in rows
-    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 14
-    assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values())
-    plain, guided = rows["dpmsolver++, 25 steps"], rows["dpmsolver++, 25 steps, guide 2"]
-    assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 25 steps, window 8 2"]["kid"]
+    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 16
+    assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values() if row["kind"] != "repaint")
+    plain, guided = rows["dpmsolver++, 10 steps"], rows["dpmsolver++, 10 steps, guide 2"]
+    assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 10 steps, window 8 2"]["kid"]
+    once, twice = (row["kid"] for row in rows.values() if row["kind"] == "repaint")
+    assert once != twice
     summary = result["summary"]
-    assert summary["kid_25_over_250"] is None and summary["distilled_steps"] in (2, 4)
+    assert summary["kid_few_over_250"] is None and summary["distilled_steps"] in (2, 4)
     best = rows[f"consistency, {summary['distilled_steps']} steps"]
-    assert summary["distilled_kid_over_25"] == best["kid"] / plain["kid"]
+    assert summary["distilled_kid_over_25"] == best["kid"] / rows["dpmsolver++, 25 steps"]["kid"]
     peer = rows["DDPMPipeline, 1000 steps"]["seconds"]["batch"]["median"]
     assert summary["speedup_over_peer"] == peer / plain["seconds"]["batch"]["median"]
+    assert {row["name"] for row in backends} >= {"eager", "eager, channels_last", "torch.compile, channels_last"}
+    assert {row["batch"] for row in backends} == {1, 2} and all(row["difference"] < 1e-4 for row in backends)
     assert render.render_sampling(result) in done.stdout
 
 
