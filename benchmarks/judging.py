@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
+from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
 from pipeline_anime_ddpm.training.errors import UserError
 
 BATCH = 32  # images drawn at a time: what two cores are fastest with
@@ -39,9 +40,10 @@ def judge(
         sampler: its name, steps and options, as `anime-ddpm evaluate` takes them.
         more: other settings of `EvaluationConfig`.
     """
-    if found := measured(folder, count):
-        return found
     solver, steps, options = sampler
+    if found := measured(folder, count):
+        _check_same(found, folder, sampler, seed, settings.label)
+        return found
     return evaluate(
         EvaluationConfig(
             model=str(model), dataset=str(settings.dataset), metrics="fid,kid,prc", extractor=settings.extractor,
@@ -51,6 +53,21 @@ def judge(
         ),
         show_progress=False,
     )  # fmt: skip
+
+
+def _check_same(found: dict[str, Any], folder: Path, sampler: tuple[str, int, str], seed: int, label: str | None):
+    """Refuse an evaluation of other settings: it would stand in the table as one of these."""
+    solver, steps, options = sampler
+    drawn = found["drawn"]
+    has = {"num_inference_steps": drawn["num_inference_steps"], "seed": drawn["seed"]} | drawn["sampler"]
+    wanted = {"num_inference_steps": steps, "seed": seed} | parse_sampler_options(options)
+    if has["class"] == "AnimeNoiseScheduler":
+        wanted["solver"] = solver
+    other = [name for name, value in wanted.items() if name in has and has[name] != value]
+    if label is not None and label not in found["metrics"]["kid"]["name"]:
+        other.append("extractor")
+    if other:
+        raise UserError(f"{folder} was measured with another {other[0]}; give another --work, or delete that folder.")
 
 
 def values(record: dict[str, Any]) -> dict[str, Any]:

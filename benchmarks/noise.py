@@ -24,14 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from common import FACES, RESULTS, ROOT, write_result
 from judging import add_flags, judge, line, measured, slug, values
 from render import render_noise
 
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
+from pipeline_anime_ddpm.pipeline_anime_ddpm import STEPS_BY_OCTAVES
 from pipeline_anime_ddpm.training.ema import export_averages, list_snapshots
 from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
+from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
 from schedulers import AnimeNoiseScheduler
 
 PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity", "numpy"]
@@ -100,18 +103,15 @@ ARMS = {
 SAMPLERS = {
     "DDPM, 100 steps, clipped": ("ddpm", 100, "clip_sample=true"),
     "DDIM, 50 steps, clipped": ("ddim", 50, "clip_sample=true"),
-    "DPM-Solver++, 25 steps, thresholding": ("dpmsolver++", 25, "thresholding=true,use_anime_sigmas=false"),
-    "DPM-Solver++, 25 steps": ("dpmsolver++", 25, "clip_sample=false,use_anime_sigmas=false"),
+    "DPM-Solver++, 25 steps, clipped": ("dpmsolver++", 25, "clip_sample=true,use_anime_sigmas=false"),
+    "DPM-Solver++, 25 steps, not clipped": ("dpmsolver++", 25, "clip_sample=false,use_anime_sigmas=false"),
 }
 LOGSNR = np.linspace(-9, 9, 25)  # of the loss; every table has them
 LOSS_IMAGES = 256
 CURVE = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the run
 CURVE_LENGTH = 0.10  # of the average that is looked at on the way
-DEFAULT_SAMPLER = (
-    "dpmsolver++",
-    10,
-    "use_anime_sigmas=true",
-)  # the pipeline's, a tenth of the work of the winner's best
+# The pipeline's, a tenth of the work of the winner's best:
+DEFAULT_SAMPLER = ("dpmsolver++", STEPS_BY_OCTAVES, "use_anime_sigmas=true")
 LENGTHS = (0.03, 0.06, 0.10, 0.15, 0.20)
 SPACINGS = {
     "even timesteps": ",use_anime_sigmas=false",
@@ -137,8 +137,23 @@ class Bench:
         folder = self.folder(run)
         if not (folder / "model_index.json").is_file():
             return False
+        trained = yaml.safe_load((folder / "training_config.yaml").read_text())
+        for name, value in self.basics.items():
+            if trained.get(name) != value:
+                raise UserError(f"{folder} was trained with --{name} {trained.get(name)}; give another --work.")
         snapshots = list_snapshots(folder)
         return bool(snapshots) and snapshots[-1].images >= self.settings.images
+
+    @property
+    def basics(self) -> dict[str, float]:
+        """Flags of every training, beside its noise."""
+        s = self.settings
+        return {
+            "resolution": s.resolution,
+            "train_batch_size": s.batch,
+            "learning_rate": float(s.learning_rate),
+            "lr_warmup_steps": s.warmup,
+        }
 
     def command(self, run: str) -> list[str]:
         """The training's own command."""
@@ -151,8 +166,7 @@ class Bench:
         )
         flags = (
             f"{start} --dataset_name {s.dataset if arm.data == 'faces' else s.photographs} --random_flip "
-            f"--resolution {s.resolution} --train_batch_size {s.batch} "
-            f"--learning_rate {s.learning_rate} --lr_warmup_steps {s.warmup} "
+            f"{' '.join(f'--{name} {value}' for name, value in self.basics.items())} "
             f"--max_train_images {s.images} --ema_sigma_rels 0.05,0.10 --ema_snapshot_images {s.images // 20} "
             f"--save_images_epochs 5 --save_model_epochs 1000 --checkpoints_total_limit 1 --validation_images 64 "
             f"--eval_batch_size 64 --report_to none --seed {seed} --output_dir {self.folder(run)} "
@@ -270,7 +284,7 @@ class Bench:
 
     def steps(self, run: str) -> None:
         """KID of few steps, spaced in each way and with and without thresholding, and of many."""
-        for name, sampler in step_samplers().items():
+        for name, sampler in step_samplers(self.settings.resolution).items():
             record = judge(
                 self.settings,
                 self.folder(run) / "steps" / slug(name),
@@ -282,34 +296,43 @@ class Bench:
             print(f"{run}: {name}: {line(record)}", flush=True)
 
 
-def step_samplers() -> dict[str, tuple[str, int, str]]:
-    """Few steps of DPM-Solver++ in each spacing, few without thresholding, and many; few of the other solvers."""
-    even = SPACINGS["even timesteps"]
+def step_samplers(resolution: int) -> dict[str, tuple[str, int, str]]:
+    """Few steps of DPM-Solver++ in each spacing, few bounded otherwise, and many; few of the other solvers."""
+    even, octaves = SPACINGS["even timesteps"], SPACINGS["anime"]
+    few, own = STEPS[0], f",anime_log_sigmas={log_sigmas_at(resolution)}"
     spaced = {
-        f"{steps} steps, {name}, thresholding": ("dpmsolver++", steps, f"thresholding=true{options}")
+        f"{steps} steps, {name}, clipped": ("dpmsolver++", steps, f"clip_sample=true{options}")
         for steps in STEPS
         for name, options in SPACINGS.items()
     }
+    resized = {
+        f"{few} steps, anime, octaves of the resolution, clipped": (
+            "dpmsolver++", few, f"clip_sample=true{octaves}{own}",
+        )
+    }  # fmt: skip
     loose = {
-        f"{steps} steps, even timesteps, no thresholding": ("dpmsolver++", steps, f"clip_sample=false{even}")
+        f"{steps} steps, even timesteps, not clipped": ("dpmsolver++", steps, f"clip_sample=false{even}")
         for steps in STEPS
     }
-    many = {
-        f"{MANY_STEPS} steps, even timesteps, thresholding": ("dpmsolver++", MANY_STEPS, f"thresholding=true{even}")
-    }
+    dynamic = {
+        f"{few} steps, anime, dynamic thresholding to ±1.5": (
+            "dpmsolver++", few, f"thresholding=true,sample_max_value=1.5{octaves}",
+        )
+    }  # fmt: skip
+    many = {f"{MANY_STEPS} steps, even timesteps, clipped": ("dpmsolver++", MANY_STEPS, f"clip_sample=true{even}")}
     others = {
         f"{label}, {count} steps, {name}, clipped": (solver, count, f"clip_sample=true{SPACINGS[name]}")
         for label, (solver, counts) in OTHER_SOLVERS.items()
         for count in counts
         for name in ("even timesteps", "anime")
     }
-    return spaced | loose | many | others
+    return spaced | resized | loose | dynamic | many | others
 
 
 def parse_run(run: str) -> tuple[str, int]:
     """`C.1` is arm C with the training seed 1."""
     name, _, seed = run.partition(".")
-    if name not in ARMS or (seed and not seed.isdecimal()):
+    if name not in ARMS or run != (f"{name}.{int(seed)}" if seed.isdecimal() and int(seed) else name):
         raise UserError(f"--arms {run} is not known; give some of {', '.join(ARMS)}, or such as C.1 for another seed.")
     return name, int(seed or 0)
 
@@ -344,14 +367,14 @@ def rows_of(bench: Bench, run: str) -> Iterator[dict[str, Any]]:
         "sigma_quantiles": sigma_quantiles(folder),
         "sampler": bench.best_sampler(run), "choices": choices, **values(record),
         "extractor": record["extractor"]["name"], "real": record["real"]["split"],
-        "floor": values({**record["floor"], "judged": {"n": bench.settings.judged}}),
+        "floor": values({**record["floor"], "judged": record["judged"]}),
     }  # fmt: skip
     if (folder / "loss.json").is_file():
         yield {"kind": "loss", "run": run, **json.loads((folder / "loss.json").read_text())}
     for kind in ("curve", "lengths"):
         for path in sorted((folder / kind).glob("*/metrics.json"), key=lambda path: float(path.parent.name)):
             yield {"kind": kind, "run": run, "at": float(path.parent.name), **values(json.loads(path.read_text()))}
-    for name, (_, count, _) in step_samplers().items():
+    for name, (_, count, _) in step_samplers(bench.settings.resolution).items():
         if found := measured(folder / "steps" / slug(name)):
             yield {"kind": "steps", "run": run, "sampler": name, "steps": count, **values(found)}
 
@@ -428,12 +451,10 @@ def main() -> None:
         parse_run(run)
     for stage in settings.stages:
         for run in settings.arms or ARMS:
-            if stage in ("curve", "lengths", "steps") and run not in ("A", winner(gather(bench))):
-                continue  # of the peer and the winner alone
+            if stage in ("lengths", "steps", "curve") and run not in (stage == "curve" and "A", winner(gather(bench))):
+                continue  # of the winner alone, and the way of the peer
             if stage != "train" and ARMS[parse_run(run)[0]].data != "faces":
                 continue  # a pre-training draws no faces
-            if stage == "steps" and run != winner(gather(bench)):
-                continue
             getattr(bench, stage)(run)
     rows = gather(bench)
     command = shlex.join(["python", "benchmarks/noise.py", *sys.argv[1:]])

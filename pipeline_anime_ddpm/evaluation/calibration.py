@@ -157,7 +157,8 @@ def _similarities(images: ImageSet, seed: int) -> np.ndarray:
 def write_calibration(folder: Path, measured: Calibration, other: Calibration | None = None) -> None:
     """Write the numbers, the plot and the scheduler's config into `folder`; `other` is plotted beside."""
     folder.mkdir(parents=True, exist_ok=True)
-    AnimeNoiseScheduler(beta_schedule="anime", anime_log_sigmas=measured.log_sigmas).save_pretrained(folder / SCHEDULER)
+    scheduler = AnimeNoiseScheduler(timestep_sampling="anime", anime_log_sigmas=measured.log_sigmas)
+    scheduler.save_pretrained(folder / SCHEDULER)
     plot_calibration(folder / FIGURE, measured, other)
     record = asdict(measured) | {"anime_log_sigmas": measured.log_sigmas}
     record["beside"] = other and asdict(other)

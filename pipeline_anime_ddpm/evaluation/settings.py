@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import types
 import typing
 from dataclasses import dataclass, fields
@@ -209,9 +210,9 @@ class EvaluationConfig(ReferenceConfig):
 
 
 def parse_sampler_options(text: str) -> dict[str, Any]:
-    """`NAME=VALUE,NAME=VALUE` as a scheduler takes it."""
+    """`NAME=VALUE,NAME=[VALUE,VALUE]` as a scheduler takes it."""
     options = {}
-    for part in filter(str.strip, text.split(",")):
+    for part in filter(str.strip, re.split(r",(?![^\[]*\])", text)):  # at commas outside of a list
         name, equals, value = part.partition("=")
         if not (equals and name.strip()):
             raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")

@@ -293,8 +293,8 @@ class TrainingConfig:
     eval_batch_size: int = setting(16, "Images drawn at a time for a grid.")
     ddpm_num_inference_steps: int | None = setting(
         None,
-        "Sampling steps of a grid, of the fast solver DPM-Solver++ 2M; by default as many as the pipeline takes: 10, "
-        "or 2 with --distill.",
+        "Sampling steps of a grid; by default as many as the pipeline takes: 10 of DPM-Solver++ 2M, 50 of DDIM where "
+        "epsilon is predicted, 2 with --distill.",
     )
     eval_steps: int | None = setting(
         None,

@@ -10,11 +10,12 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
+from .models import fitting_solver
 
 
 def sampling_pipeline(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> AnimeDDPMPipeline:
-    """The network with a fast solver."""
-    solver = "consistency" if config.distill else "dpmsolver++"
+    """The network with a solver that is fast and fits it."""
+    solver = "consistency" if config.distill else fitting_solver(scheduler.config.prediction_type)
     pipeline = AnimeDDPMPipeline(unet, AnimeNoiseScheduler.from_config(scheduler.config, solver=solver))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

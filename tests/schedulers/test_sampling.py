@@ -173,8 +173,9 @@ def test_anime_spacing_of_the_anime_table_is_the_even_one():
 def test_two_spacings_at_once_are_refused():
     with pytest.raises(ValueError, match="take one"):
         AnimeNoiseScheduler(use_karras_sigmas=True, use_anime_sigmas=True)
-    with pytest.raises(ValueError, match="use_anime_sigmas='yes' must be True, False or None"):
-        AnimeNoiseScheduler(use_anime_sigmas="yes")
+    for odd in ("yes", 1, np.True_):  # the last two would pass for True, and the config could not be saved
+        with pytest.raises(ValueError, match="must be True, False or None"):
+            AnimeNoiseScheduler(use_anime_sigmas=odd)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,10 @@ def test_only_dpmsolver_is_spaced_by_octaves_unless_told_otherwise(config, expec
     by_octaves = AnimeNoiseScheduler(**{**config, "use_karras_sigmas": False, "use_anime_sigmas": True})
     by_octaves.set_timesteps(5)
     assert torch.equal(scheduler.timesteps.double(), by_octaves.timesteps.double()) is expected
+    scheduler = AnimeNoiseScheduler(**config, anime_log_sigmas=[1.0, -1.0])
+    scheduler.set_timesteps(5)  # other octaves only where the spacing is asked for by name
+    own = torch.equal(scheduler.timesteps.double(), by_octaves.timesteps.double())
+    assert own is (expected and "use_anime_sigmas" not in config)
     # Stock schedulers carry the setting along, and so does the way back.
     stock = DPMSolverMultistepScheduler.from_config(scheduler.config)
     assert AnimeNoiseScheduler.from_config(stock.config, solver=scheduler.config.solver).spaces_by_octaves is expected
@@ -206,13 +211,24 @@ def test_karras_steps_equal_diffusers_but_for_rounded_timesteps(images):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("karras", [False, True])
-def test_zero_terminal_snr_is_finite(images, solver, karras):
-    config = {"rescale_betas_zero_snr": True, "use_karras_sigmas": karras, "lambda_min_clipped": -1000.0}
+@pytest.mark.parametrize("spacing", ["even", "karras", "octaves"])
+def test_zero_terminal_snr_is_finite(images, solver, spacing):
+    config = {"use_karras_sigmas": spacing == "karras", "use_anime_sigmas": spacing == "octaves"}
+    config |= {"rescale_betas_zero_snr": True, "lambda_min_clipped": -1000.0}
     scheduler = AnimeNoiseScheduler(solver=solver, beta_schedule="linear", **config)
     scheduler.set_timesteps(10)
     assert scheduler.timesteps[0] == 999 and scheduler.timesteps.diff().max() < 0
     assert sample_with(scheduler, images).isfinite().all()
+
+
+@pytest.mark.parametrize("length", [2, 10, 1000])
+@pytest.mark.parametrize("table", [{}, {"beta_schedule": "linear"}, {"rescale_betas_zero_snr": True}])
+def test_octaves_space_any_table_without_repeats(length, table):
+    for clipping in (-5.1, -1000.0):
+        scheduler = AnimeNoiseScheduler(length, lambda_min_clipped=clipping, **table)
+        for steps in sorted({1, 2, length // 2, length}):
+            scheduler.set_timesteps(steps)
+            assert len(set(scheduler.timesteps.tolist())) == steps
 
 
 def test_own_timesteps(images):
@@ -238,7 +254,10 @@ def test_own_timesteps(images):
         ({}, {"timesteps": [4, 4]}, "without repeats"),
         ({}, {"timesteps": [1000, 4]}, "within 0 … 999"),
         ({}, {"timesteps": [4, -1]}, "within 0 … 999"),
-        ({}, {"timesteps": []}, "without repeats"),
+        ({}, {"timesteps": []}, "list of numbers within 0 … 999"),
+        ({}, {"timesteps": [5, float("nan")]}, "list of numbers within 0 … 999"),
+        ({}, {"timesteps": [[5, 3]]}, "list of numbers within 0 … 999"),
+        ({}, {"timesteps": ["a", 3]}, "list of numbers within 0 … 999"),
         ({"use_karras_sigmas": True}, {"timesteps": [3, 2]}, "use_karras_sigmas"),
         ({"use_anime_sigmas": True}, {"timesteps": [3, 2]}, "use_anime_sigmas"),
         ({"solver": "ddpm", "timestep_spacing": "leading", "steps_offset": 1}, {"num_inference_steps": 1000}, "offset"),

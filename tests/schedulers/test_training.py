@@ -68,6 +68,23 @@ def test_density_is_a_probability_over_the_table(density, table):
     assert probability.sum().item() == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"timestep_sampling": "lognormal", "timestep_sampling_mean": 500.0}, "trains no noise level of this table"),
+        ({"timestep_sampling": "laplace", "timestep_sampling_mean": -90.0, "timestep_sampling_scale": 0.1}, "no noise"),
+        ({"timestep_sampling": "lognormal", "timestep_sampling_scale": 0.0}, "must be a number above 0"),
+        ({"timestep_sampling_scale": -1.0}, "must be a number above 0"),
+        ({"snr_gamma": -1.0}, "snr_gamma=-1.0 must be a number above 0"),
+        ({"snr_gamma": float("nan")}, "must be a number above 0"),
+        ({"anime_log_sigmas": "x"}, "anime_log_sigmas must be one or more numbers"),
+    ],
+)
+def test_a_density_that_is_none_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        AnimeNoiseScheduler(**config)
+
+
 def test_uniform_density_is_uniform():
     assert torch.equal(AnimeNoiseScheduler().timestep_density(), torch.full((1000,), 0.001, dtype=torch.float64))
 

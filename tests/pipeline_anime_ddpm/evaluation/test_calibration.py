@@ -105,7 +105,7 @@ def test_the_command_leaves_numbers_a_plot_and_a_scheduler(calibrated):
     assert record["beside"]["images"]["source"].endswith("others") and record["beside"]["ssim"] != record["ssim"]
     assert (out / "calibration.png").stat().st_size > 10_000
     scheduler = AnimeNoiseScheduler.from_pretrained(out / "scheduler")
-    assert scheduler.config.beta_schedule == "anime"
+    assert scheduler.config.timestep_sampling == "anime" and scheduler.spaces_by_octaves
     assert scheduler.config.anime_log_sigmas == pytest.approx([band.log_sigma for band in direct.bands], abs=1e-4)
     assert read_log_sigmas(str(out), 16) == scheduler.config.anime_log_sigmas
 

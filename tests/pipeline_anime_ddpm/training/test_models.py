@@ -19,6 +19,7 @@ from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
+from pipeline_anime_ddpm.training.samples import sampling_pipeline
 from schedulers import AnimeNoiseScheduler
 
 
@@ -116,6 +117,8 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_table_and_prediction(pipe
     assert scheduler.config.prediction_type == noise.config.prediction_type
     assert scheduler.config.timestep_sampling == "laplace"
     assert scheduler.config.timestep_spacing == "trailing"
+    own = pipeline is AnimeDDPMPipeline or noise.config.prediction_type != "epsilon"
+    assert scheduler.config.solver == ("dpmsolver++" if own else "ddim")
     assert loaded.config.sample_size == unet.config.sample_size
 
 
@@ -130,6 +133,14 @@ def test_a_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path
         ddpm_beta_schedule="squaredcos_cap_v2",
     )
     assert build_model(told)[1].config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("prediction_type", "solver"), [(None, "dpmsolver++"), ("epsilon", "ddim")])
+def test_a_new_model_draws_with_the_solver_that_fits_what_it_predicts(prediction_type, solver, tiny_unet, tmp_path):
+    tiny_unet().save_config(tmp_path)
+    settings = config(model_config_name_or_path=str(tmp_path), resolution=16, prediction_type=prediction_type)
+    unet, scheduler = build_model(settings)
+    assert scheduler.config.solver == sampling_pipeline(settings, unet, scheduler).scheduler.config.solver == solver
 
 
 def test_the_old_layout_with_everything_in_the_root_is_read(tiny_unet, tmp_path):
