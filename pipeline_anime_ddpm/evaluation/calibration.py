@@ -183,7 +183,11 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
     for data, style in ((measured, "-"), (other, ":")):
         if data:
             left.plot(data.logsnr, data.ssim, "k" + style, lw=2, label=f"SSIM, {Path(data.images['source']).name}")
-    left.set(xlabel="log SNR", ylabel="share that noise leaves", title="What noise hides")
+    left.set(
+        xlabel="log SNR",
+        ylabel="share that noise leaves",
+        title=f"What noise hides at {measured.images['resolution']} pixels",
+    )
     left.legend(fontsize=7, frameon=False)
     for name, knobs in {
         "linear table": {"beta_schedule": "linear", "prediction_type": "epsilon"},
