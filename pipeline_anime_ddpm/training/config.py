@@ -129,9 +129,9 @@ class TrainingConfig:
     )
 
     # --- noise: from scratch, arm C of model_card/noise.md ---
-    # Its KID is 0.13 and its FD 0.21 times that of the linear table with ε and plain MSE (A). On the cosine table that
-    # alone draws no better (B), v with min-SNR-5 does. The density "anime" (E) cannot be told from "uniform" (C), and
-    # "lognormal" (D) and "laplace" (F) are behind. Stratified timesteps (C) are not behind others (G).
+    # Its KID is 0.13 and its FD 0.21 times that of the linear table with ε and plain MSE (A). The cosine
+    # table alone draws no better (B), v with min-SNR-5 on it does. Other densities (D, E, F) and timesteps that are not
+    # stratified (G) change no more than another seed does (C.1).
     prediction_type: str | None = setting(
         None,
         "What the network predicts; by default what the pre-trained model does, or `v_prediction` from scratch, whose "
