@@ -224,7 +224,12 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     _, _, folder = noise_arms
     for name, seed, solver in (("own", 0, "dpmsolver++"), ("guide", 1, "dpmsolver++"), ("few", 2, "consistency")):
         AnimeDDPMPipeline(tiny_unet(seed), AnimeNoiseScheduler(100, solver=solver)).save_pretrained(folder / name)
-    command = [*shortened("sampling", SCALES=(2.0,), JUMPS=(1, 2)), "--model", str(folder / "own"), "--work"]
+    command = [
+        *shortened("sampling", SCALES=(2.0,), JUMPS=(1, 2), BACKENDS=("eager", "eager, channels_last")),
+        "--model",
+        str(folder / "own"),
+        "--work",
+    ]
     command += [str(folder / "sampling"), "--guide", str(folder / "guide"), "--distilled", str(folder / "few")]
     command += [*"--images 8 --most_steps 25 --batch 2 --rounds 1 --label tiny --extractor".split(), str(tiny_vit)]
     command += ["--dataset", str(folder / "faces"), "--cache_dir", str(folder / "cache"), "--output"]
@@ -248,7 +253,7 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     assert summary["distilled_kid_over_25"] == best["kid"] / rows["dpmsolver++, 25 steps"]["kid"]
     peer = rows["DDPMPipeline, 1000 steps"]["seconds"]["batch"]["median"]
     assert summary["speedup_over_peer"] == peer / plain["seconds"]["batch"]["median"]
-    assert {row["name"] for row in backends} >= {"eager", "eager, channels_last", "torch.compile, channels_last"}
+    assert {row["name"] for row in backends} == {"eager", "eager, channels_last"}  # the others take minutes to compile
     assert {row["batch"] for row in backends} == {1, 2} and all(row["difference"] < 1e-4 for row in backends)
     assert render.render_sampling(result) in done.stdout
 

@@ -179,7 +179,8 @@ def test_a_locked_seed_stays(visit):
     tab.get_by_label("Keep this seed").check()
     before = faces(tab)
     tab.locator("#draw-button").click()
-    tab.wait_for_url(re.compile("seed=11&"))
+    tab.wait_for_url(re.compile("seed=11&.*guidance="))  # as it is written when all is drawn
+    wait_for(tab, "1 face in")
     assert faces(tab) == before
     tab.get_by_label("Keep this seed").uncheck()
     tab.locator("#draw-button").click()
