@@ -10,6 +10,7 @@ import pytest
 from evaluation_data import pictures, save
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.training.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -212,7 +213,40 @@ def test_results_of_another_number_of_images_are_not_taken_for_these(noise_arms)
     assert not (folder / "other.json").exists()
 
 
-@pytest.mark.parametrize("run", ["Z", "A.x"])
+@pytest.mark.parametrize(
+    ("sampler", "seed", "label", "other"),
+    [
+        (("ddim", 50, "clip_sample=true"), 1, "tiny", None),
+        (("ddpm", 50, "clip_sample=true"), 1, "tiny", "solver"),
+        (("ddim", 25, "clip_sample=true"), 1, "tiny", "num_inference_steps"),
+        (("ddim", 50, "clip_sample=false"), 1, "tiny", "clip_sample"),
+        (("ddim", 50, "clip_sample=true"), 2, "tiny", "seed"),
+        (("ddim", 50, "clip_sample=true"), 1, "large", "extractor"),
+    ],
+)
+def test_an_evaluation_of_other_settings_is_not_taken_for_this_one(sampler, seed, label, other, tmp_path, render):
+    from judging import _check_same
+
+    drawn = {"class": "AnimeNoiseScheduler", "solver": "ddim", "clip_sample": True}
+    found = {
+        "drawn": {"sampler": drawn, "num_inference_steps": 50, "seed": 1},
+        "metrics": {"kid": {"name": "KID-tiny"}},
+    }
+    if other is None:
+        return _check_same(found, tmp_path, sampler, seed, label)
+    with pytest.raises(UserError, match=f"measured with another {other}; give another --work"):
+        _check_same(found, tmp_path, sampler, seed, label)
+
+
+def test_a_training_of_other_settings_is_not_taken_for_this_one(noise_arms):
+    _, _, folder = noise_arms
+    command = [sys.executable, str(BENCHMARKS / "noise.py"), "--arms", "A", "--stages", "train", "--images", "64"]
+    command += ["--resolution", "16", "--batch", "4", "--warmup", "2", "--work", str(folder / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "was trained with --train_batch_size 8; give another --work" in done.stderr
+
+
+@pytest.mark.parametrize("run", ["Z", "A.x", "C.", "C.0", "C.01"])
 def test_unknown_arms_are_refused_before_anything(run, tmp_path):
     command = [sys.executable, str(BENCHMARKS / "noise.py"), "--arms", run, "--work", str(tmp_path / "work")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
