@@ -52,7 +52,7 @@ from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machi
 from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
-from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
+from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, space_to_depth
 from pipeline_anime_ddpm.training.provenance import write_provenance
 from pipeline_anime_ddpm.training.run_folder import (
     BEST,
@@ -109,7 +109,7 @@ def main() -> None:
     accelerator.print(introduction(config, unet, patches))
     judge = build_judge(config, sampling_pipeline(config, unet, scheduler), accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
-        data = open_data(config, unet.config.sample_size, show_progress=accelerator.is_local_main_process)
+        data = open_data(config, full_side(unet), show_progress=accelerator.is_local_main_process)
     accelerator.print(data.description)
     schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
     hub = prepare_hub(config, facts) if accelerator.is_main_process else None
@@ -225,9 +225,10 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
 
 def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """What is minimised, and the error of each image `(B,)`."""
+    block = space_to_depth(run.unet)
     if run.config.distill:
-        return consistency_loss(run.model, run.scheduler, part, run.state.step / run.schedule.total_steps)
-    return diffusion_loss(run.model, run.scheduler, part)
+        return consistency_loss(run.model, run.scheduler, part, run.state.step / run.schedule.total_steps, block)
+    return diffusion_loss(run.model, run.scheduler, part, block)
 
 
 def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple[StepBatch, int]:
@@ -289,7 +290,7 @@ def build_judge(config: TrainingConfig, pipeline: AnimeDDPMPipeline, accelerator
     with needs_extra("eval"):
         from pipeline_anime_ddpm.evaluation.in_training import TrainingJudge
     steps = drawing_steps(config, pipeline)
-    judge = TrainingJudge(config, pipeline.unet.config.sample_size, steps, accelerator)
+    judge = TrainingJudge(config, full_side(pipeline.unet), steps, accelerator)
     accelerator.print(judge.description)
     return judge
 
@@ -337,7 +338,7 @@ def build_run(
 
 def warm_up(run: Run) -> None:
     """Compile for each shape that the run will meet, before its first step, and say how long that took."""
-    side = run.unet.config.sample_size
+    side = full_side(run.unet)
     images = torch.zeros(run.schedule.images_per_step // run.accelerator.num_processes, 3, side, side)
     for patch in run.patches.used_sides() if run.patches else [side]:
         begin = time.perf_counter()
@@ -397,7 +398,8 @@ def draw_grid(run: Run) -> list[Image.Image]:
 
 def finished_pipeline(run: Run) -> AnimeDDPMPipeline:
     """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
-    return AnimeDDPMPipeline(run.unet, run.scheduler, load_guide(run.folder) if run.config.save_guide_at else None)
+    guide = load_guide(run.folder) if run.config.save_guide_at else None
+    return AnimeDDPMPipeline(run.unet, run.scheduler, guide, space_to_depth(run.unet))
 
 
 def save_model(run: Run) -> None:

@@ -71,6 +71,36 @@ def coordinate_grid(
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].to(dtype)
 
 
+def call_network(
+    network: torch.nn.Module,
+    sample: torch.Tensor,
+    t: torch.Tensor,
+    grid: torch.Tensor | None = None,
+    space_to_depth: int = 1,
+) -> torch.Tensor:
+    """One call of a UNet that may see blocks of pixels as channels (Shi et al., arXiv 1609.05158, the other way round).
+
+    Args:
+        network: Takes `(B, C·s², H/s, W/s)`, or two channels more, and gives `(B, C·s², H/s, W/s)`.
+        sample: `(B, C, H, W)`.
+        t: Timesteps, of one element or `(B,)`.
+        grid: `(B or 1, 2, H, W)` of `coordinate_grid`, for a network that takes it; a block lies where its pixels do
+            on average.
+        space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels, so that diffusion
+            is the same.
+
+    Returns:
+        `(B, C, H, W)`, in the network's own precision.
+    """
+    if space_to_depth > 1:
+        sample = torch.nn.functional.pixel_unshuffle(sample, space_to_depth)
+    if grid is not None:
+        grid = torch.nn.functional.avg_pool2d(grid, space_to_depth) if space_to_depth > 1 else grid
+        sample = torch.cat([sample, grid.to(sample.dtype).expand(len(sample), -1, -1, -1)], dim=1)
+    output = network(sample, t, return_dict=False)[0]
+    return torch.nn.functional.pixel_shuffle(output, space_to_depth) if space_to_depth > 1 else output
+
+
 class _Level(NamedTuple):
     """A noise level: the state is `signal` x_0 + `noise` ε."""
 
@@ -207,16 +237,25 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             Turns the prediction into the next, less noisy state.
         guide_unet ([`UNet2DModel`], *optional*):
             A weaker network of the same images, such as an earlier snapshot, for `guidance_scale`.
+        space_to_depth (`int`, defaults to 1):
+            Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet of 32 x 32
+            and 12 channels draws images of 64 x 64 and 3, for the work of one of 32 x 32.
 
     Raises:
-        ValueError: The channels of a network fit neither case.
+        ValueError: The channels of a network fit neither case, or are no whole blocks.
     """
 
     model_cpu_offload_seq = "guide_unet->unet"
     _optional_components = ["guide_unet"]  # noqa: RUF012 (the name and type are diffusers' own)
     _callback_tensor_inputs = ["latents", "model_output", "pred_original_sample"]  # noqa: RUF012 (likewise)
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, guide_unet: UNet2DModel | None = None):
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        guide_unet: UNet2DModel | None = None,
+        space_to_depth: int = 1,
+    ):
         super().__init__()
         for network in (unet, guide_unet):
             if network is not None and network.config.in_channels - network.config.out_channels not in (0, 2):
@@ -224,7 +263,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                     f"The UNet takes {network.config.in_channels} channels and gives {network.config.out_channels}. "
                     "This pipeline needs as many in as out, or exactly two more in, which then carry pixel coordinates."
                 )
+        if not isinstance(space_to_depth, int) or space_to_depth < 1 or unet.config.out_channels % space_to_depth**2:
+            raise ValueError(
+                f"`space_to_depth` is {space_to_depth!r}, but the UNet gives {unet.config.out_channels} channels: it "
+                "must be a whole number whose square divides them."
+            )
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
+        self.register_to_config(space_to_depth=space_to_depth)
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -243,12 +288,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the images this model draws, read from the configuration of its UNet."""
+        """`(C, H, W)` of the images this model draws, read from the configuration of its UNet and `space_to_depth`."""
         side = self.unet.config.sample_size
         if side is None:
             raise ValueError("The UNet's config has no `sample_size`, so the size of its images is unknown. Set one.")
         height, width = (side, side) if isinstance(side, int) else side
-        return self.unet.config.out_channels, height, width
+        block = self.config.space_to_depth
+        return self.unet.config.out_channels // block**2, height * block, width * block
 
     def default_num_inference_steps(self) -> int:
         """Steps taken when the caller names none: `DEFAULT_STEPS` by solver, at most the steps of training."""
@@ -353,7 +399,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] < guidance_interval[1]:
             raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval}.")
         if guidance_window is not None:
-            unit, side = 2 ** (len(self.unet.config.block_out_channels) - 1), min(self.image_shape[1:])
+            halvings, side = len(self.unet.config.block_out_channels) - 1, min(self.image_shape[1:])
+            unit = self.config.space_to_depth * 2**halvings
             if not isinstance(guidance_window, int) or guidance_window not in range(unit, side, unit):
                 raise ValueError(
                     f"`guidance_window` must be one of {list(range(unit, side, unit))}, the sides that this network "
@@ -459,10 +506,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
         `sample` is `(B, C, H, W)`, scaled by the scheduler; `grid` is `coordinate_grid` of the same part of the image.
         """
-        sample = sample.to(network.dtype)
-        if network.config.in_channels > sample.shape[1]:
-            sample = torch.cat([sample, grid.to(network.dtype).expand(len(sample), -1, -1, -1)], dim=1)
-        return network(sample, t, return_dict=False)[0].float()
+        placed = grid if network.config.in_channels > network.config.out_channels else None
+        return call_network(network, sample.to(network.dtype), t, placed, self.config.space_to_depth).float()
 
     def predict_in_windows(
         self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int

@@ -108,7 +108,7 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     if pipeline is None:
         pipeline = load_pipeline(config.model, config.cache_dir, device)
     else:
-        pipeline = AnimeDDPMPipeline(pipeline.unet, pipeline.scheduler, pipeline.guide_unet).to(device)
+        pipeline = AnimeDDPMPipeline(**pipeline.components, space_to_depth=pipeline.config.space_to_depth).to(device)
         check_pipeline(pipeline)
     choose_sampler(pipeline, config.sampler, config.parsed_sampler_options)
     steps = check_steps(pipeline, config.num_inference_steps)

@@ -125,6 +125,11 @@ def check_stock(pipeline: AnimeDDPMPipeline) -> None:
             f"The network takes {channels} channels of coordinates, as it was trained on patches, and no pipeline of "
             "diffusers gives them; leave --export_stock away."
         )
+    if pipeline.config.space_to_depth > 1:
+        raise UserError(
+            "The network sees blocks of pixels as channels, which no pipeline of diffusers does; leave --export_stock "
+            "away."
+        )
     if isinstance(pipeline.scheduler, AnimeNoiseScheduler) and pipeline.scheduler.config.solver == "consistency":
         raise UserError("A distilled network draws with our own solver alone; leave --export_stock away.")
 

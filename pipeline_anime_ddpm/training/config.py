@@ -98,6 +98,11 @@ class TrainingConfig:
         "Train a new UNet from scratch: a size (`tiny`, `small`, `standard`), or the config of a UNet2DModel, local "
         "or on the Hub. By default `standard`, the 114 M parameters of diffusers' example.",
     )
+    space_to_depth: int = setting(
+        1,
+        "Side of the blocks of pixels that a new network of such a size sees as channels: with 2, images of 64 pixels "
+        "are the work of 32.",
+    )
     enable_xformers_memory_efficient_attention: bool = setting(
         False, "Use xformers' attention; PyTorch's own, the default, is as good on current GPUs."
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
 from .errors import UserError
@@ -41,7 +42,11 @@ def lower_sigma(sigma: torch.Tensor, progress: float) -> torch.Tensor:
 
 
 def consistency_loss(
-    model: torch.nn.Module, scheduler: AnimeNoiseScheduler, batch: StepBatch, progress: float
+    model: torch.nn.Module,
+    scheduler: AnimeNoiseScheduler,
+    batch: StepBatch,
+    progress: float,
+    space_to_depth: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of |D(x_t) - D(x_r)| / (σ_t - σ_r), where only D(x_t) is trained and D(x_0) is the image itself.
 
@@ -54,15 +59,21 @@ def consistency_loss(
     low = scheduler.timesteps_of(lower.clamp(min=1e-12)).float()
     is_image = low == 0  # as low as the table goes, or lower
     with torch.no_grad():
-        target = _original(model, scheduler, batch, low)
+        target = _original(model, scheduler, batch, low, space_to_depth)
     target = torch.where(is_image[:, None, None, None], batch.clean, target)
     distance = sigma - torch.where(is_image, 0.0, scheduler.snr(low) ** -0.5)
-    error = (_original(model, scheduler, batch, high) - target).square().mean(dim=(1, 2, 3))
+    error = (_original(model, scheduler, batch, high, space_to_depth) - target).square().mean(dim=(1, 2, 3))
     return ((error + 1e-12).sqrt() / distance).mean(), error.detach()
 
 
-def _original(model: torch.nn.Module, scheduler: AnimeNoiseScheduler, batch: StepBatch, timesteps: torch.Tensor):
+def _original(
+    model: torch.nn.Module,
+    scheduler: AnimeNoiseScheduler,
+    batch: StepBatch,
+    timesteps: torch.Tensor,
+    space_to_depth: int,
+) -> torch.Tensor:
     """The image `(B, 3, H, W)` that the network sees behind the batch's noise at these timesteps."""
     noisy = scheduler.add_noise(batch.clean, batch.noise, timesteps)
-    seen = noisy if batch.coordinates is None else torch.cat([noisy, batch.coordinates], dim=1)
-    return scheduler.pred_original_sample(model(seen, timesteps).sample.float(), timesteps, noisy)
+    output = call_network(model, noisy, timesteps, batch.coordinates, space_to_depth).float()
+    return scheduler.pred_original_sample(output, timesteps, noisy)

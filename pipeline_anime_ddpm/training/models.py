@@ -16,7 +16,7 @@ from .config import NUM_DRAWN_FACES, TrainingConfig
 from .distillation import distilled
 from .errors import HUB_ERRORS, UserError, first_line
 from .noise_levels import log_sigmas_at, read_log_sigmas
-from .patches import PatchTrainingAdapter, takes_coordinates
+from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates
 
 # One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
 UNET_SIZES = {
@@ -59,7 +59,7 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     else:
         unet, noise = new_unet(config), None
     set_resolution(unet, config)
-    knobs = _training_knobs(config, unet.config.sample_size)
+    knobs = _training_knobs(config, full_side(unet))
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
@@ -74,7 +74,7 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
 
 def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> str:
     """What the run is, in words."""
-    size, parameters = unet.config.sample_size, unet.num_parameters() / 1e6
+    size, parameters = full_side(unet), unet.num_parameters() / 1e6
     if config.uses_drawn_faces:
         text = (
             f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
@@ -94,11 +94,11 @@ def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
     Raises:
         UserError: if it cannot take that, or images in colour.
     """
+    block = _checked_block(unet)
     own_side = _own_side(unet) if config.pretrained_model_name_or_path else None
-    resolution = config.resolution or own_side or 64
-    _check_channels(unet)
+    resolution = config.resolution or (own_side and own_side * block) or 64
     _check_resolution(unet, resolution)
-    unet.register_to_config(sample_size=resolution)
+    unet.register_to_config(sample_size=resolution // block)
 
 
 def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAdapter | None:
@@ -110,7 +110,7 @@ def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAda
         UserError: for sides that the network cannot take.
     """
     if not config.patch_sides:
-        return PatchTrainingAdapter(unet, [unet.config.sample_size]) if takes_coordinates(unet) else None
+        return PatchTrainingAdapter(unet, [full_side(unet)]) if takes_coordinates(unet) else None
     adapt = PatchTrainingAdapter if takes_coordinates(unet) else PatchTrainingAdapter.from_unet
     try:
         return adapt(
@@ -125,7 +125,7 @@ def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAda
 
 
 def _own_side(unet: UNet2DModel) -> int | None:
-    """The resolution that a pre-trained network is for, if it is square."""
+    """The side of what a pre-trained network is for, if it is square."""
     size = unet.config.sample_size
     if size is None or isinstance(size, int):
         return size
@@ -179,7 +179,11 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     name = config.model_config_name_or_path or "standard"
     torch.manual_seed(config.seed)
     if name in UNET_SIZES and not os.path.exists(name):
-        return UNet2DModel(sample_size=config.resolution or 64, **UNET_SIZES[name])
+        channels = 3 * config.space_to_depth**2
+        side = (config.resolution or 64) // config.space_to_depth
+        return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **UNET_SIZES[name])
+    if config.space_to_depth > 1:
+        raise UserError("--space_to_depth is for a network of a size; a config tells its own, leave the flag away.")
     try:
         return UNet2DModel.from_config(UNet2DModel.load_config(name, cache_dir=config.cache_dir))
     except (*HUB_ERRORS, TypeError) as error:
@@ -230,7 +234,8 @@ def is_pipeline(name: str, cache_dir: str | None) -> bool:
         index = AnimeDDPMPipeline.load_config(name, cache_dir=cache_dir)
     except OSError:
         return False
-    other = [part for part in index if not part.startswith("_") and part not in ("unet", "scheduler", "guide_unet")]
+    own = ("unet", "scheduler", "guide_unet", "space_to_depth")
+    other = [part for part in index if not part.startswith("_") and part not in own]
     if other:
         raise ValueError(f"it is a pipeline with {', '.join(other)}, not one in pixel space")
     return True
@@ -251,17 +256,23 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
             )
 
 
-def _check_channels(unet: UNet2DModel) -> None:
-    if unet.config.out_channels != 3 or not (unet.config.in_channels == 3 or takes_coordinates(unet)):
+def _checked_block(unet: UNet2DModel) -> int:
+    """Its `space_to_depth`, if it can be trained on RGB images."""
+    takes, gives = unet.config.in_channels, unet.config.out_channels
+    try:
+        block = space_to_depth(unet)
+    except ValueError:
+        block = 0
+    if not block or not (takes == gives or takes_coordinates(unet)):
         raise UserError(
-            f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output channels; "
-            "training on RGB images needs 3 and 3, or 5 and 3 with coordinates."
+            f"The network has {takes} input and {gives} output channels; training on RGB images needs 3 and 3, or 5 "
+            "and 3 with coordinates, or blocks of pixels as channels, such as 12 and 12."
         )
+    return block
 
 
 def _check_resolution(unet: UNet2DModel, resolution: int) -> None:
-    """Each level but the last halves the image, so its side must be divisible by 2 ** (levels - 1)."""
-    multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+    multiple = side_unit(unet)
     if resolution % multiple:
         below, above = resolution // multiple * multiple, -(-resolution // multiple) * multiple
         choice = f"{below} or {above}" if below else f"{above}"

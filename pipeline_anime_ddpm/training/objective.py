@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
 from .data import prepare_batch
@@ -80,20 +81,20 @@ def draw_step(
 
 
 def diffusion_loss(
-    model: torch.nn.Module, scheduler: AnimeNoiseScheduler, batch: StepBatch
+    model: torch.nn.Module, scheduler: AnimeNoiseScheduler, batch: StepBatch, space_to_depth: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted denoising loss of DDPM (arXiv:2006.11239, Eq. 14) for the scheduler's prediction type.
 
     It is the mean over pixels and images; `PatchTrainingAdapter` says what that means for patches. Only `model` may
-    run under autocast: noising in bf16 would leave the lowest noise levels without noise.
+    run under autocast: noising in bf16 would leave the lowest noise levels without noise. `space_to_depth` is that of
+    `call_network`.
 
     Returns:
         The scalar to minimise, and the unweighted mean squared error of each image, `(B,)`, detached.
     """
     noisy = scheduler.add_noise(batch.clean, batch.noise, batch.timesteps)
     target = scheduler.training_target(batch.clean, batch.noise, batch.timesteps)
-    if batch.coordinates is not None:  # which are neither noised nor scaled
-        noisy = torch.cat([noisy, batch.coordinates], dim=1)
-    prediction = model(noisy, batch.timesteps).sample.float()
+    # coordinates are neither noised nor scaled
+    prediction = call_network(model, noisy, batch.timesteps, batch.coordinates, space_to_depth).float()
     error = F.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
     return (scheduler.loss_weights(batch.timesteps) * error).mean(), error.detach()

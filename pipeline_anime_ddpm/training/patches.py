@@ -17,7 +17,7 @@ from pipeline_anime_ddpm import coordinate_grid
 
 from .randomness import Purpose, derived_seed
 
-COORDINATES = 2
+COORDINATES, RGB = 2, 3
 PATCH_MODES = ("fixed_batch", "constant_pixels")
 
 
@@ -184,27 +184,44 @@ class PatchTrainingAdapter:
         return patches[:, :channels], patches[:, channels:]
 
 
+def space_to_depth(unet: UNet2DModel) -> int:
+    """The side of the blocks of RGB pixels that the network sees as channels: 1 for 3 output channels, 2 for 12 ...
+
+    Raises:
+        ValueError: if the channels are no such blocks.
+    """
+    side = math.isqrt(unet.config.out_channels // RGB)
+    if side < 1 or RGB * side**2 != unet.config.out_channels:
+        raise ValueError(f"{unet.config.out_channels} channels are no blocks of RGB pixels; take 3, 12, 27 or 48.")
+    return side
+
+
 def takes_coordinates(unet: UNet2DModel) -> bool:
     """True for a network with two more input than output channels."""
     return unet.config.in_channels == unet.config.out_channels + COORDINATES
 
 
 def full_side(unet: UNet2DModel) -> int:
-    """The side of the network's images.
+    """The side of the network's images in pixels.
 
     Raises:
-        ValueError: if the config does not say, or they are not square.
+        ValueError: if the config does not say, or they are not square RGB.
     """
     size = unet.config.sample_size
     height, width = (size, size) if not isinstance(size, (list, tuple)) else size
     if height is None or height != width:
         raise ValueError(f"Patches need square images; the UNet's sample_size is {size}. Set it to one side.")
-    return height
+    return height * space_to_depth(unet)
+
+
+def side_unit(unet: UNet2DModel) -> int:
+    """What sides of images must be a multiple of: each level of the network but the last halves them."""
+    return space_to_depth(unet) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
 def valid_sides(unet: UNet2DModel) -> list[int]:
-    """The patch sides that the network can take: each level but the last halves the image."""
-    smallest = max(2, 2 ** (len(unet.config.block_out_channels) - 1))
+    """The patch sides that the network can take."""
+    smallest = max(2, side_unit(unet))
     return list(range(smallest, full_side(unet) + 1, smallest))
 
 

@@ -29,7 +29,7 @@ from .execution import fold_upsampling as fold
 from .execution import recompute_activations
 from .objective import StepBatch, diffusion_loss
 from .optimizers import build_optimizer
-from .patches import COORDINATES, equal_parts, full_side, takes_coordinates
+from .patches import COORDINATES, equal_parts, full_side, space_to_depth, takes_coordinates
 from .plan_meter import FakeMeter, cuda_casts
 
 PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -207,7 +207,7 @@ class Rehearsal:
                 self._make_gradients()
             self._meter.start()
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss, _ = diffusion_loss(self._model, self._noise, batch)
+                loss, _ = diffusion_loss(self._model, self._noise, batch, space_to_depth(self.unet))
             loss.backward()
             course = np.array(self._meter.course, dtype=np.int64) - self.resident_bytes - batch_bytes
             self._drop_gradients()
@@ -233,12 +233,12 @@ class Rehearsal:
             if enabled:
                 gc.enable()
 
-    def _model(self, noisy: torch.Tensor, timesteps: torch.Tensor):
+    def _model(self, noisy: torch.Tensor, timesteps: torch.Tensor, return_dict: bool):
         """The network as `accelerate` wraps it: in mixed precision, and no further than its output."""
         if self._dtype is None:
-            return self.unet(noisy, timesteps)
+            return self.unet(noisy, timesteps, return_dict=return_dict)
         with torch.autocast("cpu", self._dtype):
-            return self.unet(noisy, timesteps)
+            return self.unet(noisy, timesteps, return_dict=return_dict)
 
     def _batch(self, side: int, images: int) -> StepBatch:
         """As `draw_step` leaves it: patches and their coordinates are two views of one tensor."""

@@ -15,7 +15,7 @@ from .config import TrainingConfig
 from .errors import HUB_ERRORS, UserError, first_line
 from .flags import parse_config
 from .models import build_patches, is_pipeline, new_unet, set_resolution
-from .patches import PatchTrainingAdapter, equal_parts
+from .patches import PatchTrainingAdapter, equal_parts, full_side
 from .plan import PassCost, Rehearsal
 
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -125,7 +125,7 @@ def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainin
     """One for each side that a run meets."""
     accumulation = config.gradient_accumulation_steps
     if patches is None:
-        return [StepShape(unet.config.sample_size, lambda batch: (batch * accumulation, batch))]
+        return [StepShape(full_side(unet), lambda batch: (batch * accumulation, batch))]
 
     def shape(side: int) -> StepShape:
         crops = patches.crops_per_image(side) if side < patches.resolution else 1
@@ -278,7 +278,7 @@ def _facts(
     config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, rehearsal: Rehearsal
 ) -> Iterator[str]:
     """What holds for all rows."""
-    side, passes = unet.config.sample_size, config.gradient_accumulation_steps
+    side, passes = full_side(unet), config.gradient_accumulation_steps
     yield f"A network of {unet.num_parameters() / 1e6:.2f} M parameters, for images of {side} x {side} pixels."
     yield (
         f"Mixed precision {_precision(config)}; "

@@ -1,7 +1,5 @@
 """Easy consistency tuning: which two levels are compared, with what weight, and what the saved pipeline does."""
 
-import types
-
 import pytest
 import torch
 from recipe_runs import flags
@@ -27,11 +25,11 @@ class Says:
         self.scheduler, self.answer, self.seen = scheduler, answer, []
         self.scale = torch.ones((), requires_grad=True)
 
-    def __call__(self, sample, timesteps):
+    def __call__(self, sample, timesteps, return_dict):
         self.seen.append((timesteps, torch.is_grad_enabled()))
         alpha_bar = 1 / (1 + 1 / self.scheduler.snr(timesteps).view(-1, 1, 1, 1))
         image = self.scale * self.answer(timesteps).view(-1, 1, 1, 1).expand_as(sample)
-        return types.SimpleNamespace(sample=(alpha_bar.sqrt() * sample - image) / (1 - alpha_bar).sqrt())
+        return ((alpha_bar.sqrt() * sample - image) / (1 - alpha_bar).sqrt(),)
 
 
 @pytest.mark.parametrize("stage", range(STAGES))
