@@ -224,15 +224,17 @@ class Model:
         self.title = name.rstrip("/").split("/")[-1]
         scheduler = self.pipeline.scheduler
         self.is_ours = type(scheduler).__name__ == "AnimeNoiseScheduler"
-        self.is_distilled = self.is_ours and scheduler.config.solver == "consistency"
+        self.is_distilled = bool(scheduler.config.get("distilled_steps"))
         self.samplers = [OWN] if self.is_distilled else [OWN, *SAMPLERS]
         self.side = max(self.pipeline.image_shape[1:])
         takes = inspect.signature(type(self.pipeline).__call__).parameters
         self.can_vary, self.can_repair = "image" in takes, "mask_image" in takes
-        self.can_go_between = hasattr(self.pipeline, "interpolate") and not self.is_distilled
+        self.can_go_between = hasattr(self.pipeline, "interpolate")
         self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
-        self.most_steps = min(MOST_STEPS, scheduler.config.num_train_timesteps)
+        self.least_steps, self.most_steps = 1, min(MOST_STEPS, scheduler.config.num_train_timesteps)
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
+        if self.is_distilled:
+            self.least_steps = self.most_steps = self.default_steps
 
     def with_sampler(self, label: str, **options: Any) -> Any:
         """A pipeline for one request, with the same networks."""
@@ -569,7 +571,7 @@ class Studio:
         return (
             number("faces", 1, MOST_FACES, DEFAULT_FACES),
             number("seed", 0, MOST_SEED, 0),
-            number("steps", 1, model.most_steps, model.default_steps),
+            number("steps", model.least_steps, model.most_steps, model.default_steps),
             query.get("sampler") if query.get("sampler") in model.samplers else OWN,
             number("guidance", 1, 4, GUIDANCE if model.has_guide else 1, float),
         )
@@ -591,7 +593,7 @@ class Studio:
         return (
             checked(faces, 1, MOST_FACES, "Faces"),
             checked(seed, 0, MOST_SEED, "The seed"),
-            checked(steps, 1, self.model.most_steps, "Steps"),
+            checked(steps, self.model.least_steps, self.model.most_steps, "Steps"),
         )
 
     def labelled(self, images: list[Image.Image], seeds: list[int]) -> list[tuple[Image.Image, str]]:
@@ -709,6 +711,12 @@ def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
     return editor
 
 
+def steps_slider(model: Model) -> gr.Slider:
+    """Of how many steps; a distilled network leaves no choice."""
+    most = max(model.most_steps, 2)  # Gradio needs a range
+    return gr.Slider(1, most, model.default_steps, step=1, label="Steps", visible=not model.is_distilled)
+
+
 def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr.Blocks) -> gr.Row:
     """Returns the row of what can be done with a face that was clicked."""
     model = studio.model
@@ -719,7 +727,7 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
                 seed = gr.Number(0, label="Seed of the first face", precision=0, minimum=0, maximum=MOST_SEED, scale=2)
                 kept = gr.Checkbox(False, label="Keep this seed", scale=1, min_width=120)
             with gr.Accordion("More", open=False):
-                steps = gr.Slider(1, model.most_steps, model.default_steps, step=1, label="Steps")
+                steps = steps_slider(model)
                 sampler = gr.Dropdown(
                     model.samplers, value=OWN, label="Sampler", visible=len(model.samplers) > 1, filterable=False
                 )
@@ -788,7 +796,7 @@ def numbers(model: Model) -> tuple[gr.Number, gr.Slider]:
     with gr.Group():
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
         another = gr.Button("Another seed", size="sm")
-    steps = gr.Slider(1, model.most_steps, model.default_steps, step=1, label="Steps")
+    steps = steps_slider(model)
     another.click(new_seed, None, seed, queue=False, show_progress="hidden", api_visibility="private")
     return seed, steps
 
@@ -873,7 +881,7 @@ def between_tab(studio: Studio, turn: dict, quiet: dict) -> gr.Image:
                     for label in ("First picture", "Last picture")
                 ]  # fmt: skip
             frames = gr.Slider(2, MOST_FRAMES, DEFAULT_FRAMES, step=1, label="Frames")
-            steps = gr.Slider(1, studio.model.most_steps, studio.model.default_steps, step=1, label="Steps")
+            steps = steps_slider(studio.model)
             with gr.Row():
                 button = gr.Button("Go", variant="primary", min_width=80, elem_id="between-button")
                 cancel = gr.Button("Stop", min_width=80)

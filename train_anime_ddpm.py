@@ -39,7 +39,7 @@ from pipeline_anime_ddpm.training.checkpoints import (
 )
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
-from pipeline_anime_ddpm.training.distillation import consistency_loss
+from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss
 from pipeline_anime_ddpm.training.ema import (
     build_averages,
     drop_snapshots_after,
@@ -89,6 +89,7 @@ class Run:
     folder: Path
     hub: HubTarget | None
     judge: TrainingJudge | None
+    teacher: Teacher | None
 
 
 def main() -> None:
@@ -225,10 +226,9 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
 
 def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """What is minimised, and the error of each image `(B,)`."""
-    block = space_to_depth(run.unet)
-    if run.config.distill:
-        return consistency_loss(run.model, run.scheduler, part, run.state.step / run.schedule.total_steps, block)
-    return diffusion_loss(run.model, run.scheduler, part, block)
+    if run.teacher is not None:
+        return distillation_loss(run.model, run.teacher, part)
+    return diffusion_loss(run.model, run.scheduler, part, space_to_depth(run.unet))
 
 
 def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple[StepBatch, int]:
@@ -307,6 +307,7 @@ def build_run(
     judge: TrainingJudge | None = None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
+    teacher = Teacher(unet, scheduler, accelerator.device) if config.distill else None  # before a checkpoint is loaded
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
@@ -333,7 +334,7 @@ def build_run(
         images_per_step=schedule.images_per_step,
     )
     folder = Path(config.output_dir)
-    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge)
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge, teacher)
 
 
 def warm_up(run: Run) -> None:

@@ -282,8 +282,7 @@ def render_sampling(result: dict) -> str:
     for row in (row for row in result["rows"] if row["kind"] != "backend"):
         judged = [_kid(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
         timed = [f"{row['seconds'][kind]['median']:.3g}" for kind in ("one", "batch")] if "seconds" in row else ["", ""]
-        name = f"{row['name']}, distilled" if row["kind"] == "distilled" else row["name"]
-        body.append([name, *judged, *timed])
+        body.append([row["name"], *judged, *timed])
     judged = next((row for row in result["rows"] if "kid" in row), None)
     note = f" {judged['n']:,} images for each KID." if judged else ""
     return "\n".join([

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How fast and how good: solvers and steps, guidance, repainting, few steps of a distilled network, and backends.
 
-    python benchmarks/sampling.py --model runs/mine --guide runs/guide --distilled runs/fast \
+    python benchmarks/sampling.py --model runs/mine --guide runs/guide --distilled runs/four runs/two \
         --extractor FOLDER --label NAME
 
 Run the same command again to go on: what is judged already is not judged again. Several processes with different
@@ -57,6 +57,7 @@ class Way:
         sampler, steps, options: as `anime-ddpm evaluate` takes them.
         guidance: settings of `EvaluationConfig` about guidance.
         jumps: `jump_n_sample` of repainting, 0 where whole images are drawn.
+        distilled: the folder of the network that was distilled for it.
     """
 
     kind: str
@@ -65,13 +66,15 @@ class Way:
     options: str = ""
     guidance: dict[str, Any] = field(default_factory=dict)
     jumps: int = 0
+    distilled: str | None = None
 
     @property
     def name(self) -> str:
         scale, window = self.guidance.get("guidance_scale"), self.guidance.get("guidance_window")
         by = "" if scale is None else f", guide {scale:g}" if window is None else f", window {window} {scale:g}"
         repainted = f", a part repainted, each step done {self.jumps}×" if self.jumps else ""
-        return f"{self.sampler}, {self.steps} steps{by}{repainted}"
+        sampler = "distilled" if self.distilled else self.sampler
+        return f"{sampler}, {self.steps} step{'s' * (self.steps > 1)}{by}{repainted}"
 
 
 def ways(side: int) -> list[Way]:
@@ -87,7 +90,15 @@ def ways(side: int) -> list[Way]:
         for scale in SCALES
     ]
     repainted = [Way("repaint", "dpmsolver++", FEW, fast, jumps=jumps) for jumps in JUMPS]
-    return steps + guided + repainted + [Way("distilled", "consistency", n) for n in (1, 2, 4)]
+    return steps + guided + repainted
+
+
+def distilled_way(folder: str) -> Way:
+    """How a distilled network draws."""
+    steps = load_pipeline(folder).scheduler.config.get("distilled_steps")
+    if not steps:
+        raise UserError(f"--distilled {folder} is not distilled; give what `train_anime_ddpm.py --distill` has made.")
+    return Way("distilled", "ddim", steps, distilled=folder)
 
 
 class Bench:
@@ -96,18 +107,17 @@ class Bench:
     def __init__(self, settings: argparse.Namespace):
         self.settings, self.work = settings, Path(settings.work)
         self.side = load_pipeline(settings.model).image_shape[-1]
-        self.ways = [way for way in ways(self.side) if way.steps <= settings.most_steps and self.has(way)]
+        possible = ways(self.side) + [distilled_way(folder) for folder in settings.distilled]
+        self.ways = [way for way in possible if way.steps <= settings.most_steps and self.has(way)]
 
     def has(self, way: Way) -> bool:
         """Whether the network that it needs was given."""
-        if way.kind == "distilled":
-            return self.settings.distilled is not None
         return way.kind != "guidance" or "guidance_window" in way.guidance or self.settings.guide is not None
 
     def model(self, way: Way) -> Path:
         """The folder of its pipeline; one with a guide is put together first."""
-        if way.kind == "distilled":
-            return Path(self.settings.distilled)
+        if way.distilled:
+            return Path(way.distilled)
         if way.kind != "guidance" or "guidance_window" in way.guidance:
             return Path(self.settings.model)
         folder = self.work / "guided"
@@ -277,7 +287,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="the pipeline that is measured")
     parser.add_argument("--guide", help="a pipeline whose network guides it")
-    parser.add_argument("--distilled", help="what `train_anime_ddpm.py --distill` has made of it")
+    parser.add_argument("--distilled", nargs="+", default=[], help="what `train_anime_ddpm.py --distill` made of it")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="by default all, in this order")
     parser.add_argument("--work", default="runs/sampling", help="where evaluations are kept")
     parser.add_argument("--images", type=int, default=1_000, help="that each way is judged by")

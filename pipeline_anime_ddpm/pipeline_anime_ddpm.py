@@ -33,12 +33,7 @@ from PIL import Image, ImageOps
 # Steps when the caller names none. Fast ODE solvers are converged to the eye by 25 network calls or steps; DDIM is
 # first order and wants twice as many; ancestral sampling adds fresh noise at every step and needs many to undo it.
 FAST = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "HeunDiscrete", "EulerDiscrete")
-DEFAULT_STEPS = {
-    "dpmsolver++": 25,
-    "ddim": 50,
-    "ddpm": 250,
-    "consistency": 2,
-}  # by the solver of AnimeNoiseScheduler ...
+DEFAULT_STEPS = {"dpmsolver++": 25, "ddim": 50, "ddpm": 250}  # by the solver of AnimeNoiseScheduler ...
 DEFAULT_STEPS |= {"DDIMScheduler": 50, "DDPMScheduler": 250} | {f"{name}Scheduler": 25 for name in FAST}  # ... by class
 STEPS_BY_OCTAVES = 10  # of DPM-Solver++: their KID is that of 250 even ones (model_card/noise.md, "Few steps")
 OTHER_STEPS = 50  # PNDM, Euler ancestral, LMS and whatever diffusers adds next
@@ -297,10 +292,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return self.unet.config.out_channels // block**2, height * block, width * block
 
     def default_num_inference_steps(self) -> int:
-        """Steps taken when the caller names none: `DEFAULT_STEPS` by solver, at most the steps of training."""
+        """Steps taken when the caller names none: `DEFAULT_STEPS` by solver, at most the steps of training.
+
+        Those that the network was distilled for, if it was.
+        """
         name = type(self.scheduler).__name__
         if name == "AnimeNoiseScheduler":  # only here: a stock scheduler made from its config also carries "solver"
             name = self.scheduler.config.get("solver")
+            if self.scheduler.config.get("distilled_steps"):
+                return self.scheduler.config.distilled_steps
         steps = DEFAULT_STEPS.get(name, OTHER_STEPS)
         if name == "dpmsolver++" and getattr(self.scheduler, "spaces_by_octaves", False):  # not in its older files
             steps = STEPS_BY_OCTAVES
@@ -573,7 +573,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             num_inference_steps (`int`, *optional*):
                 Solver steps. None takes 10 for the DPM-Solver++ of `AnimeNoiseScheduler` (25 with another spacing than
                 its own), 25 for DPM-Solver++, UniPC, DEIS, Heun and Euler, 250 for ancestral DDPM, 50 for DDIM and all
-                others; at most the steps of training.
+                others; at most the steps of training. A distilled network takes those that it was distilled for.
             eta (`float`, defaults to 0.0):
                 Share of fresh noise per DDIM step, 0 to 1 (arXiv 2010.02502). Only for schedulers that take it.
             timesteps (`list[int]`, *optional*):

@@ -251,13 +251,7 @@ def _dpmsolver_plus_plus(step: _Step) -> torch.Tensor:
     return (step.there.sigma / step.here.sigma) * step.sample - step.there.alpha * math.expm1(-width) * slope
 
 
-def _consistency(step: _Step) -> torch.Tensor:
-    """Song et al. (2303.01469), Algorithm 1: the whole image in each step, and fresh noise on it for the next."""
-    previous = step.there.alpha * step.original
-    return previous + step.there.sigma * step.draw() if step.there.sigma > 0 else previous
-
-
-SOLVERS = {"dpmsolver++": _dpmsolver_plus_plus, "ddim": _ddim, "ddpm": _ddpm, "consistency": _consistency}
+SOLVERS = {"dpmsolver++": _dpmsolver_plus_plus, "ddim": _ddim, "ddpm": _ddpm}
 
 # Timesteps, highest first, of (n steps, the table's length, its usable length, 1 if the solver drops t = 0, offset):
 # Lin et al. (2305.08891), Table 2.
@@ -352,8 +346,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             `"v_prediction"` or `"sample"`. The config says `True` for every table that ends so. Of diffusers' solvers
             Heun, DEIS, LMS, KDPM2 and PNDM cannot sample from such a table.
         prediction_type (`str`, defaults to `"v_prediction"`): `"epsilon"`, `"v_prediction"` or `"sample"` (x_0).
-        solver (`str`, defaults to `"dpmsolver++"`): `"dpmsolver++"` (second-order multistep), `"ddim"`, `"ddpm"`, or
-            `"consistency"` for a network that is distilled to draw in 1 to 4 steps.
+        solver (`str`, defaults to `"dpmsolver++"`): `"dpmsolver++"` (second-order multistep), `"ddim"` or `"ddpm"`.
         variance_type (`str`, defaults to `"fixed_small"`): noise of `"ddpm"`: `"fixed_small"` (β̃) or `"fixed_large"`.
         clip_sample (`bool`, defaults to `True`): clamp the predicted x_0, right for pixels, which are bounded.
         clip_sample_range (`float`, defaults to 1.0): to ± this.
@@ -368,9 +361,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             `use_karras_sigmas` or own timesteps are asked for, and then by the octaves of `ANIME_LOG_SIGMAS`; else it
             leaves the steps even. Configs of stock schedulers that say `"trailing"` get it too; stock schedulers do
             not know it and space evenly.
-        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, `"consistency"`, the Karras and the anime
-            spacing begin at the first timestep whose λ is not below this: cosine then begins where linear ends. -1000
-            clips nothing.
+        lambda_min_clipped (`float`, defaults to -5.1): `"dpmsolver++"`, the Karras and the anime spacing begin at the
+            first timestep whose λ is not below this: cosine then begins where linear ends. -1000 clips nothing.
         timestep_sampling (`str`, defaults to `"uniform"`): training density: `"uniform"` over timesteps, or over
             log σ, restricted to the table, `"lognormal"` (Karras et al., 2206.00364), `"laplace"`, `"cosine"` (what
             uniform timesteps of the cosine table train, on any table: a hyperbolic secant) or `"anime"`.
@@ -383,9 +375,12 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             for all that is called `"anime"`; `anime-ddpm calibrate` measures it. By default `ANIME_LOG_SIGMAS`.
         loss_weighting (`str`, defaults to `"min_snr"`): `"none"`, `"min_snr"` or `"soft_min_snr"`.
         snr_gamma (`float`, defaults to 5.0): γ of the last two.
+        distilled_steps (`int`, *optional*): the network was distilled to draw in exactly so many steps, of `"ddim"`
+            with `use_anime_sigmas`; others are refused.
 
     Raises:
-        ValueError: for an unknown name, a table that is not one, or zero terminal SNR with `"epsilon"`.
+        ValueError: for an unknown name, a table that is not one, zero terminal SNR with `"epsilon"`, or
+            `distilled_steps` with another solver or spacing.
     """
 
     # One list per class: diffusers lets names be appended to it.
@@ -424,6 +419,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         anime_log_sigmas: list[float] | None = None,
         loss_weighting: str = "min_snr",
         snr_gamma: float = 5.0,
+        distilled_steps: int | None = None,
     ):
         for option, valid in _NAMES.items():
             _choose(option, self.config[option], valid)
@@ -434,6 +430,11 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"use_anime_sigmas={use_anime_sigmas!r} must be True, False or None.")
         if use_karras_sigmas and use_anime_sigmas:
             raise ValueError("use_karras_sigmas and use_anime_sigmas are two ways to space the steps: take one.")
+        if distilled_steps and not (solver == "ddim" and use_anime_sigmas):
+            raise ValueError(
+                f"The network was distilled to draw in {distilled_steps} steps of solver='ddim' with"
+                " use_anime_sigmas=True: leave its sampler as it is."
+            )
         for option in ("timestep_sampling_scale", "snr_gamma"):
             if not 0 < self.config[option] < math.inf:
                 raise ValueError(f"{option}={self.config[option]} must be a number above 0.")
@@ -688,10 +689,16 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             timesteps (`list[int]`, *optional*): own timesteps instead, descending, from 0 to T - 1.
 
         Raises:
-            ValueError: not exactly one of the two given, or steps that the table does not have.
+            ValueError: not exactly one of the two given, steps that the table does not have, or other steps than the
+                network was distilled for.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give set_timesteps either num_inference_steps or timesteps.")
+        few = self.config.distilled_steps
+        if few and num_inference_steps not in (None, few):
+            raise ValueError(
+                f"The network was distilled to draw in {few} steps: ask for {few}, not for {num_inference_steps}."
+            )
         if timesteps is not None and (self.config.use_karras_sigmas or self.config.use_anime_sigmas):
             raise ValueError("Own timesteps and use_karras_sigmas or use_anime_sigmas exclude each other: give one.")
         chosen = self._space(num_inference_steps) if timesteps is None else _numbers(timesteps)
@@ -719,7 +726,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         if not 1 <= steps <= len(self):
             raise ValueError(f"num_inference_steps={steps} must be between 1 and {len(self)}, the steps of this table.")
         log_ratios, solver, by_octaves = self._log_ratios(), self.config.solver, self.spaces_by_octaves
-        clips = solver in ("dpmsolver++", "consistency") or self.config.use_karras_sigmas or by_octaves
+        clips = solver == "dpmsolver++" or self.config.use_karras_sigmas or by_octaves
         usable = int((log_ratios >= self.config.lambda_min_clipped).sum()) if clips else len(self)
         if usable == 0:
             raise ValueError("lambda_min_clipped leaves no timestep at all: lower it.")

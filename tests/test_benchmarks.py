@@ -256,15 +256,19 @@ def test_unknown_arms_are_refused_before_anything(run, tmp_path):
 
 def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tiny_vit):
     _, _, folder = noise_arms
-    for name, seed, solver in (("own", 0, "dpmsolver++"), ("guide", 1, "dpmsolver++"), ("few", 2, "consistency")):
-        AnimeDDPMPipeline(tiny_unet(seed), AnimeNoiseScheduler(100, solver=solver)).save_pretrained(folder / name)
+    distilled = {"solver": "ddim", "use_anime_sigmas": True}
+    for seed, (name, options) in enumerate({
+        "own": {}, "guide": {}, "two": distilled | {"distilled_steps": 2}, "one": distilled | {"distilled_steps": 1},
+    }.items()):  # fmt: skip
+        AnimeDDPMPipeline(tiny_unet(seed), AnimeNoiseScheduler(100, **options)).save_pretrained(folder / name)
     command = [
         *shortened("sampling", SCALES=(2.0,), JUMPS=(1, 2), BACKENDS=("eager", "eager, channels_last")),
         "--model",
         str(folder / "own"),
         "--work",
     ]
-    command += [str(folder / "sampling"), "--guide", str(folder / "guide"), "--distilled", str(folder / "few")]
+    command += [str(folder / "sampling"), "--guide", str(folder / "guide"), "--distilled", str(folder / "two")]
+    command += [str(folder / "one")]
     command += [*"--images 8 --most_steps 25 --batch 2 --rounds 1 --label tiny --extractor".split(), str(tiny_vit)]
     command += ["--dataset", str(folder / "faces"), "--cache_dir", str(folder / "cache"), "--output"]
     output = folder / "sampling.json"
@@ -275,16 +279,18 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     backends = [row for row in result["rows"] if row["kind"] == "backend"]
     rows = {row["name"]: row for row in result["rows"] if row["kind"] != "backend"}
     assert rows["DDPMPipeline, 1000 steps"]["kind"] == "peer" and "dpmsolver++, 250 steps" not in rows
-    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 16
+    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 15
     assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values() if row["kind"] != "repaint")
     plain, guided = rows["dpmsolver++, 10 steps"], rows["dpmsolver++, 10 steps, guide 2"]
     assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 10 steps, window 8 2"]["kid"]
     once, twice = (row["kid"] for row in rows.values() if row["kind"] == "repaint")
     assert once != twice
     summary = result["summary"]
-    assert summary["kid_few_over_250"] is None and summary["distilled_steps"] in (2, 4)
-    best = rows[f"consistency, {summary['distilled_steps']} steps"]
-    assert summary["distilled_kid_over_25"] == best["kid"] / rows["dpmsolver++, 25 steps"]["kid"]
+    assert summary["kid_few_over_250"] is None and summary["distilled_steps"] == 2
+    assert (
+        rows["distilled, 1 step"]["seconds"] and rows["distilled, 1 step"]["kid"] != rows["distilled, 2 steps"]["kid"]
+    )
+    assert summary["distilled_kid_over_25"] == rows["distilled, 2 steps"]["kid"] / rows["dpmsolver++, 25 steps"]["kid"]
     peer = rows["DDPMPipeline, 1000 steps"]["seconds"]["batch"]["median"]
     assert summary["speedup_over_peer"] == peer / plain["seconds"]["batch"]["median"]
     assert {row["name"] for row in backends} == {"eager", "eager, channels_last"}  # the others take minutes to compile

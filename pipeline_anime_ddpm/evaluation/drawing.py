@@ -129,8 +129,9 @@ def try_drawing(pipeline: AnimeDDPMPipeline, steps: int, guidance: dict[str, Any
     Raises:
         UserError: if they do not.
     """
+    tried = steps if pipeline.scheduler.config.get("distilled_steps") else min(steps, 2)
     try:
-        draw_batch(pipeline, range(1), min(steps, 2), seed=0, guidance=guidance)
+        draw_batch(pipeline, range(1), tried, seed=0, guidance=guidance)
     except UserError:
         raise
     except Exception as error:  # whatever a sampler raises that was made for other models

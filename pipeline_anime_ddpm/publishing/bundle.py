@@ -12,8 +12,6 @@ import torch
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 
-from schedulers import AnimeNoiseScheduler
-
 from ..evaluation.digests import state_digest
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import HUB_ERRORS, UserError, first_line
@@ -130,8 +128,8 @@ def check_stock(pipeline: AnimeDDPMPipeline) -> None:
             "The network sees blocks of pixels as channels, which no pipeline of diffusers does; leave --export_stock "
             "away."
         )
-    if isinstance(pipeline.scheduler, AnimeNoiseScheduler) and pipeline.scheduler.config.solver == "consistency":
-        raise UserError("A distilled network draws with our own solver alone; leave --export_stock away.")
+    if pipeline.scheduler.config.get("distilled_steps"):
+        raise UserError("A distilled network draws with our own scheduler alone; leave --export_stock away.")
 
 
 def save_weights(publication: Publication, folder: Path) -> None:

@@ -211,7 +211,7 @@ def render_card(
         parameters=f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M",
         coordinates=unet.config.in_channels > unet.config.out_channels,
         guide=pipeline.guide_unet is not None and not weights.stock,
-        distilled=noise.get("solver") == "consistency",
+        distilled=noise.get("distilled_steps"),
         noise=noise,
         training=training,
         settings=yaml.safe_dump(training.config, sort_keys=False).strip() if training else "",

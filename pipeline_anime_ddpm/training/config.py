@@ -183,10 +183,10 @@ class TrainingConfig:
     )
     snr_gamma: float = setting(5.0, "Gamma of min-SNR and soft-min-SNR; 5 is the value its paper recommends.")
 
-    distill: bool = setting(
-        False,
-        "Turn the pre-trained model into one that draws in 1 to 4 steps, by easy consistency tuning "
-        "(arXiv:2406.14548); it then draws so only.",
+    distill: int | None = setting(
+        None,
+        "Turn the pre-trained model into one that draws in so many steps, such as 4, each a jump along the path that "
+        "it takes itself; it then draws so only.",
     )
 
     # --- length and optimisation; progress is counted in images, steps and epochs are converted once ---
@@ -299,7 +299,7 @@ class TrainingConfig:
     ddpm_num_inference_steps: int | None = setting(
         None,
         "Sampling steps of a grid; by default as many as the pipeline takes: 10 of DPM-Solver++ 2M, 50 of DDIM where "
-        "epsilon is predicted, 2 with --distill.",
+        "epsilon is predicted, those of --distill.",
     )
     eval_steps: int | None = setting(
         None,

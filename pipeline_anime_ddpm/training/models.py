@@ -61,7 +61,7 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     set_resolution(unet, config)
     knobs = _training_knobs(config, full_side(unet))
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
-    scheduler = distilled(scheduler) if config.distill else scheduler
+    scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
         if not is_xformers_available():
             raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")

@@ -36,7 +36,6 @@ MAY_CHANGE = frozenset(
     "channels_last torch_compile offload_ema ema_snapshot_images eval_steps eval_images eval_metrics "
     "eval_extractor eval_extractor_weights eval_dataset eval_split save_best".split()
 )
-LENGTHS = frozenset(("num_epochs", "max_train_steps", "max_train_images"))  # which --distill spreads its stages over
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -61,8 +60,7 @@ def check_output_dir(config: TrainingConfig) -> None:
     if not isinstance(before, dict):
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
     now = config.to_dict()
-    may_change = MAY_CHANGE - LENGTHS if config.distill else MAY_CHANGE
-    changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
+    changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
     if changed:
         was = ", ".join(f"--{k} {before[k]} there, {now[k]} now" for k in changed[:3])
         raise UserError(

@@ -16,8 +16,9 @@ from .patches import space_to_depth
 
 def sampling_pipeline(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> AnimeDDPMPipeline:
     """The network with a solver that is fast and fits it."""
-    solver = "consistency" if config.distill else fitting_solver(scheduler.config.prediction_type)
-    scheduler = AnimeNoiseScheduler.from_config(scheduler.config, solver=solver)
+    if not config.distill:
+        solver = fitting_solver(scheduler.config.prediction_type)
+        scheduler = AnimeNoiseScheduler.from_config(scheduler.config, solver=solver)
     pipeline = AnimeDDPMPipeline(unet, scheduler, space_to_depth=space_to_depth(unet))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

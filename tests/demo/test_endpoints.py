@@ -496,14 +496,14 @@ def labels(demo):
 
 def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkeypatch):
     assert labels(page.demo) == {"Draw", "Vary", "Repair", "Between", "How it works"}
-    scheduler = AnimeNoiseScheduler(100, solver="consistency")
+    scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
     distilled = app.Model(str(tmp_path / "distilled"))
     demo = app.build_demo(distilled)
-    assert "Between" not in labels(demo) and distilled.samplers == [OWN] and distilled.default_steps == 2
+    assert distilled.samplers == [OWN] and (distilled.least_steps, distilled.default_steps) == (3, 3)
     assert not distilled.has_guide and page.model.has_guide
     sliders = {block.label: block.visible for block in demo.blocks.values() if isinstance(block, gr.Slider)}
-    assert sliders["Guidance"] is False
+    assert sliders["Guidance"] is sliders["Steps"] is False
     whole = AnimeDDPMPipeline.__call__
 
     def plain(self, batch_size=1, generator=None, num_inference_steps=None, **more):

@@ -22,12 +22,11 @@ STOCK = (
     "DEISMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
     "KDPM2AncestralDiscrete", "LCM", "TCD", "SASolver",
 )  # fmt: skip
-OWN = ("AnimeNoise:dpmsolver++", "AnimeNoise:ddim", "AnimeNoise:ddpm", "AnimeNoise:consistency")
+OWN = ("AnimeNoise:dpmsolver++", "AnimeNoise:ddim", "AnimeNoise:ddpm")
 STARTS_FROM_NOISE_ONLY = ("PNDM", "LMSDiscrete")
 HALF_STEPS = ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete")
 DRAWS_NOISE = (
     "DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "LCM", "SASolver", "AnimeNoise:ddpm",
-    "AnimeNoise:consistency",
 )  # fmt: skip
 
 
@@ -564,11 +563,6 @@ def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
 def test_interpolation_needs_two_ends(make_pipe, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_pipe().interpolate(**call)
-
-
-def test_one_step_of_a_distilled_network_draws_no_noise(make_pipe):
-    frames = make_pipe("AnimeNoise:consistency").interpolate(3, generator=seeded(1, 2), num_inference_steps=1).images
-    assert len(frames) == 3
 
 
 def test_nothing_cannot_be_inverted(make_pipe):

@@ -120,14 +120,14 @@ def test_stock_classes_draw_what_ours_does(finished, publish, tmp_path):
     assert "trust_remote_code" not in (out / "README.md").read_text()
 
 
-def test_stock_classes_have_no_coordinates_and_no_consistency(tiny_unet, publish, tmp_path):
+def test_stock_classes_have_no_coordinates_and_no_steps_of_a_distilled_network(tiny_unet, publish, tmp_path):
     AnimeDDPMPipeline(tiny_unet(in_channels=5), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "patches")
     assert "2 channels of coordinates" in publish(
         tmp_path / "patches", "--output_dir", tmp_path / "o", "--export_stock"
     )
-    scheduler = AnimeNoiseScheduler(100, solver="consistency")
+    scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
-    assert "our own solver" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
+    assert "our own scheduler" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
     assert not (tmp_path / "o").exists()
 
 
@@ -148,10 +148,10 @@ def test_any_other_pipeline_can_be_published_and_says_that_its_training_is_unkno
 
 
 def test_samples_that_nobody_has_drawn_yet_are_drawn_in_the_pipelines_own_number_of_steps(tiny_unet, publish, tmp_path):
-    scheduler = AnimeNoiseScheduler(100, solver="consistency")
+    scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
     publish(tmp_path / "distilled", "--output_dir", tmp_path / "out")
-    assert "at seeds 0 to 15 and 2 steps" in (tmp_path / "out" / "README.md").read_text()
+    assert "at seeds 0 to 15 and 3 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_guide_travels_with_the_network(tiny_unet, publish, tmp_path):

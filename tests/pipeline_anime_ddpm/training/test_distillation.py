@@ -1,101 +1,144 @@
-"""Easy consistency tuning: which two levels are compared, with what weight, and what the saved pipeline does."""
+"""Distillation: which path is followed from where to where, what is learned of it, and what the saved pipeline does."""
 
 import pytest
 import torch
 from recipe_runs import flags
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.training.distillation import STAGES, consistency_loss, distilled, lower_sigma
+from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.objective import StepBatch
 from schedulers import AnimeNoiseScheduler
 
 
-def batch_at(scheduler, sigmas):
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(len(sigmas), 3, 8, 8, generator=generator) * 2 - 1
-    noise = torch.randn(clean.shape, generator=generator)
-    return StepBatch(clean, noise, scheduler.timesteps_of(torch.tensor(sigmas, dtype=torch.float64)).float())
+class Gaussian(torch.nn.Module):
+    """The exact network of images that are Gaussian noise of standard deviation `width`: its paths are known.
 
+    D(y, σ) = y w² / (w² + σ²), and y(σ) of its path is in proportion to √(w² + σ²).
+    """
 
-class Says:
-    """A network that sees in any noise the image `answer(timesteps)` `(B, 1, 1, 1)`; it remembers what it was shown."""
+    def __init__(self, scheduler, width=0.5):
+        super().__init__()
+        self.scheduler, self.width = scheduler, width
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.config = type("Config", (), {"out_channels": 3})
 
-    def __init__(self, scheduler, answer):
-        self.scheduler, self.answer, self.seen = scheduler, answer, []
-        self.scale = torch.ones((), requires_grad=True)
-
-    def __call__(self, sample, timesteps, return_dict):
-        self.seen.append((timesteps, torch.is_grad_enabled()))
+    def forward(self, sample, timesteps, return_dict):
         alpha_bar = 1 / (1 + 1 / self.scheduler.snr(timesteps).view(-1, 1, 1, 1))
-        image = self.scale * self.answer(timesteps).view(-1, 1, 1, 1).expand_as(sample)
+        sigma = (1 / alpha_bar - 1).sqrt()
+        image = self.scale * sample / alpha_bar.sqrt() * self.width**2 / (self.width**2 + sigma**2)
         return ((alpha_bar.sqrt() * sample - image) / (1 - alpha_bar).sqrt(),)
 
 
-@pytest.mark.parametrize("stage", range(STAGES))
-def test_the_lower_level_is_the_formula_and_never_below_the_image(stage):
-    sigma = torch.tensor([0.01, 0.1, 1.0, 10.0, 80.0])
-    lower = lower_sigma(sigma, (stage + 0.5) / STAGES)
-    for s, low in zip(sigma.tolist(), lower.tolist(), strict=True):
-        formula = s * (1 - (1 + 8 / (1 + torch.e**s)) / 2 ** (stage + 1))
-        assert low == pytest.approx(max(formula, 0), rel=1e-5, abs=1e-9)
-    if stage == 0:
-        assert lower[0] == 0 and lower[-1] == pytest.approx(40, rel=1e-3)
-    if stage == STAGES - 1:
-        assert (lower > 0.97 * sigma).all()
+def batch_of(timesteps):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(len(timesteps), 3, 8, 8, generator=generator) / 2
+    return StepBatch(clean, torch.randn(clean.shape, generator=generator), torch.tensor(timesteps))
 
 
-def test_the_loss_is_the_distance_over_that_of_the_levels():
-    scheduler = distilled(AnimeNoiseScheduler())
-    batch = batch_at(scheduler, [1.0, 4.0, 30.0])
-    network = Says(scheduler, lambda timesteps: timesteps / 1000)
-    loss, error = consistency_loss(network, scheduler, batch, progress=0.6)
-    sigma = torch.tensor([1.0, 4.0, 30.0])
-    lower = lower_sigma(sigma, 0.6)
-    high, low = (scheduler.timesteps_of(s.double()).float() for s in (sigma, lower))
-    expected = ((high - low) / 1000 / (sigma - lower)).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
-    torch.testing.assert_close(error, ((high - low) / 1000) ** 2, rtol=1e-2, atol=1e-8)
-    (first, trained_first), (second, trained_second) = network.seen
-    torch.testing.assert_close(first, low)
-    torch.testing.assert_close(second, high)
-    assert not trained_first and trained_second
+def teacher_of(steps, **config):
+    scheduler = distilled(AnimeNoiseScheduler(clip_sample=False, **config), steps)
+    return Teacher(Gaussian(scheduler), scheduler)
 
 
-def test_close_to_the_image_the_target_is_the_image():
-    scheduler = distilled(AnimeNoiseScheduler())
-    batch = batch_at(scheduler, [0.05, 0.2])
-    network = Says(scheduler, lambda timesteps: torch.zeros_like(timesteps))
-    loss, error = consistency_loss(network, scheduler, batch, progress=0)
-    torch.testing.assert_close(error, batch.clean.square().mean((1, 2, 3)), rtol=1e-3, atol=0)
-    assert loss.item() == pytest.approx((error.sqrt() / torch.tensor([0.05, 0.2])).mean().item(), rel=1e-3)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
+def test_jumps_are_the_steps_that_the_pipeline_will_take(steps):
+    teacher = teacher_of(steps)
+    scheduler = distilled(AnimeNoiseScheduler(), steps)
+    scheduler.set_timesteps(steps)
+    starts = teacher.sigmas[:-1][:: teacher.parts]
+    torch.testing.assert_close(starts, scheduler.snr(scheduler.timesteps).double() ** -0.5, rtol=1e-4, atol=0)
+    assert len(teacher.sigmas) == steps * teacher.parts + 1 and steps * teacher.parts >= 8
+    assert (teacher.sigmas.diff() < 0).all()
+
+
+def test_each_jump_is_trained_as_often():
+    teacher = teacher_of(4)
+    jumps = teacher.jump_of(torch.arange(1000))
+    assert jumps.bincount().tolist() == [250] * 4 and jumps[0] == 3 and jumps[-1] == 0
+    assert teacher.jump_of(torch.tensor([999.5])).tolist() == [0]
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
+    """Of Gaussian images the path is known, whatever the network predicts."""
+    scheduler = distilled(AnimeNoiseScheduler(clip_sample=False, prediction_type=prediction_type), 4)
+    velocity = Gaussian(AnimeNoiseScheduler())
+
+    class Network(Gaussian):
+        def forward(self, sample, timesteps, return_dict):
+            (v,) = velocity(sample, timesteps, return_dict)
+            alpha_bar = 1 / (1 + 1 / scheduler.snr(timesteps).view(-1, 1, 1, 1))
+            original, noise = (
+                alpha_bar.sqrt() * sample - (1 - alpha_bar).sqrt() * v,
+                (1 - alpha_bar).sqrt() * sample + alpha_bar.sqrt() * v,
+            )
+            return ({"v_prediction": v, "epsilon": noise, "sample": original}[prediction_type],)
+
+    teacher = Teacher(Network(scheduler), scheduler)
+    jump = torch.tensor([0, 1, 2, 3])
+    here = teacher.sigmas[jump * 2]
+    state = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * (0.25 + here.float() ** 2).sqrt()[
+        :, None, None, None
+    ]  # fmt: skip
+    there = torch.where(jump == 3, 0.0, teacher.sigmas[(jump + 1) * 2])
+    exact = state * ((0.25 + there**2) / (0.25 + here**2)).sqrt().float()[:, None, None, None]
+    end = teacher.follow(state, jump, None)
+    assert ((end - exact).square().mean((1, 2, 3)).sqrt() / exact.square().mean((1, 2, 3)).sqrt() < 0.12).all()
+
+
+def test_the_loss_is_of_the_image_whose_step_ends_where_the_path_does():
+    teacher, batch = teacher_of(2), batch_of([10, 990])
+    network = Gaussian(teacher.scheduler, width=0.7)
+    loss, error = distillation_loss(network, teacher, batch)
+    start = teacher.sigmas[[teacher.parts, 0]].float().view(2, 1, 1, 1)
+    state = batch.clean + start * batch.noise
+    end = teacher.follow(state, torch.tensor([1, 0]), None)
+    kept = torch.stack([torch.zeros(()), (teacher.sigmas[teacher.parts] / teacher.sigmas[0]).float()]).view(2, 1, 1, 1)
+    says = teacher.denoise(network, state, start.flatten().double(), None)
+    reached = says + kept * (state - says)  # a step of DDIM
+    torch.testing.assert_close(error, ((reached - end) / (1 - kept)).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loss, ((1 + start.flatten() ** -2) * error).mean())
     loss.backward()
-    assert network.scale.grad is not None
+    assert network.scale.grad.abs() > 0
+    assert teacher.unet.scale.grad is None and not teacher.unet.scale.requires_grad
 
 
-def test_a_step_of_the_solver_is_the_image_under_fresh_noise():
-    scheduler = distilled(AnimeNoiseScheduler(prediction_type="sample"))
-    scheduler.set_timesteps(2)
-    image, state = torch.full((1, 3, 8, 8), 0.5), torch.randn(1, 3, 8, 8)
-    generator = torch.Generator().manual_seed(3)
-    first = scheduler.step(image, scheduler.timesteps[0], state, generator=generator).prev_sample
-    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(first, scheduler.add_noise(image, noise, scheduler.timesteps[1]))
-    assert torch.equal(scheduler.step(image, scheduler.timesteps[1], first).prev_sample, image)
-    assert scheduler.snr(scheduler.timesteps[0]) ** -0.5 == pytest.approx(164, rel=0.05)  # not the table's last, 1e4
+def test_what_is_clipped_in_drawing_is_clipped_in_the_teacher_alone():
+    scheduler = distilled(AnimeNoiseScheduler(), 4)
+    teacher = Teacher(Gaussian(scheduler, width=50.0), scheduler)
+    state, sigma = torch.full((1, 3, 2, 2), 3.0), torch.tensor([1.0], dtype=torch.float64)
+    assert teacher.denoise(teacher.unet, state, sigma, None).max() == 1
+    assert teacher.denoise(Gaussian(scheduler, width=50.0), state, sigma, None).max() > 2
 
 
-def test_a_table_without_an_end_is_refused():
-    with pytest.raises(UserError, match="zero SNR"):
-        distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True))
+def test_a_distilled_scheduler_takes_its_steps_and_no_others():
+    scheduler = distilled(AnimeNoiseScheduler(), 4)
+    with pytest.raises(ValueError, match="distilled to draw in 4 steps: ask for 4, not for 10"):
+        scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match="leave its sampler as it is"):
+        AnimeNoiseScheduler.from_config(scheduler.config, solver="ddpm")
+    with pytest.raises(ValueError, match="leave its sampler as it is"):
+        AnimeNoiseScheduler.from_config(scheduler.config, use_anime_sigmas=None)
+
+
+def test_a_table_without_an_end_or_too_short_is_refused():
+    with pytest.raises(UserError, match="does not begin at zero SNR"):
+        distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True, lambda_min_clipped=-1000), 1)
+    assert distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True), 2).config.distilled_steps == 2
+    with pytest.raises(UserError, match=r"--distill 30: .* between 1 and 20"):
+        distilled(AnimeNoiseScheduler(20, beta_schedule="linear", beta_end=0.5), 30)
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"distill": True}, "give it as --pretrained_model_name_or_path"),
-        ({"distill": True, "pretrained_model_name_or_path": "x", "loss_weighting": "none"}, "leave one of them away"),
-        ({"distill": True, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "leave one of them away"),
+        ({"distill": 4}, "give it as --pretrained_model_name_or_path"),
+        ({"distill": 0, "pretrained_model_name_or_path": "x"}, "give 1 or more"),
+        ({"distill": 3, "pretrained_model_name_or_path": "x", "loss_weighting": "none"}, "leave one of them away"),
+        ({"distill": 3, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "leave one of them away"),
+        ({"distill": 3, "pretrained_model_name_or_path": "x", "timestep_sampling": "anime"}, "leave one of them away"),
+        ({"distill": 4, "pretrained_model_name_or_path": "x"}, "leave the former away"),
         ({"save_guide_at": 8}, "not before the run's end"),
         ({"save_guide_at": 0}, "give 1 or more"),
     ],
@@ -116,19 +159,17 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
     own, guide = taught.unet.state_dict(), taught.guide_unet.state_dict()
     assert own.keys() == guide.keys() and any(not torch.equal(own[key], guide[key]) for key in own)
     arguments = flags(
-        work, tmp_path / "few", pretrained_model_name_or_path=tmp_path / "run", distill=True, max_train_steps=8,
+        work, tmp_path / "few", pretrained_model_name_or_path=tmp_path / "run", distill=3, max_train_steps=8,
         learning_rate=1e-2,
     )  # fmt: skip
     in_process(*[a for a in arguments if not a.startswith(("--model_config", "--ddpm_num_inference"))])
     few = AnimeDDPMPipeline.from_pretrained(tmp_path / "few")
     few.set_progress_bar_config(disable=True)
-    assert few.scheduler.config.solver == "consistency" and few.default_num_inference_steps() == 2
+    assert few.scheduler.config.solver == "ddim" and few.default_num_inference_steps() == 3
     few(output_type="latent")
-    assert few.num_timesteps == 2
-    longer = [f"{a.partition('=')[0]}=12" if a.startswith("--max_train_steps") else a for a in arguments]
-    with pytest.raises(SystemExit):
-        in_process(*[a for a in longer if not a.startswith(("--model_config", "--ddpm_num_inference"))])
-    assert "--max_train_steps 8 there, 12 now" in capsys.readouterr().err
+    assert few.num_timesteps == 3
+    with pytest.raises(ValueError, match="ask for 3"):
+        few(num_inference_steps=5)
     changed = few.unet.state_dict()
     assert any(not torch.equal(own[key], changed[key]) for key in own)
 
