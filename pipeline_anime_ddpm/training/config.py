@@ -91,7 +91,7 @@ class TrainingConfig:
     pretrained_model_name_or_path: str | None = setting(
         None,
         "Fine-tune from these weights: any DDPM or DDIM pipeline or UNet2DModel, local or on the Hub. Its noise table "
-        "and prediction type are kept, so that nothing it knows is lost.",
+        "and prediction type are kept, so that nothing it knows is lost, unless --new_noise is given.",
     )
     model_config_name_or_path: str | None = setting(
         None,
@@ -137,6 +137,11 @@ class TrainingConfig:
     # Its KID is 0.13 and its FD 0.21 times that of the linear table with ε and plain MSE (A). The cosine
     # table alone draws no better (B), v with min-SNR-5 on it does. Other densities (D, E, F) and timesteps that are not
     # stratified (G) change no more than another seed does (C.1).
+    new_noise: bool = setting(
+        False,
+        "Train the pre-trained weights with another noise, a new model's and that of the flags below: what the network "
+        "has seen stays, what it has learned to say of it is learned anew.",
+    )
     prediction_type: str | None = setting(
         None,
         "What the network predicts; by default what the pre-trained model does, or `v_prediction` from scratch, whose "

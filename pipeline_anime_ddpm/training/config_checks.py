@@ -94,6 +94,10 @@ def _check_noise(config: TrainingConfig) -> None:
             "--noise_calibration is for a noise that is called `anime`; give --timestep_sampling anime or "
             "--ddpm_beta_schedule anime."
         )
+    if config.new_noise and not config.pretrained_model_name_or_path:
+        raise UserError("--new_noise is for --pretrained_model_name_or_path, and a new model's is new; leave it away.")
+    if config.new_noise and config.distill:
+        raise UserError("--distill keeps the noise that the model knows; leave --new_noise away.")
     if config.distill:
         if not config.pretrained_model_name_or_path:
             raise UserError("--distill goes on from a trained model; give it as --pretrained_model_name_or_path.")

@@ -193,8 +193,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
         ) from error
 
 
-def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict]:
-    """The network, and the config of an `AnimeNoiseScheduler` with the noise that it knows."""
+def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
+    """The network, and the config of an `AnimeNoiseScheduler` with the noise that it knows, unless it gets another."""
     name = config.pretrained_model_name_or_path
     try:
         if is_pipeline(name, config.cache_dir):
@@ -218,6 +218,8 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict]:
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
             "pipeline or a UNet2DModel."
         ) from error
+    if config.new_noise:
+        return unet.float(), None
     _check_kept(config, noise.config)
     return unet.float(), scheduler.config
 
@@ -252,7 +254,8 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
         known = noise.get(key)
         if asked is not None and asked != known:
             raise UserError(
-                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away."
+                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away, or "
+                "give --new_noise."
             )
 
 

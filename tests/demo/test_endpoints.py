@@ -510,7 +510,7 @@ def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkey
         return whole(self, batch_size, generator, num_inference_steps, **more)
 
     monkeypatch.setattr(AnimeDDPMPipeline, "__call__", plain)
-    assert labels(app.build_demo(app.Model(str(tmp_path / "distilled")))) == {"Draw", "How it works"}
+    assert labels(app.build_demo(app.Model(str(tmp_path / "distilled")))) == {"Draw", "Between", "How it works"}
 
 
 def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):

@@ -16,6 +16,7 @@ from diffusers import (
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.config_checks import check
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
@@ -228,3 +229,20 @@ def test_networks_that_are_not_rgb_are_refused(tiny_unet, tmp_path):
     tiny_unet(out_channels=6).save_config(tmp_path)
     with pytest.raises(UserError, match="3 input and 6 output channels"):
         build_model(config(model_config_name_or_path=str(tmp_path), resolution=8))
+
+
+def test_new_noise_keeps_the_weights_and_nothing_that_the_model_was_trained_with(tiny_unet, tmp_path):
+    DDPMPipeline(tiny_unet(), DDPMScheduler(200, beta_schedule="linear")).save_pretrained(tmp_path)
+    unet, scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path), new_noise=True))
+    assert same_weights(unet, tiny_unet())
+    assert scheduler.config.trained_betas == AnimeNoiseScheduler().config.trained_betas
+    assert (scheduler.config.prediction_type, scheduler.config.solver) == ("v_prediction", "dpmsolver++")
+    asked = {"prediction_type": "epsilon", "ddpm_num_steps": 500}
+    _, scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path), new_noise=True, **asked))
+    assert (len(scheduler), scheduler.config.prediction_type) == (500, "epsilon")
+    for settings, says in (
+        ({}, "leave it away"),
+        ({"pretrained_model_name_or_path": "x", "distill": 2}, "leave --new"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check(config(new_noise=True, **settings))
