@@ -1005,6 +1005,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default=settings["model"], help="a folder, or a repository of the Hub")
     parser.add_argument("--revision", help="commit of a repository on the Hub")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--openvino", action="store_true", help="draw by OpenVINO: sooner, with few faces at a time")
     arguments = parser.parse_args()
     if arguments.model == settings["model"]:
         arguments.revision = arguments.revision or settings["revision"]
@@ -1014,7 +1015,15 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Load the model and open the page."""
     arguments = parse()
-    launch(build_demo(Model(choose_model(arguments.model), arguments.revision)), server_port=arguments.port)
+    model = Model(choose_model(arguments.model), arguments.revision)
+    if arguments.openvino:
+        from pipeline_anime_ddpm.openvino_backend import use_openvino
+
+        try:
+            use_openvino(model.pipeline)
+        except (ImportError, ValueError) as error:
+            raise SystemExit(str(error)) from error
+    launch(build_demo(model), server_port=arguments.port)
 
 
 if __name__ == "__main__":
