@@ -31,6 +31,7 @@ def judge(
     count: int,
     seed: int,
     floor: bool = False,
+    lpips: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """One evaluation by FID or FD, KID, precision and recall, or what an earlier one has found.
@@ -38,6 +39,7 @@ def judge(
     Args:
         settings: with `dataset`, `extractor`, `label` and `cache_dir`.
         sampler: its name, steps and options, as `anime-ddpm evaluate` takes them.
+        lpips: also measure LPIPS, by ST-LPIPS, whose weights come with its package.
         more: other settings of `EvaluationConfig`.
     """
     solver, steps, options = sampler
@@ -46,7 +48,8 @@ def judge(
         return found
     return evaluate(
         EvaluationConfig(
-            model=str(model), dataset=str(settings.dataset), metrics="fid,kid,prc", extractor=settings.extractor,
+            model=str(model), dataset=str(settings.dataset), lpips="st-alex",
+            metrics="fid,kid,prc" + ",lpips" * lpips, extractor=settings.extractor,
             extractor_label=settings.label, num_images=count, kid_subset_size=min(count // 2, 1000), seed=seed,
             sampler=solver, num_inference_steps=steps, sampler_options=options or None, floor=floor,
             output_dir=str(folder), cache_dir=settings.cache_dir, batch_size=BATCH, **more,

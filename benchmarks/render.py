@@ -17,6 +17,7 @@ import numpy as np
 from common import RESULTS, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
+LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
 
 
@@ -356,6 +357,43 @@ def _band(band: dict) -> str:
     return f"{band['lowest']} to {band['highest']} cycles an image" if band["highest"] > 1 else "1 cycle an image"
 
 
+def render_quality(result: dict) -> str:
+    """The two tables of `quality.json`, as Markdown: equal images, and equal time."""
+    lines = []
+    for kind, title in (("images", "Equal images"), ("time", "Equal time of training")):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        if not rows:
+            continue
+        body = [
+            [
+                row["what"],
+                f"{row['images']:,}",
+                row["sampler"],
+                f"{_kid(row)} ({', '.join(f'{kid:.3f}' for kid in row['kid_seeds'])})",
+                f"{row['fd']:.1f}",
+                *(f"{row['lpips'][name]:.3f}" for name in LPIPS if kind == "images"),
+            ]
+            for row in rows
+        ]
+        head = [
+            title,
+            "images",
+            "its best sampler",
+            "KID (each seed)",
+            "FD",
+            *(LPIPS.values() if kind == "images" else ()),
+        ]
+        lines += [*_table(head, body), ""]
+    first = next(row for row in result["rows"] if row["kind"] == "images")
+    floor = first["floor"]
+    return "\n".join([
+        *lines,
+        f"{result['what']}; {first['n']:,} drawn for each seed, against {first['real']}, by {first['extractor']}; the "
+        f"floor, as many training images, has KID {floor['kid']:.3f} and FD {floor['fd']:.1f}. {result['machine']}; "
+        f"torch {result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
+    ])  # fmt: skip
+
+
 RENDERERS = {
     "data_loading": render_data_loading,
     "training": render_training,
@@ -365,6 +403,7 @@ RENDERERS = {
     "calibration_64": render_calibration,
     "noise": render_noise,
     "sampling": render_sampling,
+    "quality": render_quality,
     "demo": render_demo,
 }
 

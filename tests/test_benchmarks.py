@@ -318,3 +318,30 @@ def test_figures_of_the_noise_are_drawn(noise_arms, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "noise_samples.png", "noise_calibration.png"}
+
+
+def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, render, tiny_unet, tiny_vit):
+    folder, output = tmp_path, tmp_path / "quality.json"
+    save(folder / "faces" / "train", pictures(40, 0))
+    save(folder / "faces" / "validation", pictures(24, 1))
+    noise = AnimeNoiseScheduler(beta_schedule="linear", prediction_type="epsilon")
+    AnimeDDPMPipeline(tiny_unet(sample_size=32), noise).save_pretrained(folder / "photographs")
+    before = {"kind": "images", "arm": "noise", "what": "x", "images": 1, "sampler": "y", "kid": 2.0, "kid_std": 0.1}
+    before |= {"kid_seeds": [1.5, 2.5], "fd": 20.0, "lpips": {"lpips_nearest": 0.1, "lpips_diversity": 0.2}, "n": 20}
+    before |= {"extractor": "z", "real": "validation", "floor": {"kid": 0.1, "fd": 1.0}}
+    output.write_text(json.dumps({"rows": [before]}))
+    few = {"DPM-Solver++, 2 steps": ("dpmsolver++", 2, "clip_sample=true"), "DDIM, 2 steps": ("ddim", 2, "")}
+    settings = "--images 64 --resolution 32 --batch 8 --warmup 2 --chosen 8 --judged 20 --label tiny --arms patch"
+    command = [*shortened("quality", SAMPLERS=few, TIMED_STEPS=12, ROUNDS=1), *settings.split()]
+    command += ["--work", str(folder / "quality"), "--dataset", str(folder / "faces"), "--extractor", str(tiny_vit)]
+    command += ["--pretrained", str(folder / "photographs"), "--cache_dir", str(folder / "cache"), "--output"]
+    done = subprocess.run([*command, str(output)], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    rows = {(row["kind"], row["arm"]): row for row in result["rows"]}
+    assert set(rows) == {("images", "noise"), ("images", "patch"), ("time", "patch")}
+    patch, kids = rows["images", "patch"], rows["images", "patch"]["kid_seeds"]
+    assert patch["images"] == 64 and rows["time", "patch"]["images"] > 0
+    assert kids[0] != kids[1] and patch["kid"] == pytest.approx(sum(kids) / 2)
+    assert result["summary"]["patch_over_full_fd"] == patch["fd"] / 20.0 and result["summary"]["noise_fd_ratio"] is None
+    assert render.render_quality(result) in done.stdout
