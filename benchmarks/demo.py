@@ -131,7 +131,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("No Chromium is installed; try `apt-get install chromium`.")
     pipeline = AnimeDDPMPipeline.from_pretrained(arguments.model)
-    steps, side = pipeline.default_num_inference_steps(), pipeline.unet.config.sample_size
+    steps, side = pipeline.default_num_inference_steps(), pipeline.image_shape[-1]
     with served(arguments.model) as (url, process):
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

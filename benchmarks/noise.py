@@ -29,6 +29,7 @@ from common import FACES, RESULTS, ROOT, write_result
 from judging import add_flags, judge, line, measured, slug, values
 from render import render_noise
 
+from pipeline_anime_ddpm import coordinate_grid
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.pipeline_anime_ddpm import STEPS_BY_OCTAVES
@@ -244,9 +245,9 @@ class Bench:
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
         timesteps = scheduler.timesteps_of(torch.full((len(clean),), snr**-0.5)).float()
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        total = 0.0
+        total, grid = 0.0, coordinate_grid(*pipeline.image_shape[1:])
         for part in torch.arange(len(clean)).split(64):
-            output = pipeline.unet(noisy[part], timesteps[part]).sample
+            output = pipeline.predict(pipeline.unet, noisy[part], timesteps[part], grid)
             original = scheduler.pred_original_sample(output, timesteps[part], noisy[part])
             total += (original - clean[part]).square().mean((1, 2, 3)).sum().item()
         return snr * total / len(clean)

@@ -177,7 +177,8 @@ class Bench:
         unet = load_pipeline(self.settings.model).unet
         rows = []
         for count in (1, self.settings.batch):
-            inputs = (torch.randn(count, unet.config.in_channels, self.side, self.side), torch.tensor(500.0))
+            side = unet.config.sample_size
+            inputs = (torch.randn(count, unet.config.in_channels, side, side), torch.tensor(500.0))
             calls = {name: make(unet, inputs) for name, make in backends().items() if name in BACKENDS}
             seconds: dict[str, list[float]] = {name: [] for name in calls}
             expected = calls["eager"](*inputs)
