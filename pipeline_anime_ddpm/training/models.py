@@ -218,6 +218,8 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
             "pipeline or a UNet2DModel."
         ) from error
+    if scheduler.config.distilled_steps:
+        raise UserError(f"{name} was distilled and knows its few steps only; train on the model that it was made of.")
     if config.new_noise:
         return unet.float(), None
     _check_kept(config, noise.config)

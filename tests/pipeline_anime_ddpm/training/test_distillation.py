@@ -5,8 +5,10 @@ import torch
 from recipe_runs import flags
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import StepBatch
 from schedulers import AnimeNoiseScheduler
 
@@ -172,6 +174,14 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
         few(num_inference_steps=5)
     changed = few.unet.state_dict()
     assert any(not torch.equal(own[key], changed[key]) for key in own)
+
+
+def test_a_distilled_network_is_not_trained_on(tiny_unet, tmp_path):
+    AnimeDDPMPipeline(tiny_unet(), distilled(AnimeNoiseScheduler(), 4)).save_pretrained(tmp_path)
+    for more in ({}, {"distill": 2}, {"new_noise": True}):
+        config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
+        with pytest.raises(UserError, match="knows its few steps only"):
+            build_model(config)
 
 
 def test_the_guide_is_the_run_s_average_at_that_time(work, tmp_path, in_process):
