@@ -39,7 +39,7 @@ from pipeline_anime_ddpm.training.checkpoints import (
 )
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
-from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss
+from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss
 from pipeline_anime_ddpm.training.ema import (
     build_averages,
     drop_snapshots_after,
@@ -307,7 +307,7 @@ def build_run(
     judge: TrainingJudge | None = None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
-    teacher = Teacher(unet, scheduler, accelerator.device) if config.distill else None  # before a checkpoint is loaded
+    teacher = build_teacher(config, unet, scheduler, accelerator.device)  # before a checkpoint is loaded
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The pictures of model_card/sampling.md, from a trained pipeline and its own faces.
 
-python benchmarks/sampling_figures.py --model runs/noise/C
+python benchmarks/sampling_figures.py --model runs/mine --distilled runs/four runs/two
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ FIGURES = ROOT / "model_card" / "figures"
 SHOWN = 96  # pixels of a face in a sheet
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 JUMPS = (1, 2, 4, 8)
+SCALES = (1.0, 1.5, 2.0, 3.0)
+MANY = 8  # seeds that are shown beside each other
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -82,9 +84,33 @@ def repaintings(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path) -
     sheet(rows, titles, path)
 
 
+def drawn(pipe: AnimeDDPMPipeline, **how) -> list[Image.Image]:
+    return pipe(MANY, generator=seeded(*range(MANY)), **how).images
+
+
+def guided(pipe: AnimeDDPMPipeline, path: Path) -> None:
+    """By the guide if there is one, and by windows of half the side."""
+    kinds = {"window": {"guidance_window": pipe.image_shape[-1] // 2}} | ({"guide": {}} if pipe.guide_unet else {})
+    rows = [drawn(pipe)]
+    rows += [
+        drawn(pipe, guidance_scale=scale, **kind) for kind in reversed(kinds.values()) for scale in SCALES if scale != 1
+    ]
+    sheet(rows, [f"seed {seed}" for seed in range(MANY)], path)
+
+
+def few_steps(pipe: AnimeDDPMPipeline, folders: Sequence[str], path: Path) -> None:
+    rows = [drawn(pipe)]
+    for folder in folders:
+        few = AnimeDDPMPipeline.from_pretrained(folder)
+        few.set_progress_bar_config(disable=True)
+        rows.append(drawn(few))
+    sheet(rows, [f"seed {seed}" for seed in range(MANY)], path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="a pipeline that is not distilled")
+    parser.add_argument("--distilled", nargs="+", default=[], help="what was made of it by --distill")
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--seeds", type=int, nargs=3, default=(3, 4, 6), help="of the faces that are worked on")
     arguments = parser.parse_args()
@@ -107,6 +133,9 @@ def main() -> None:
     steps = (0, 3, 6, 9, 12, 16, 20, 24)
     rows = [[shown[step][face] for step in steps] for face in range(3)]
     sheet(rows, [f"step {step + 1}" for step in steps], arguments.figures / "sampling_trajectory.png")
+    guided(pipe, arguments.figures / "sampling_guidance.png")
+    if arguments.distilled:
+        few_steps(pipe, arguments.distilled, arguments.figures / "sampling_distilled.png")
 
 
 if __name__ == "__main__":

@@ -517,6 +517,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         starts = [sorted({*range(0, length - side, stride), length - side}) for length in sample.shape[2:]]
         windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in itertools.product(*starts)]
         grids = torch.cat([grid[window].expand(len(sample), -1, -1, -1) for window in windows])
+        t = t.repeat(len(windows)) if t.ndim else t  # in training each image has its own
         outputs = self.predict(self.unet, torch.cat([sample[window] for window in windows]), t, grids)
         total, count = torch.zeros_like(sample), torch.zeros_like(sample)
         for window, output in zip(windows, outputs.split(len(sample)), strict=True):

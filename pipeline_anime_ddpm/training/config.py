@@ -193,6 +193,12 @@ class TrainingConfig:
         "Turn the pre-trained model into one that draws in so many steps, such as 4, each a jump along the path that "
         "it takes itself; it then draws so only.",
     )
+    distill_guidance_scale: float = setting(
+        1.0, "Learn the path as it is guided by the model's guide, away from which this goes; 1 is not guided."
+    )
+    distill_guidance_window: int | None = setting(
+        None, "Be guided by the model itself in windows of this side in pixels, instead of by a guide."
+    )
 
     # --- length and optimisation; progress is counted in images, steps and epochs are converted once ---
     num_epochs: int = setting(100, "Times the whole data set is seen, unless one of the two limits below is given.")

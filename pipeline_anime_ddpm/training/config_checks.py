@@ -98,6 +98,9 @@ def _check_noise(config: TrainingConfig) -> None:
         raise UserError("--new_noise is for --pretrained_model_name_or_path, and a new model's is new; leave it away.")
     if config.new_noise and config.distill:
         raise UserError("--distill keeps the noise that the model knows; leave --new_noise away.")
+    for name in ("distill_guidance_scale", "distill_guidance_window"):
+        if getattr(config, name) != getattr(type(config), name) and not config.distill:
+            raise UserError(f"--{name} is of --distill; give both or neither.")
     if config.distill:
         if not config.pretrained_model_name_or_path:
             raise UserError("--distill goes on from a trained model; give it as --pretrained_model_name_or_path.")

@@ -16,12 +16,14 @@ import math
 import torch
 from diffusers import UNet2DModel
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
+from .config import TrainingConfig
 from .errors import UserError
 from .objective import StepBatch
-from .patches import space_to_depth
+from .patches import full_side, space_to_depth
 
 TEACHER_STEPS = 8  # of second order, of the whole path: what it takes for the trained network to be followed closely
 
@@ -51,11 +53,31 @@ class Teacher:
         unet: copied as it is now.
         scheduler: of `distilled`.
         device: of the copy.
+        guide: the weaker network that it is guided by, if any.
+        scale, window: `guidance_scale` and `guidance_window` of the pipeline; what is learned is learned with them.
+
+    Raises:
+        UserError: for guidance that the network cannot have.
     """
 
-    def __init__(self, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, device: torch.device | str = "cpu"):
-        self.unet = copy.deepcopy(unet).to(device).eval().requires_grad_(False)
-        self.scheduler, self.block = scheduler, space_to_depth(unet)
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: AnimeNoiseScheduler,
+        device: torch.device | str = "cpu",
+        guide: UNet2DModel | None = None,
+        scale: float = 1.0,
+        window: int | None = None,
+    ):
+        self.block, self.scale, self.window = space_to_depth(unet), scale, window
+        networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
+        self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block)
+        try:
+            self.pipeline.check_guidance(scale, window)
+        except ValueError as error:
+            raise UserError(f"--distill cannot be guided so: {error}") from error
+        self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
+        self.scheduler = scheduler
         self.jumps = scheduler.config.distilled_steps
         self.parts = math.ceil(TEACHER_STEPS / self.jumps)
         fine = AnimeNoiseScheduler.from_config(scheduler.config, distilled_steps=None)
@@ -83,20 +105,39 @@ class Teacher:
         for index in (jump * self.parts + part for part in range(self.parts)):
             here, there = self.sigmas[index], self.sigmas[index + 1]
             middle, end = (here * there).sqrt(), torch.where(index == len(self.sigmas) - 2, 0.0, there)
-            half = _towards(state, self.denoise(self.unet, state, here, coordinates), middle / here)
-            state = _towards(state, self.denoise(self.unet, half, middle, coordinates), end / here)
+            half = _towards(state, self.denoise(state, here, coordinates), middle / here)
+            state = _towards(state, self.denoise(half, middle, coordinates), end / here)
         return state
 
-    def denoise(
-        self, network: torch.nn.Module, state: torch.Tensor, sigma: torch.Tensor, coordinates: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The image that `network` sees behind y at noise levels σ `(B,)`, bounded where the sampler bounds it."""
-        timesteps = self.scheduler.timesteps_of(sigma).float()
-        sample = state / _column(1 + sigma**2).sqrt()
-        output = call_network(network, sample, timesteps, coordinates, self.block).float()
+    def denoise(self, state: torch.Tensor, sigma: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
+        """The image that it sees behind y at noise levels σ `(B,)`, bounded where the sampler bounds it."""
+        sample, timesteps = self.seen(state, sigma)
+        grid = self.grid if coordinates is None else coordinates
+        output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window)
         original = self.scheduler.pred_original_sample(output, timesteps, sample)
-        # the one that learns has to be pulled back from beyond the bounds
-        return original.clamp(-1, 1) if network is self.unet and self.scheduler.config.clip_sample else original
+        return original.clamp(-1, 1) if self.scheduler.config.clip_sample else original
+
+    def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a network is given of y at noise levels σ `(B,)`: x_t and t."""
+        return state / _column(1 + sigma**2).sqrt(), self.scheduler.timesteps_of(sigma).float()
+
+
+def build_teacher(
+    config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, device: torch.device
+) -> Teacher | None:
+    """The teacher that the flags ask for, with `unet` as it is now.
+
+    Raises:
+        UserError: as `Teacher`.
+    """
+    if config.distill is None:
+        return None
+    guide = None
+    if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
+        guide = AnimeDDPMPipeline.from_pretrained(
+            config.pretrained_model_name_or_path, cache_dir=config.cache_dir
+        ).guide_unet
+    return Teacher(unet, scheduler, device, guide, config.distill_guidance_scale, config.distill_guidance_window)
 
 
 def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +154,10 @@ def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch
     state = batch.clean + _column(here) * batch.noise
     kept = _column(torch.where(jump == teacher.jumps - 1, 0.0, there / here))
     target = (teacher.follow(state, jump, batch.coordinates) - kept * state) / (1 - kept)
-    original = teacher.denoise(model, state, here, batch.coordinates)
+    sample, timesteps = teacher.seen(state, here)
+    output = call_network(model, sample, timesteps, batch.coordinates, teacher.block).float()
+    # not bounded: where it is beyond the bounds, it has to be pulled back
+    original = teacher.scheduler.pred_original_sample(output, timesteps, sample)
     error = (original - target).square().mean(dim=(1, 2, 3))
     return ((1 + here.float() ** -2) * error).mean(), error.detach()
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from recipe_runs import flags
 
-from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.errors import UserError
@@ -13,17 +15,19 @@ from pipeline_anime_ddpm.training.objective import StepBatch
 from schedulers import AnimeNoiseScheduler
 
 
-class Gaussian(torch.nn.Module):
+class Gaussian(ModelMixin, ConfigMixin):
     """The exact network of images that are Gaussian noise of standard deviation `width`: its paths are known.
 
     D(y, σ) = y w² / (w² + σ²), and y(σ) of its path is in proportion to √(w² + σ²).
     """
 
-    def __init__(self, scheduler, width=0.5):
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, width=0.5, in_channels=3, out_channels=3, sample_size=8, block_out_channels=(8, 8)):
         super().__init__()
-        self.scheduler, self.width = scheduler, width
-        self.scale = torch.nn.Parameter(torch.ones(()))
-        self.config = type("Config", (), {"out_channels": 3})
+        self.width, self.scale = width, torch.nn.Parameter(torch.ones(()))
+        self.scheduler = AnimeNoiseScheduler()
 
     def forward(self, sample, timesteps, return_dict):
         alpha_bar = 1 / (1 + 1 / self.scheduler.snr(timesteps).view(-1, 1, 1, 1))
@@ -40,7 +44,7 @@ def batch_of(timesteps):
 
 def teacher_of(steps, **config):
     scheduler = distilled(AnimeNoiseScheduler(clip_sample=False, **config), steps)
-    return Teacher(Gaussian(scheduler), scheduler)
+    return Teacher(Gaussian(), scheduler)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
@@ -65,7 +69,7 @@ def test_each_jump_is_trained_as_often():
 def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
     """Of Gaussian images the path is known, whatever the network predicts."""
     scheduler = distilled(AnimeNoiseScheduler(clip_sample=False, prediction_type=prediction_type), 4)
-    velocity = Gaussian(AnimeNoiseScheduler())
+    velocity = Gaussian()
 
     class Network(Gaussian):
         def forward(self, sample, timesteps, return_dict):
@@ -77,7 +81,7 @@ def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
             )
             return ({"v_prediction": v, "epsilon": noise, "sample": original}[prediction_type],)
 
-    teacher = Teacher(Network(scheduler), scheduler)
+    teacher = Teacher(Network(), scheduler)
     jump = torch.tensor([0, 1, 2, 3])
     here = teacher.sigmas[jump * 2]
     state = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * (0.25 + here.float() ** 2).sqrt()[
@@ -91,27 +95,52 @@ def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
 
 def test_the_loss_is_of_the_image_whose_step_ends_where_the_path_does():
     teacher, batch = teacher_of(2), batch_of([10, 990])
-    network = Gaussian(teacher.scheduler, width=0.7)
+    network = Gaussian(0.7)
     loss, error = distillation_loss(network, teacher, batch)
     start = teacher.sigmas[[teacher.parts, 0]].float().view(2, 1, 1, 1)
     state = batch.clean + start * batch.noise
     end = teacher.follow(state, torch.tensor([1, 0]), None)
     kept = torch.stack([torch.zeros(()), (teacher.sigmas[teacher.parts] / teacher.sigmas[0]).float()]).view(2, 1, 1, 1)
-    says = teacher.denoise(network, state, start.flatten().double(), None)
+    sample, timesteps = teacher.seen(state, start.flatten().double())
+    says = teacher.scheduler.pred_original_sample(network(sample, timesteps, False)[0], timesteps, sample)
     reached = says + kept * (state - says)  # a step of DDIM
     torch.testing.assert_close(error, ((reached - end) / (1 - kept)).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(loss, ((1 + start.flatten() ** -2) * error).mean())
     loss.backward()
     assert network.scale.grad.abs() > 0
-    assert teacher.unet.scale.grad is None and not teacher.unet.scale.requires_grad
+    assert teacher.pipeline.unet.scale.grad is None
 
 
 def test_what_is_clipped_in_drawing_is_clipped_in_the_teacher_alone():
     scheduler = distilled(AnimeNoiseScheduler(), 4)
-    teacher = Teacher(Gaussian(scheduler, width=50.0), scheduler)
+    teacher = Teacher(Gaussian(50.0), scheduler)
     state, sigma = torch.full((1, 3, 2, 2), 3.0), torch.tensor([1.0], dtype=torch.float64)
-    assert teacher.denoise(teacher.unet, state, sigma, None).max() == 1
-    assert teacher.denoise(Gaussian(scheduler, width=50.0), state, sigma, None).max() > 2
+    assert teacher.denoise(state, sigma, None).max() == 1
+    _, error = distillation_loss(Gaussian(50.0), teacher, StepBatch(state, torch.zeros_like(state), torch.tensor([0])))
+    assert error > 2  # it says 3 where the teacher's image is 1
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_guided_teacher_goes_where_the_guided_pipeline_would(tiny_unet, window):
+    scheduler, unet, guide = distilled(AnimeNoiseScheduler(clip_sample=False), 2), tiny_unet(), tiny_unet(seed=1)
+    teacher = Teacher(unet, scheduler, guide=guide, scale=1.5, window=window)
+    state = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    both = teacher.denoise(state, sigma, None)
+    pipe = AnimeDDPMPipeline(unet, scheduler, guide)
+    for image, level, seen in zip(state.split(1), sigma.split(1), both.split(1), strict=True):
+        sample, timestep = teacher.seen(image, level)
+        output = pipe.predict_guided(sample, timestep[0], coordinate_grid(16, 16), 1.5, window)
+        expected = scheduler.pred_original_sample(output, timestep, sample)
+        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+    plain = Teacher(unet, scheduler).denoise(state, sigma, None)
+    assert (plain - both).abs().max() > 1e-3
+
+
+def test_guidance_that_the_model_cannot_have_is_refused(tiny_unet):
+    for how, says in (({"scale": 1.5}, "needs a weaker network"), ({"scale": 2.0, "window": 5}, "must be one of")):
+        with pytest.raises(UserError, match=f"cannot be guided so: .*{says}"):
+            Teacher(tiny_unet(), distilled(AnimeNoiseScheduler(), 2), **how)
 
 
 def test_a_distilled_scheduler_takes_its_steps_and_no_others():
@@ -136,6 +165,7 @@ def test_a_table_without_an_end_or_too_short_is_refused():
     ("settings", "says"),
     [
         ({"distill": 4}, "give it as --pretrained_model_name_or_path"),
+        ({"distill_guidance_scale": 2}, "give both or neither"),
         ({"distill": 0, "pretrained_model_name_or_path": "x"}, "give 1 or more"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "loss_weighting": "none"}, "leave one of them away"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "leave one of them away"),
@@ -162,7 +192,7 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
     assert own.keys() == guide.keys() and any(not torch.equal(own[key], guide[key]) for key in own)
     arguments = flags(
         work, tmp_path / "few", pretrained_model_name_or_path=tmp_path / "run", distill=3, max_train_steps=8,
-        learning_rate=1e-2,
+        learning_rate=1e-2, distill_guidance_scale=1.5,
     )  # fmt: skip
     in_process(*[a for a in arguments if not a.startswith(("--model_config", "--ddpm_num_inference"))])
     few = AnimeDDPMPipeline.from_pretrained(tmp_path / "few")
