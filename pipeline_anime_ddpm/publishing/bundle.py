@@ -15,8 +15,10 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from schedulers import AnimeNoiseScheduler
 
 from ..evaluation.digests import state_digest
+from ..loading import load_pipeline
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
-from ..training.errors import HUB_ERRORS, UserError, first_line
+from ..training.errors import UserError, first_line
+from ..training.parsing import parse_json
 from ..training.run_folder import CONFIG_NAME
 from ..training.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
 from .card import CardFacts, Evaluation, Samples, Weights, render_card
@@ -93,9 +95,9 @@ def load_source(source: Path) -> AnimeDDPMPipeline:
     if not (source / AnimeDDPMPipeline.config_name).is_file():
         raise UserError(f"{source} holds no finished pipeline; give the --output_dir of a training that has ended.")
     try:
-        pipeline = AnimeDDPMPipeline.from_pretrained(source)
+        pipeline = load_pipeline(source)
         pipeline.image_shape  # noqa: B018 (raises for a network that draws no image)
-    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{source} cannot be loaded as a pipeline ({first_line(error)}); train it again.") from error
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
         raise UserError(f"Some weights in {source} are not finite, so every image would be broken; publish another.")
@@ -106,7 +108,7 @@ def read_evaluation(path: Path, pipeline: AnimeDDPMPipeline) -> Evaluation:
     """A `metrics.json`, or the folder that holds it, made sure that it is about the weights that are published."""
     path = path / METRICS_NAME if path.is_dir() else path
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         weights, _ = record["drawn"]["weights"], record["metrics"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

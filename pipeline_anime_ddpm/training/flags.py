@@ -13,10 +13,9 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from .config import EXPECTED, TrainingConfig
 from .errors import UserError
+from .parsing import parse_yaml
 
 # Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves
 # alone take these values; they are chosen so that two CPU cores show faces within six minutes.
@@ -108,17 +107,20 @@ def _closest(name: str) -> str:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
+        content = parse_yaml(Path(path).read_text()) or {}
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); give a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"--config {path} is not valid YAML; write one `name: value` a line.") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` a line.") from None
     if not isinstance(content, dict):
         raise UserError(f"--config {path} holds no settings; write one `name: value` a line.")
     known = {f.name for f in fields(TrainingConfig)}
     for name in content:
         if name not in known:
             raise UserError(f"--config {path} has the unknown setting {name!r}{_closest(str(name))}")
+        parts = content[name] if isinstance(content[name], list) else [content[name]]
+        if any(isinstance(part, (list, dict, set, tuple)) for part in parts):
+            raise UserError(f"--config {path}: {name} is nested; write one `name: value` a line.")
     return content
 
 
