@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT
+from render_long_run import render_long_run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
@@ -367,6 +368,7 @@ RENDERERS = {
     "noise": render_noise,
     "sampling": render_sampling,
     "demo": render_demo,
+    "long_run": render_long_run,
 }
 
 

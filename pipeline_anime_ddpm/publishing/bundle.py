@@ -163,10 +163,21 @@ def save_record(
     if training is not None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
         if (publication.run / CURVE_NAME).is_file():
-            shutil.copyfile(publication.run / CURVE_NAME, folder / CURVE_NAME)
+            copy_own(publication.run / CURVE_NAME, folder / CURVE_NAME)
     if evaluations:
         records = [evaluation.record for evaluation in evaluations]
         (folder / METRICS_NAME).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+
+
+def copy_own(file: Path, target: Path) -> None:
+    """Copy a file of a run; a link could bring one along that was never meant to be seen.
+
+    Raises:
+        UserError: for a link.
+    """
+    if file.is_symlink():
+        raise UserError(f"{file} is a link, and may lead to what is private; put the file itself there, or remove it.")
+    shutil.copyfile(file, target)
 
 
 def save_samples(
@@ -176,11 +187,11 @@ def save_samples(
     (folder / SAMPLES_NAME).mkdir()
     for evaluation in evaluations:
         if (grid := evaluation.path.with_name(GRID_NAME)).is_file():
-            shutil.copyfile(grid, folder / SAMPLES_NAME / GRID_NAME)
+            copy_own(grid, folder / SAMPLES_NAME / GRID_NAME)
             return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", evaluation.grid_caption)
     grids = sorted((publication.source / SAMPLES_NAME).glob("*.png"))
     for grid in grids:
-        shutil.copyfile(grid, folder / SAMPLES_NAME / grid.name)
+        copy_own(grid, folder / SAMPLES_NAME / grid.name)
     if grids:
         return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
     pipeline.set_progress_bar_config(disable=True)
