@@ -5,8 +5,8 @@
     python benchmarks/fuzz.py decode tar --seconds 300 --corpus fuzzed
 
 A target reads bytes and may refuse them in the one way that is documented; whatever else it raises is a finding, is
-written to `<corpus>/<target>/findings/` with its traceback, and the fuzzing goes on. `tests/test_corpus.py` replays what
-is kept of it, `tests/corpus/<target>/`, on every run of the tests.
+written to `<corpus>/<target>/findings/` with its traceback, and the fuzzing goes on. What is kept of it,
+`tests/corpus/<target>/`, is replayed by `tests/test_corpus.py`.
 """
 
 from __future__ import annotations

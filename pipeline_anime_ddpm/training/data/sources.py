@@ -109,18 +109,27 @@ class ImageFiles(Source):
         return (EncodedImage(self.files[n].name, None, self.paths[n]) for n in numbers)
 
 
-class _TarInfo(tarfile.TarInfo):
-    """A member whose size is not below nothing: tarfile would go back, and read the same member for ever."""
+def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
+    """An archive of `size` bytes: uncompressed, so that no more comes out of it than there is in it.
 
-    def _block(self, count: int) -> int:
-        if count < 0:
-            raise tarfile.InvalidHeaderError("a size below zero")
-        return super()._block(count)
+    What is damaged in the middle is an error, which tarfile takes for the end. So is a member that goes back, which
+    tarfile would read for ever, or beyond the end, which it would count up to.
+    """
 
+    class Member(tarfile.TarInfo):
+        def _block(self, count: int) -> int:
+            if not 0 <= count <= size:
+                raise tarfile.ReadError(f"a member claims {count:,} bytes")
+            return super()._block(count)
 
-def _open_tar(mode: str, **where: Any) -> tarfile.TarFile:
-    """Uncompressed, so that no more can come out of it than there is in it."""
-    return tarfile.open(mode=mode, tarinfo=_TarInfo, **where)
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+            try:
+                return super().fromtarfile(archive)
+            except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+                raise tarfile.ReadError(f"damaged after {archive.offset:,} bytes: {error}") from error
+
+    return tarfile.open(mode=mode, tarinfo=Member, **where)
 
 
 class TarFiles(Source):
@@ -136,10 +145,11 @@ class TarFiles(Source):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         self.num_units = len(paths)
         self._check_fields()
-        self.unit_sizes = None if remote else [sum(1 for _ in self._members(path)) for path in paths]
+        self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        with xopen(self.paths[unit], "rb") as file, _open_tar("r|", fileobj=file) as archive:
+        size = self.files[unit].size
+        with xopen(self.paths[unit], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
             for member in filter(self._is_wanted, archive):
                 name = f"{self.files[unit].name}/{member.name}"
                 if member.size > MOST_BYTES:
@@ -147,9 +157,9 @@ class TarFiles(Source):
                 else:
                     yield EncodedImage(name, archive.extractfile(member).read())
 
-    def _members(self, path: str) -> Iterator[tarfile.TarInfo]:
-        with _open_tar("r:", name=path) as archive:
-            yield from filter(self._is_wanted, archive)
+    def _count(self, unit: int) -> int:
+        with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
+            return sum(map(self._is_wanted, archive))
 
     def _is_wanted(self, member: tarfile.TarInfo) -> bool:
         if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
@@ -161,7 +171,8 @@ class TarFiles(Source):
     def _check_fields(self) -> None:
         """Refuse archives whose examples hold two images each, such as a picture and its mask."""
         keys: dict[str, str] = {}
-        with xopen(self.paths[0], "rb") as file, _open_tar("r|", fileobj=file) as archive:
+        size = self.files[0].size
+        with xopen(self.paths[0], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
             for member in filter(self._is_wanted, archive):
                 key, field = member.name[: -len(_field(member.name))], _field(member.name)
                 if keys.setdefault(key, field) != field:
