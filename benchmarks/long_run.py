@@ -67,7 +67,7 @@ def flags(part: str, work: Path, settings: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def training(part: str, work: Path, settings: argparse.Namespace, hub: HubServer) -> Iterator[psutil.Process]:
+def training(part: str, work: Path, settings: argparse.Namespace, hub: HubServer) -> Iterator[subprocess.Popen]:
     """A training in a process of its own, ended by Ctrl-C, as a user would.
 
     Raises:
@@ -76,28 +76,30 @@ def training(part: str, work: Path, settings: argparse.Namespace, hub: HubServer
     own = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HOME": str(work / "home")}
     command = [sys.executable, str(ROOT / "train_anime_ddpm.py"), *flags(part, work, settings)]
     with open(work / f"{part}.log", "w") as log:
-        process = psutil.Popen(command, env=os.environ | hub.env | own, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=os.environ | hub.env | own, stdout=log, stderr=log)
         if settings.cpu is not None:
-            process.cpu_affinity([settings.cpu])
+            psutil.Process(process.pid).cpu_affinity([settings.cpu])
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(timeout=300)
-            process.kill()
+            except subprocess.TimeoutExpired:
+                process.kill()
     if process.returncode != 130:
         raise RuntimeError(f"It ended with {process.returncode}:\n{(work / f'{part}.log').read_text()[-3000:]}")
 
 
-def look(process: psutil.Process, folder: Path, seen: int) -> dict[str, Any] | None:
+def look(process: subprocess.Popen, folder: Path, seen: int) -> dict[str, Any] | None:
     """What the training holds now, with its workers, and how fast it was since `seen` images; None before it trains."""
     rows = [row for row in _rows(folder / "metrics.csv") if int(float(row["images"])) > seen]
     if not rows:
         return None
     with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended; the next look will do
-        processes = [process, *process.children(recursive=True)]
+        own = psutil.Process(process.pid)
+        processes = [own, *own.children(recursive=True)]
         return {
             "memory": sum(p.memory_info().rss for p in processes),
             "files": sum(p.num_fds() for p in processes),

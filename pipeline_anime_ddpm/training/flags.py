@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import os
 import sys
 import types
@@ -37,9 +38,15 @@ def _field(name: str) -> Field:
     return TrainingConfig.__dataclass_fields__[name]
 
 
+@functools.cache
+def _type_hints() -> dict[str, Any]:
+    """Of all settings; to work them out again for each took most of the time of reading a command line."""
+    return typing.get_type_hints(TrainingConfig)
+
+
 def _value_type(name: str) -> type:
     """The type of a setting's values, `None` apart."""
-    hint = typing.get_type_hints(TrainingConfig)[name]
+    hint = _type_hints()[name]
     if isinstance(hint, types.UnionType):
         (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
     return hint
@@ -52,7 +59,7 @@ def convert(name: str, value: Any) -> Any:
     bare = _field(name).metadata["bare"]
     if bare and isinstance(value, bool):
         value = bare if value else None
-    optional = type(None) in typing.get_args(typing.get_type_hints(TrainingConfig)[name])
+    optional = type(None) in typing.get_args(_type_hints()[name])
     value_type = _value_type(name)
     if value is None or (optional and value_type is not str and str(value).lower() == "none"):
         if not optional:

@@ -13,12 +13,16 @@ import yaml
 MOST_CHARACTERS = 16_000_000  # of a file; the largest that this project writes has a few hundred thousand
 
 
+class _Alias(ValueError):
+    """Of the text that is parsed."""
+
+
 class _NoAliases(yaml.SafeLoader):
     """YAML's `*name` stands for what was written before: ten lines of such names are a list of billions."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("it repeats a part by an alias (*name); write it out")
+            raise _Alias("it repeats a part by an alias (*name); write it out")
         return super().compose_node(parent, index)
 
 
@@ -31,7 +35,9 @@ def parse_yaml(text: str) -> Any:
     _check_length(text)
     try:
         return yaml.load(text, _NoAliases)
-    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+    except _Alias:
+        raise
+    except Exception as error:  # PyYAML's own, and whatever its constructors raise for values that are none
         raise ValueError("it is not valid YAML") from error
 
 
