@@ -187,9 +187,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="faces of the data set, which the project draws")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument(
-        "--steps_between_saves", type=int, default=2048, help="between evaluations, checkpoints, pushes"
-    )
+    parser.add_argument("--steps_between_saves", type=int, default=512, help="between evaluations, checkpoints, pushes")
     parser.add_argument("--cpu", type=int, help="number of the only core that the training may use")
     parser.add_argument("--output", type=Path, default=RESULTS / "long_run.json")
     settings = parser.parse_args()
