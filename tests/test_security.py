@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -459,3 +460,14 @@ def test_texts_of_any_length_are_not_parsed():
     for parse in (parsing.parse_json, parsing.parse_yaml):
         with pytest.raises(ValueError, match="16,000,000 characters"):
             parse(" " * 16_000_001)
+
+
+def test_every_promise_names_a_test_that_exists():
+    words = re.findall(r"`(test[^`]+)`", (ROOT / "SECURITY.md").read_text())
+    defined = [
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    ]
+    assert len(words) > 15
+    for word in words:
+        found = (ROOT / word).exists() if "/" in word else any(name.startswith(word.rstrip("…")) for name in defined)
+        assert found, word
