@@ -267,9 +267,12 @@ class Model:
 def load_pipeline(model: str, revision: str | None = None) -> Any:
     """With the package, its own code; without it that of the model, which must be a folder or pinned to a revision."""
     if importlib.util.find_spec("pipeline_anime_ddpm"):
-        from pipeline_anime_ddpm import AnimeDDPMPipeline
+        from pipeline_anime_ddpm import loading
 
-        pipeline = AnimeDDPMPipeline.from_pretrained(model, revision=revision)
+        try:
+            pipeline = loading.load_pipeline(model, revision=revision)
+        except ValueError as error:
+            raise SystemExit(f"{model} cannot be loaded as a pipeline ({error}); give another --model.") from error
     else:
         if revision is None and not os.path.isdir(model):
             raise SystemExit(f"Give --revision, the commit of {model} whose code you have read.")
@@ -950,7 +953,7 @@ def metrics(model: Model) -> list[list[str]]:
         records = json.loads(path.read_text()) if path else []
         records = [records] if isinstance(records, dict) else records
         return [metric_row(metric) for record in records for metric in record["metrics"].values()]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         print(f"{path} is left out: {type(error).__name__}: {error}")
         return []
 

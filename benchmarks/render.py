@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT
+from render_long_run import render_long_run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
@@ -405,6 +406,7 @@ RENDERERS = {
     "sampling": render_sampling,
     "quality": render_quality,
     "demo": render_demo,
+    "long_run": render_long_run,
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..training.errors import UserError
+from ..training.parsing import parse_json
 
 LOWER_IS_BETTER = {"fid": True, "kid": True, "mind": True, "precision": False, "recall": False}
 ARROWS = {True: " ↓", False: " ↑", None: ""}
@@ -22,7 +22,7 @@ def load_record(path: Path) -> dict[str, Any]:
     """
     path = path / "metrics.json" if path.is_dir() else path
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         comparison_table([record], [""])  # reads all that a comparison needs
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from schedulers import AnimeNoiseScheduler
 from schedulers.scheduling_anime_noise import SOLVERS
 
+from .. import loading
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
-from ..training.errors import HUB_ERRORS, UserError, first_line
+from ..training.errors import UserError, first_line
 from .digests import state_digest
 
 SEEDS_APART = 1_000_000  # so that no image of one base seed is an image of another
@@ -43,8 +44,8 @@ def load_pipeline(name: str, cache_dir: str | None = None, device: torch.device 
         UserError: if it cannot be loaded, does not draw RGB squares, or has weights that are not finite.
     """
     try:
-        pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=cache_dir)
-    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        pipeline = loading.load_pipeline(name, cache_dir)
+    except ValueError as error:
         raise UserError(
             f"--model {name} cannot be loaded as a pipeline ({first_line(error)}); check the name or path."
         ) from error

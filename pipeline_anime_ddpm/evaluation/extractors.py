@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..training.errors import UserError, first_line
 from .digests import LENGTH, full_precision, state_digest
-from .perceptual import read_state
+from .perceptual import read_state, tensors_alone
 
 INCEPTION = "inception"
 INCEPTION_SIDE = 299
@@ -101,17 +102,21 @@ class InceptionExtractor(FeatureExtractor):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
         if weights is not None:
-            read_state(weights, "--extractor_weights")  # torch-fidelity would run what a hostile file holds
+            read_state(weights, "--extractor_weights")
         try:
-            network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights, verbose=False
-            )
+            with tensors_alone():  # torch-fidelity asks torch to run what a hostile file holds
+                network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights, verbose=False
+                )
         except OSError as error:
             raise UserError(
                 f"The network of FID cannot be fetched ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
                 "as --extractor_weights FILE, or take another one, as in --extractor facebook/dinov2-small."
             ) from error
-        except RuntimeError as error:  # names that are missing, shapes that differ
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:  # missing names, other shapes, no tensors
             raise UserError(
                 f"--extractor_weights {weights} does not hold the network of FID; download {URL_INCEPTION_V3}."
             ) from error
@@ -152,9 +157,10 @@ class TransformersExtractor(FeatureExtractor):
 
         self.device = torch.device(device)
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(name, cache_dir=cache_dir)
+            where = {"cache_dir": cache_dir, "trust_remote_code": False}  # by default it would ask on a terminal
+            processor = transformers.AutoImageProcessor.from_pretrained(name, **where)
             model, loading = transformers.AutoModel.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, cache_dir=cache_dir
+                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **where
             )
         except Exception as error:  # what a library raises for a foreign folder can be anything
             raise UserError(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ..training.config import TrainingConfig
 from ..training.data.cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
+from ..training.data.decoding import FORMATS, IMAGE_SUFFIXES, check_size
 from ..training.data.reading import check_skipped
-from ..training.data.sources import IMAGE_SUFFIXES, available_splits, open_source
+from ..training.data.sources import available_splits, open_source
 from ..training.errors import UserError, first_line
 from .digests import pixel_digest
 
@@ -124,7 +125,8 @@ def read_folder(folder: Path, most: int | None = None) -> ImageSet:
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder} is not a folder; give the folder that holds the generated images.")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in found if p.is_file())  # and no pipe, which would be waited for
     if not paths:
         raise UserError(f"--images {folder} holds no images; put png, jpg or webp files in it.")
     return ImageSet(read_images(paths[:most]), str(folder))
@@ -135,7 +137,8 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
     pixels, first = [], None
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                check_size(*image.size)
                 image.load()
         except Exception as error:  # decoders raise almost anything on a broken file
             raise UserError(f"{path} cannot be decoded ({first_line(error)}); remove it or put it right.") from error

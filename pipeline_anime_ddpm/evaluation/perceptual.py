@@ -8,6 +8,8 @@ from the mean embedding.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -154,6 +156,21 @@ def _shift_tolerant(key: str, weights: str | None) -> nn.Module:
         return ShiftTolerantFeatures(net, read_state(path, "--lpips_weights"))
     except (KeyError, ValueError) as error:
         raise UserError(f"--lpips_weights {path} does not hold the network of {DISTANCES[key]}.") from error
+
+
+@contextlib.contextmanager
+def tensors_alone() -> Iterator[None]:
+    """Whatever a library asks of `torch.load` inside, it reads tensors and runs nothing: torch's own switch for it."""
+    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before
 
 
 def read_state(path: str | Path, flag: str) -> dict[str, torch.Tensor]:

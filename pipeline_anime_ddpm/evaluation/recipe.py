@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
+from ..training.parsing import parse_json
 from .drawing import Drawing, check_guidance, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
 from .image_sets import ImageSet, read_folder, read_images
 from .memorisation import find_nearest, mean_pairwise
@@ -157,7 +157,7 @@ def prepare_folder(config: EvaluationConfig, drawing: Drawing | None) -> None:
     path = config.folder / METRICS_NAME
     if path.exists():
         try:
-            judged = json.loads(path.read_text())["judged"]["source"]
+            judged = parse_json(path.read_text())["judged"]["source"]
         except (OSError, ValueError, KeyError, TypeError):
             judged = "something else"
         if judged != (config.images or config.model):

@@ -10,11 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..training.config import TrainingConfig, setting
 from ..training.config_checks import FEATURE_METRICS
 from ..training.errors import UserError
+from ..training.parsing import parse_yaml
 from .image_sets import DataSet
 
 METRICS = (*FEATURE_METRICS, "lpips")
@@ -217,8 +216,8 @@ def parse_sampler_options(text: str) -> dict[str, Any]:
         if not (equals and name.strip()):
             raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
         try:
-            options[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name.strip()] = parse_yaml(value)
+        except ValueError as error:
             raise UserError(f"--sampler_options: {value!r} cannot be read as a value of {name}.") from error
     return options
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,9 +100,9 @@ def kept(
 def _read(folder: Path) -> dict[str, np.ndarray] | None:
     try:
         json.loads((folder / FACTS).read_text())
-        with np.load(folder / ARRAYS) as arrays:
+        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error):
         return None
 
 

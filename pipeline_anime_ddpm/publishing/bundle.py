@@ -13,8 +13,10 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from ..evaluation.digests import state_digest
+from ..loading import load_pipeline
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
-from ..training.errors import HUB_ERRORS, UserError, first_line
+from ..training.errors import UserError, first_line
+from ..training.parsing import parse_json
 from ..training.run_folder import CONFIG_NAME
 from ..training.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
 from .card import CardFacts, Evaluation, Samples, Weights, render_card
@@ -91,9 +93,9 @@ def load_source(source: Path) -> AnimeDDPMPipeline:
     if not (source / AnimeDDPMPipeline.config_name).is_file():
         raise UserError(f"{source} holds no finished pipeline; give the --output_dir of a training that has ended.")
     try:
-        pipeline = AnimeDDPMPipeline.from_pretrained(source)
+        pipeline = load_pipeline(source)
         pipeline.image_shape  # noqa: B018 (raises for a network that draws no image)
-    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{source} cannot be loaded as a pipeline ({first_line(error)}); train it again.") from error
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
         raise UserError(f"Some weights in {source} are not finite, so every image would be broken; publish another.")
@@ -104,7 +106,7 @@ def read_evaluation(path: Path, pipeline: AnimeDDPMPipeline) -> Evaluation:
     """A `metrics.json`, or the folder that holds it, made sure that it is about the weights that are published."""
     path = path / METRICS_NAME if path.is_dir() else path
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         weights, _ = record["drawn"]["weights"], record["metrics"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -164,10 +166,21 @@ def save_record(
     if training is not None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
         if (publication.run / CURVE_NAME).is_file():
-            shutil.copyfile(publication.run / CURVE_NAME, folder / CURVE_NAME)
+            copy_own(publication.run / CURVE_NAME, folder / CURVE_NAME)
     if evaluations:
         records = [evaluation.record for evaluation in evaluations]
         (folder / METRICS_NAME).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+
+
+def copy_own(file: Path, target: Path) -> None:
+    """Copy a file of a run; a link could bring one along that was never meant to be seen.
+
+    Raises:
+        UserError: for a link.
+    """
+    if file.is_symlink():
+        raise UserError(f"{file} is a link, and may lead to what is private; put the file itself there, or remove it.")
+    shutil.copyfile(file, target)
 
 
 def save_samples(
@@ -177,11 +190,11 @@ def save_samples(
     (folder / SAMPLES_NAME).mkdir()
     for evaluation in evaluations:
         if (grid := evaluation.path.with_name(GRID_NAME)).is_file():
-            shutil.copyfile(grid, folder / SAMPLES_NAME / GRID_NAME)
+            copy_own(grid, folder / SAMPLES_NAME / GRID_NAME)
             return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", evaluation.grid_caption)
     grids = sorted((publication.source / SAMPLES_NAME).glob("*.png"))
     for grid in grids:
-        shutil.copyfile(grid, folder / SAMPLES_NAME / grid.name)
+        copy_own(grid, folder / SAMPLES_NAME / grid.name)
     if grids:
         return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
     pipeline.set_progress_bar_config(disable=True)

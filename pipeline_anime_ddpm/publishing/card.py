@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError
+from ..training.parsing import parse_yaml
 from .assets import find_asset
 from .training_record import TrainingRecord
 
@@ -69,8 +70,8 @@ class CardFacts:
             UserError: for a file that cannot be read, a name that is not known, or a value of another type.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            content = parse_yaml(Path(path).read_text())
+        except (OSError, ValueError):
             content = None
         if not isinstance(content, dict):
             raise UserError(f"{flag} {path} cannot be read; give a YAML file with one `name: text` a line.")

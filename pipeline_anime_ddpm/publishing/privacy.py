@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import get_token
 from PIL import Image
 
-from ..training.errors import UserError
+from ..training.errors import UserError, first_line
 from ..training.provenance import is_local, public_name
 
 TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv"))
@@ -86,9 +86,14 @@ def _text_of(path: Path, content: bytes) -> str:
     if path.suffix == ".safetensors":
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return json.dumps(header.get("__metadata__", {}))
-    with Image.open(path) as image:
-        image.load()  # some of the text comes after the pixels
-        return " ".join(map(str, image.info.values())) + str(dict(image.getexif()))
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # some of the text comes after the pixels
+            return " ".join(map(str, image.info.values())) + str(dict(image.getexif()))
+    except Exception as error:  # decoders raise almost anything on a broken file
+        raise UserError(
+            f"{path.name} is no picture ({first_line(error)}); remove it from where it comes from."
+        ) from error
 
 
 def known_secrets() -> Iterator[str]:

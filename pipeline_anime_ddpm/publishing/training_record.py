@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..training.errors import UserError
+from ..training.parsing import parse_yaml
 from ..training.provenance import read_provenance
 from ..training.run_folder import CONFIG_NAME
 from ..training.tracking import CSV_NAME, CURVE_NAME
@@ -50,9 +49,9 @@ def read_training(run: Path) -> TrainingRecord:
         UserError: if its settings are damaged.
     """
     try:
-        settings = yaml.safe_load((run / CONFIG_NAME).read_text())
+        settings = parse_yaml((run / CONFIG_NAME).read_text())
         config = {name: value for name, value in settings.items() if name not in AT_HOME}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{run / CONFIG_NAME} is damaged; put back the file that the training wrote.") from error
     for name in PATHS:
         config[name] = config.get(name) and Path(config[name]).name

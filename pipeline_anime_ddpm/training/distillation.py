@@ -17,6 +17,7 @@ import torch
 from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
+from pipeline_anime_ddpm.loading import load_pipeline
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
@@ -134,9 +135,7 @@ def build_teacher(
         return None
     guide = None
     if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
-        guide = AnimeDDPMPipeline.from_pretrained(
-            config.pretrained_model_name_or_path, cache_dir=config.cache_dir
-        ).guide_unet
+        guide = load_pipeline(config.pretrained_model_name_or_path, config.cache_dir).guide_unet
     return Teacher(unet, scheduler, device, guide, config.distill_guidance_scale, config.distill_guidance_window)
 
 

@@ -27,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.loading import load_pipeline
 
 from .atomic import publish_folder
 from .config import TrainingConfig
-from .errors import HUB_ERRORS, UserError, first_line
+from .errors import UserError, first_line
 
 SNAPSHOTS = "ema"  # their folder, inside a run's
 SNAPSHOT_NAME = re.compile(r"(\d{9,})-[^/]+\.safetensors")
@@ -387,8 +388,8 @@ def _load_pipeline(run: Path) -> AnimeDDPMPipeline:
     if not (run / "model_index.json").is_file():
         raise UserError(f"{run} has no pipeline; give the --output_dir of a training run that has ended.")
     try:
-        return AnimeDDPMPipeline.from_pretrained(run)
-    except HUB_ERRORS as error:
+        return load_pipeline(run)
+    except ValueError as error:
         raise UserError(f"The pipeline in {run} cannot be loaded ({first_line(error)}); train it again.") from error
 
 

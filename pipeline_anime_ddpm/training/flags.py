@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import os
 import sys
 import types
@@ -13,10 +14,9 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from .config import EXPECTED, TrainingConfig
 from .errors import UserError
+from .parsing import parse_yaml
 
 # Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves
 # alone take these values; they are chosen so that two CPU cores show faces within six minutes.
@@ -38,9 +38,15 @@ def _field(name: str) -> Field:
     return TrainingConfig.__dataclass_fields__[name]
 
 
+@functools.cache
+def _type_hints() -> dict[str, Any]:
+    """Of all settings; to work them out again for each took most of the time of reading a command line."""
+    return typing.get_type_hints(TrainingConfig)
+
+
 def _value_type(name: str) -> type:
     """The type of a setting's values, `None` apart."""
-    hint = typing.get_type_hints(TrainingConfig)[name]
+    hint = _type_hints()[name]
     if isinstance(hint, types.UnionType):
         (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
     return hint
@@ -53,7 +59,7 @@ def convert(name: str, value: Any) -> Any:
     bare = _field(name).metadata["bare"]
     if bare and isinstance(value, bool):
         value = bare if value else None
-    optional = type(None) in typing.get_args(typing.get_type_hints(TrainingConfig)[name])
+    optional = type(None) in typing.get_args(_type_hints()[name])
     value_type = _value_type(name)
     if value is None or (optional and value_type is not str and str(value).lower() == "none"):
         if not optional:
@@ -108,17 +114,20 @@ def _closest(name: str) -> str:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
+        content = parse_yaml(Path(path).read_text()) or {}
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); give a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"--config {path} is not valid YAML; write one `name: value` a line.") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` a line.") from None
     if not isinstance(content, dict):
         raise UserError(f"--config {path} holds no settings; write one `name: value` a line.")
     known = {f.name for f in fields(TrainingConfig)}
     for name in content:
         if name not in known:
             raise UserError(f"--config {path} has the unknown setting {name!r}{_closest(str(name))}")
+        parts = content[name] if isinstance(content[name], list) else [content[name]]
+        if any(isinstance(part, (list, dict, set, tuple)) for part in parts):
+            raise UserError(f"--config {path}: {name} is nested; write one `name: value` a line.")
     return content
 
 

@@ -7,9 +7,8 @@ import os
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
-from huggingface_hub.utils import validate_repo_id
 
-from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
 from schedulers import AnimeNoiseScheduler
 
 from .config import NUM_DRAWN_FACES, TrainingConfig
@@ -185,8 +184,10 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     if config.space_to_depth > 1:
         raise UserError("--space_to_depth is for a network of a size; a config tells its own, leave the flag away.")
     try:
-        return UNet2DModel.from_config(UNet2DModel.load_config(name, cache_dir=config.cache_dir))
-    except (*HUB_ERRORS, TypeError) as error:
+        values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
+        check_network(values, "its config")
+        return UNet2DModel.from_config(values)
+    except (*HUB_ERRORS, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "
             f"UNet2DModel ({first_line(error)})."
@@ -197,11 +198,11 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
     """The network, and the config of an `AnimeNoiseScheduler` with the noise that it knows, unless it gets another."""
     name = config.pretrained_model_name_or_path
     try:
-        if is_pipeline(name, config.cache_dir):
-            pipeline = AnimeDDPMPipeline.from_pretrained(name, cache_dir=config.cache_dir)
+        if read_index(name, config.cache_dir) is not None:
+            pipeline = load_pipeline(name, config.cache_dir)
             unet, noise = pipeline.unet, pipeline.scheduler
         else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
-            unet = UNet2DModel.from_pretrained(name, cache_dir=config.cache_dir)
+            unet = load_unet(name, config.cache_dir)
             noise = DDPMScheduler(
                 num_train_timesteps=config.ddpm_num_steps or 1000,
                 beta_schedule=config.ddpm_beta_schedule or "linear",
@@ -224,25 +225,6 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         return unet.float(), None
     _check_kept(config, noise.config)
     return unet.float(), scheduler.config
-
-
-def is_pipeline(name: str, cache_dir: str | None) -> bool:
-    """False for a bare network.
-
-    Raises:
-        ValueError: if the pipeline has parts that an unconditional one in pixel space has not, such as a VAE.
-    """
-    if not os.path.isdir(name):
-        validate_repo_id(name)
-    try:
-        index = AnimeDDPMPipeline.load_config(name, cache_dir=cache_dir)
-    except OSError:
-        return False
-    own = ("unet", "scheduler", "guide_unet", "space_to_depth")
-    other = [part for part in index if not part.startswith("_") and part not in own]
-    if other:
-        raise ValueError(f"it is a pipeline with {', '.join(other)}, not one in pixel space")
-    return True
 
 
 def _check_kept(config: TrainingConfig, noise: dict) -> None:

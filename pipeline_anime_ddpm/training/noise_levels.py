@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
 
 from .errors import UserError
+from .parsing import parse_json
 
 RECORD = "calibration.json"  # in the folder that `anime-ddpm calibrate` leaves
 SHIPPED_RESOLUTION = 64  # of the images that ANIME_LOG_SIGMAS was measured on
@@ -42,7 +42,7 @@ def read_log_sigmas(path: str, resolution: int) -> list[float]:
     """
     file = Path(path) / RECORD if os.path.isdir(path) else Path(path)
     try:
-        record = json.loads(file.read_text())
+        record = parse_json(file.read_text())
         values, side = [float(value) for value in record["anime_log_sigmas"]], int(record["images"]["resolution"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline_anime_ddpm.loading import read_network_config
+
 from .config import TrainingConfig
 from .errors import HUB_ERRORS, UserError, first_line
 from .flags import parse_config
-from .models import build_patches, is_pipeline, new_unet, set_resolution
+from .models import build_patches, new_unet, set_resolution
 from .patches import PatchTrainingAdapter, equal_parts, full_side
 from .plan import PassCost, Rehearsal
 
@@ -96,11 +98,7 @@ def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
     """What the config of a pre-trained model says; its weights are not read, nor downloaded."""
     name = config.pretrained_model_name_or_path
     try:
-        folder = "unet" if is_pipeline(name, config.cache_dir) else None
-        values = UNet2DModel.load_config(name, subfolder=folder, cache_dir=config.cache_dir)
-        if values.get("_class_name") != "UNet2DModel":
-            raise ValueError(f"its network is a {values.get('_class_name')}")
-        return UNet2DModel.from_config(values)
+        return UNet2DModel.from_config(read_network_config(name, config.cache_dir))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
         raise UserError(
             f"--pretrained_model_name_or_path {name!r} has no config that can be read ({first_line(error)}); give a "

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from .config import TrainingConfig
+from .parsing import parse_json
 
 RECORD_NAME = "provenance.json"
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
@@ -52,7 +53,7 @@ def write_provenance(
 def read_provenance(folder: Path) -> dict[str, Any]:
     """What `write_provenance` has kept; empty if nothing, or what is there is damaged."""
     try:
-        record = json.loads((folder / RECORD_NAME).read_text())
+        record = parse_json((folder / RECORD_NAME).read_text())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
 from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
@@ -17,6 +16,7 @@ from .config import TrainingConfig
 from .data.cache import SKIPPED
 from .ema import SNAPSHOTS
 from .errors import UserError
+from .parsing import parse_yaml
 from .provenance import RECORD_NAME
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
@@ -54,8 +54,8 @@ def check_output_dir(config: TrainingConfig) -> None:
     if config.overwrite_output_dir:
         return
     try:
-        before = yaml.safe_load(record.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        before = parse_yaml(record.read_text())
+    except ValueError:
         before = None
     if not isinstance(before, dict):
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")

@@ -71,7 +71,7 @@ class CacheEntry:
 
     def index(self) -> np.ndarray:
         """`(n, 3)` int64: where each image begins, in values, and its height and width."""
-        return np.load(self.folder / INDEX)
+        return np.load(self.folder / INDEX, allow_pickle=False)
 
     def pixels(self) -> np.ndarray:
         """All values of all images `(3, h, w)` one after the other, mapped from disk."""
@@ -132,8 +132,9 @@ def _open(folder: Path) -> CacheEntry | None:
     try:
         facts = json.loads((folder / FACTS).read_text())
         entry = CacheEntry(folder=folder, key=CacheKey(**facts.pop("key")), **facts)
-        whole = (folder / PIXELS).stat().st_size == entry.num_bytes and (folder / INDEX).exists()
-    except (OSError, ValueError, TypeError, KeyError):
+        whole = (folder / PIXELS).stat().st_size == entry.num_bytes
+        whole = whole and entry.index().shape == (entry.num_images, 3)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError):
         return None
     return entry if whole else None
 

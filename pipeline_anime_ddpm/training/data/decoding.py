@@ -11,6 +11,14 @@ import simplejpeg
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+# What is read at all, by decoders that are much used and run within this process: for EPS, Pillow would start
+# Ghostscript, whatever the file is called.
+Image.init()
+FORMATS = tuple(
+    name for name in "AVIF BMP GIF ICO JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split() if name in Image.OPEN
+)  # fmt: skip
+IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+MOST_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
 MAX_ASPECT = 16  # no square crop of a longer strip is a picture, and resized it would fill the memory
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns of what we refuse
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half-downloaded file is skipped and named, not trained on
@@ -65,7 +73,7 @@ def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
         return None
     if colours not in ("YCbCr", "Gray"):
         return None
-    _check_size(width, height)
+    check_size(width, height)
     if not _is_upright(content):
         return None
     # a much larger one is decoded at a part of its size, 1/8 to 7/8, that leaves the resizing enough to average
@@ -106,10 +114,10 @@ def _is_upright(content: bytes) -> bool:
 
 def _decode_any(content: bytes, resolution: int, as_float: bool) -> np.ndarray:
     if content.startswith(b"\x89PNG") and len(content) >= 24:
-        _check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
-    image = Image.open(io.BytesIO(content))
+        check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
     size = image.size
-    _check_size(*size)
+    check_size(*size)
     # JPEG is decoded at 1/2, 1/4 or 1/8 of its size, still large enough; to other formats this means nothing
     drafted = None if as_float else image.draft(None, (2 * resolution, 2 * resolution))
     image.load()
@@ -130,7 +138,8 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raise UndecodableImage for what would fill the memory."""
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise UndecodableImage(f"a decompression bomb: {width} x {height} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
+import stat
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,7 @@ from datasets.utils.file_utils import xopen
 from filelock import FileLock
 
 from ..errors import NETWORK_ERROR, UserError, first_line
-from .decoding import UndecodableImage, decode_image
+from .decoding import MOST_BYTES, UndecodableImage, decode_image
 from .sources import EncodedImage, Source
 
 logger = logging.getLogger(__name__)
@@ -43,10 +45,16 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
     """The images of `unit` from number `start` on; after a network drop, goes on with the very next one.
 
     Raises:
-        UserError: if the network stays away.
+        UserError: if the network stays away, or files of this machine are damaged.
     """
     if not source.remote:
-        yield from itertools.islice(source.read(unit), start, None)
+        try:
+            yield from itertools.islice(source.read(unit), start, None)
+        except (*NETWORK_ERRORS, MemoryError) as error:
+            raise UserError(
+                f"{source.name} cannot be read any more ({first_line(error)}); put its files right, and run the same "
+                "command again."
+            ) from error
         return
     waits = iter(WAITS)
     while True:
@@ -72,6 +80,8 @@ def _wait(waits: Iterator[float], name: str, error: Exception) -> None:
 
 
 def _content(image: EncodedImage, remote: bool) -> bytes:
+    if image.refused is not None:
+        raise UndecodableImage(image.refused)
     if image.content is not None:
         return image.content
     if image.path is None:
@@ -79,12 +89,27 @@ def _content(image: EncodedImage, remote: bool) -> bytes:
     waits = iter(WAITS)
     while True:
         try:
-            with xopen(image.path, "rb") as file:
-                return file.read()
+            return _read_file(image.path)
         except NETWORK_ERRORS as error:
             if not remote:
                 raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
             _wait(waits, image.name, error)
+
+
+def _read_file(path: str) -> bytes:
+    """All of a file that has no more bytes than an image can have."""
+    if "://" in path:  # of the Hub, or in an archive, where a few bytes may stand for very many
+        with xopen(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        size = len(content)
+    else:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # to open a pipe would be to wait for ever
+            raise UndecodableImage("not a regular file")
+        size, content = facts.st_size, b""
+    if size > MOST_BYTES:
+        raise UndecodableImage(f"a file of more than {MOST_BYTES:,} bytes")
+    return content or Path(path).read_bytes()
 
 
 class Decoder:

@@ -12,21 +12,20 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow.parquet
 from datasets.exceptions import DatasetsError
 from datasets.utils.file_utils import xopen
 from huggingface_hub import HfFileSystem
-from PIL import Image
 
 from ..config import TrainingConfig
 from ..errors import HUB_ERRORS, UserError, first_line
+from .decoding import IMAGE_SUFFIXES, MOST_BYTES
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
 TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
 ARCHIVE_SUFFIXES = frozenset({".zip"})
 MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
@@ -35,11 +34,12 @@ ROWS_AT_ONCE = 64
 
 
 class EncodedImage(NamedTuple):
-    """One image file: its content, or where to read it."""
+    """One image file: its content, or where to read it, or why it is not read."""
 
     name: str
     content: bytes | None
     path: str | None = None
+    refused: str | None = None
 
 
 class DataFile(NamedTuple):
@@ -109,8 +109,33 @@ class ImageFiles(Source):
         return (EncodedImage(self.files[n].name, None, self.paths[n]) for n in numbers)
 
 
+def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
+    """An archive of `size` bytes: uncompressed, so that no more comes out of it than there is in it.
+
+    What is damaged in the middle is an error, which tarfile takes for the end. So is a member that goes back, which
+    tarfile would read for ever, or beyond the end, which it would count up to.
+    """
+
+    class Member(tarfile.TarInfo):
+        def _block(self, count: int) -> int:
+            if not 0 <= count <= size:
+                raise tarfile.ReadError(f"a member claims {count:,} bytes")
+            return super()._block(count)
+
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+            try:
+                return super().fromtarfile(archive)
+            except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+                raise tarfile.ReadError(f"damaged after {archive.offset:,} bytes: {error}") from error
+
+    return tarfile.open(mode=mode, tarinfo=Member, **where)
+
+
 class TarFiles(Source):
     """Tar archives of images, WebDataset's layout or any other; a unit is one archive.
+
+    Nothing is unpacked to disk, so that a member's name is no more than a name; links and devices are passed over.
 
     Args:
         column: WebDataset's field, such as `jpg` or `mask.png`; None for every image in the archives.
@@ -120,18 +145,21 @@ class TarFiles(Source):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         self.num_units = len(paths)
         self._check_fields()
-        self.unit_sizes = None if remote else [sum(1 for _ in self._members(path)) for path in paths]
+        self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        with xopen(self.paths[unit], "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for member in archive:
-                if self._is_wanted(member):
-                    name = f"{self.files[unit].name}/{member.name}"
+        size = self.files[unit].size
+        with xopen(self.paths[unit], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
+            for member in filter(self._is_wanted, archive):
+                name = f"{self.files[unit].name}/{member.name}"
+                if member.size > MOST_BYTES:
+                    yield EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
+                else:
                     yield EncodedImage(name, archive.extractfile(member).read())
 
-    def _members(self, path: str) -> Iterator[tarfile.TarInfo]:
-        with tarfile.open(path) as archive:
-            yield from filter(self._is_wanted, archive)
+    def _count(self, unit: int) -> int:
+        with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
+            return sum(map(self._is_wanted, archive))
 
     def _is_wanted(self, member: tarfile.TarInfo) -> bool:
         if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
@@ -143,7 +171,8 @@ class TarFiles(Source):
     def _check_fields(self) -> None:
         """Refuse archives whose examples hold two images each, such as a picture and its mask."""
         keys: dict[str, str] = {}
-        with xopen(self.paths[0], "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        size = self.files[0].size
+        with xopen(self.paths[0], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
             for member in filter(self._is_wanted, archive):
                 key, field = member.name[: -len(_field(member.name))], _field(member.name)
                 if keys.setdefault(key, field) != field:
@@ -176,6 +205,7 @@ class Tables(Source):
         self.dataset = dataset.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False))
         self.num_units = dataset.num_shards
         self.unit_sizes = _parquet_sizes(paths, self.num_units)
+        self._own = frozenset(paths)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         # `.iter` and not `iter()`, which inside a worker would deal the rows of this one shard to all workers
@@ -185,8 +215,14 @@ class Tables(Source):
             for row in rows[self.column]:
                 row = row or {}
                 name = row.get("path") or f"row {number} of part {unit}"
-                yield EncodedImage(name, row.get("bytes"), row.get("path"))
+                yield self._image(name, row.get("bytes"), row.get("path"))
                 number += 1
+
+    def _image(self, name: str, content: bytes | None, path: str | None) -> EncodedImage:
+        """A row of a table may name any file of this machine, or an address; only the data set's own are opened."""
+        if content is None and path is not None and path.rpartition("::")[2] not in self._own:
+            return EncodedImage(name, None, refused="a row that points to a file outside of the data set")
+        return EncodedImage(name, content, path)
 
 
 def _parquet_sizes(paths: list[str], num_units: int) -> list[int] | None:
@@ -277,7 +313,7 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
     """What libraries say of a data set that cannot be loaded, as one sentence."""
     try:
         yield
-    except (*HUB_ERRORS, DatasetsError, tarfile.TarError) as error:
+    except (*HUB_ERRORS, DatasetsError, tarfile.TarError, MemoryError, OverflowError) as error:
         name = config.dataset_name or config.train_data_dir
         raise UserError(
             f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path."
@@ -300,7 +336,22 @@ def _open_folder(config: TrainingConfig) -> Source:
         options = {"drop_labels": True, "drop_metadata": True}
         return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
     paths = by_kind["image"]
+    _tell_of_links(paths, folder)
     return ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
+
+
+def _tell_of_links(paths: list[Path], folder: Path) -> None:
+    """Links to files are followed, for data sets are often made of them; those to folders are not."""
+    inside = folder.resolve()
+    outside = [path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(inside)]
+    if outside:
+        logger.warning(
+            "%d of the %d images are links that lead out of %s, such as %s; they are trained on as well.",
+            len(outside),
+            len(paths),
+            folder,
+            outside[0].relative_to(folder),
+        )
 
 
 def _kind(name: str) -> str | None:

@@ -1,0 +1,24 @@
+"""The table of `long_run.json`, as Markdown."""
+
+from __future__ import annotations
+
+HEADINGS = ("training", "minutes", "memory", "open files", "threads", "images/s", "evaluations", "pushes")
+
+
+def render_long_run(result: dict) -> str:
+    """Each part of the run, with what changed from the first to the last tenth after the warm-up."""
+    rows = [HEADINGS, ("---",) * len(HEADINGS)]
+    for part, found in result["summary"].items():
+        files, threads = (" to ".join(f"{count:g}" for count in found[name]) for name in ("files", "threads"))
+        growth = (f"{found[name]:+.1%}" for name in ("memory_growth", "speed_growth"))
+        memory, speed = growth
+        counts = (str(found["evaluations"]), str(found["pushes"]))
+        rows.append((part, f"{found['minutes']:.0f}", memory, files, threads, speed, *counts))
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    note = (
+        "Resident memory, open files and threads of the training with its workers; what is shown is "
+        "how the median of the last tenth after the warm-up (15 % of the time) compares with the first tenth's. "
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
+        f"`{result['command']}`."
+    )
+    return "\n".join([*table, "", note])

@@ -1,0 +1,170 @@
+"""Models that others have made: looked at before they are loaded, and loaded without running any code of theirs.
+
+`model_index.json` names classes and the configs hold sizes, and both come from whoever made the model. Only classes
+that an unconditional pipeline in pixel space is made of are accepted, and only sizes that a network can have.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import SchedulerMixin, UNet2DModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.utils import validate_repo_id
+
+from .pipeline_anime_ddpm import AnimeDDPMPipeline
+from .training.errors import first_line
+from .training.parsing import parse_json
+
+NETWORKS = ("unet", "guide_unet")
+PARTS = (*NETWORKS, "scheduler")
+SETTINGS = ("space_to_depth",)
+NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
+MOST_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
+MOST_LEVELS, MOST_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
+MOST_NUMBER = 1_000_000  # in a config: channels, pixels, noise levels
+
+
+def load_pipeline(name: str | Path, cache_dir: str | None = None, revision: str | None = None) -> AnimeDDPMPipeline:
+    """A DDPM or DDIM pipeline in pixel space, from a folder or the Hub.
+
+    Weights in safetensors are preferred; a pickled `.bin` is read by torch's reader for tensors alone.
+
+    Raises:
+        ValueError: if it is none, is damaged, or asks for anything but numbers; the text says what, in a few words.
+    """
+    index = read_index(name, cache_dir, revision)
+    for part in PARTS:
+        if index and part in index:
+            _check_class(part, index[part])
+            _find_config(name, part, cache_dir, revision)
+    where = {"cache_dir": cache_dir, "revision": revision}
+    return _quietly(AnimeDDPMPipeline.from_pretrained, name, **where)
+
+
+def load_unet(name: str, cache_dir: str | None = None) -> UNet2DModel:
+    """A network without a pipeline around it.
+
+    Raises:
+        ValueError: as `load_pipeline`.
+    """
+    _find_config(name, "", cache_dir)
+    return _quietly(UNet2DModel.from_pretrained, name, cache_dir=cache_dir)
+
+
+def read_index(name: str | Path, cache_dir: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
+    """What the `model_index.json` of a folder or repository says of its parts; None if it has none.
+
+    Raises:
+        ValueError: if it is damaged, or names other parts than our pipeline has.
+    """
+    path = _fetch(name, AnimeDDPMPipeline.config_name, cache_dir, revision)
+    if path is None:
+        return None
+    index = _read(path)
+    other = [part for part in index if not part.startswith("_") and part not in (*PARTS, *SETTINGS)]
+    if other:
+        raise ValueError(f"it is a pipeline with {', '.join(other)[:100]}, not one in pixel space")
+    _check_numbers({key: index[key] for key in SETTINGS if key in index}, path.name)
+    return index
+
+
+def _check_class(part: str, entry: Any) -> None:
+    """Raise a ValueError for a class that the part cannot have."""
+    if part == "guide_unet" and entry == [None, None]:
+        return
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(name, str) for name in entry)):
+        raise ValueError(f"its {AnimeDDPMPipeline.config_name} names no class for {part}")
+    kind = getattr(diffusers, entry[1], None) if entry[1].isidentifier() else None
+    wanted = UNet2DModel if part in NETWORKS else SchedulerMixin
+    if not (isinstance(kind, type) and issubclass(kind, wanted)):
+        raise ValueError(f"its {part} is a {entry[1][:100]}, which is no {wanted.__name__}")
+
+
+def read_network_config(name: str, cache_dir: str | None = None) -> dict[str, Any]:
+    """The config of a pipeline's network, or of a bare one; its weights are not looked at.
+
+    Raises:
+        ValueError: if there is none, or it is none of a UNet2DModel that can be.
+    """
+    part = "" if read_index(name, cache_dir) is None else "unet"
+    config = _find_config(name, part, cache_dir)
+    if config is None:
+        raise ValueError("there is no config.json")
+    if config.get("_class_name") != UNet2DModel.__name__:
+        raise ValueError(f"its network is a {str(config.get('_class_name'))[:100]}")
+    return config
+
+
+def _find_config(
+    name: str | Path, part: str, cache_dir: str | None, revision: str | None = None
+) -> dict[str, Any] | None:
+    """The config of a part, looked at; in old repositories it lies beside the index. None if there is none."""
+    name_of_file = SCHEDULER_CONFIG if part == "scheduler" else NETWORK_CONFIG
+    for file in dict.fromkeys((f"{part}/{name_of_file}".lstrip("/"), name_of_file)):
+        path = _fetch(name, file, cache_dir, revision)
+        if path is not None:
+            config = _read(path)
+            check = _check_numbers if part == "scheduler" else check_network
+            check(config, file)
+            return config
+    return None
+
+
+def check_network(config: dict[str, Any], file: str) -> None:
+    """Raise a ValueError for the config of what no UNet2DModel is.
+
+    Args:
+        file: what to call it.
+    """
+    _check_numbers(config, file)
+    if config.get("quantization_config"):
+        raise ValueError("its network is quantised")
+    for key, value in config.items():
+        if isinstance(value, list) and len(value) > MOST_LEVELS:
+            raise ValueError(f"{file} has {len(value):,} values of {key[:100]}")
+    layers = config.get("layers_per_block", 1)
+    if not isinstance(layers, int) or layers > MOST_LAYERS:
+        raise ValueError(f"{file} asks for {str(layers)[:100]} layers a block")
+
+
+def _check_numbers(config: dict[str, Any], file: str) -> None:
+    for key, value in config.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and abs(number) > MOST_NUMBER:
+                raise ValueError(f"{file} has {key[:100]} = {number:.3g}")
+
+
+def _fetch(name: str | Path, file: str, cache_dir: str | None, revision: str | None = None) -> Path | None:
+    """A file of a folder or of a repository on the Hub; None if it is not there."""
+    if os.path.isdir(name):
+        path = Path(name, file)
+        return path if path.is_file() else None
+    validate_repo_id(str(name))
+    try:
+        return Path(hf_hub_download(str(name), file, cache_dir=cache_dir, revision=revision))
+    except OSError:  # absent, private or away: loading says which
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"its {path.name} has more than {MOST_BYTES:,} bytes")
+    try:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"its {path.name} is damaged: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"its {path.name} holds no settings")
+    return content
+
+
+def _quietly(load, name: str | Path, **where: Any):
+    """What libraries raise for a foreign folder can be anything; the first line of it is what a user can use."""
+    try:
+        return load(name, **where)
+    except Exception as error:
+        raise ValueError(first_line(error)) from error
