@@ -46,14 +46,14 @@ GOES_ON = ("Resuming from", f"{STEPS * SETTINGS['train_batch_size']} images to g
 def undisturbed(folder: Path, hub) -> list[tuple[Course, Course]]:
     """On cached images and on streamed ones: a whole run, and the half one that most faults begin with."""
     work, streaming = make_work(folder / "work"), put_on_hub(hub, folder / "tables")
-    pairs = []
-    for name, settings in (("cached", {}), ("streamed", streaming)):
-        whole = Course(folder / name, work, hub, settings).undisturbed()
+    wholes = [Course(folder / "cached", work, hub), Course(folder / "streamed", work, hub, streaming)]
+    halves = [course.renewed(folder / f"half {course.folder.name}") for course in wholes]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda run: run(), [*(c.undisturbed for c in wholes), *(c.half for c in halves)]))
+    for whole, half in zip(wholes, halves, strict=True):
         assert_each_image_once(whole)
-        half = whole.renewed(folder / f"half {name}")
-        half.half()
-        pairs.append((whole, half))
-    return pairs
+        half.operations, half.seconds = whole.operations, whole.seconds
+    return list(zip(wholes, halves, strict=True))
 
 
 def measure(fault: Fault, pairs: list[tuple[Course, Course]], folder: Path, seed: int, tries: int) -> dict:
@@ -91,11 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         pairs = undisturbed(Path(folder), hub)
         tried = partial(measure, pairs=pairs, folder=Path(folder), seed=arguments.seed, tries=arguments.tries)
         rows = {}
-        # what streams has the Hub for itself, since it may be taken away from all who use it
-        for jobs, faults in (
-            (arguments.jobs, [f for f in chosen if not f.streams]),
-            (1, [f for f in chosen if f.streams]),
-        ):
+        for uses_hub, jobs in ((False, arguments.jobs), (True, 1)):  # which may be taken away from all who use it
+            faults = [fault for fault in chosen if fault.uses_hub == uses_hub]
             with ThreadPoolExecutor(jobs) as pool:
                 rows |= zip(faults, pool.map(tried, faults), strict=True)
         rows = [rows[fault] for fault in chosen]

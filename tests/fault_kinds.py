@@ -35,11 +35,13 @@ class Fault:
         name: what befalls the run, in words.
         strike: lets it happen.
         streams: whether the course streams from the Hub.
+        uses_hub: whether it takes the Hub away, or may be disturbed if another does.
     """
 
     name: str
     strike: Callable[[Course, Random], str]
     streams: bool = False
+    uses_hub: bool = False
 
 
 def killed_at(where: str, share: float = 1) -> Callable[[Course, Random], str]:
@@ -299,7 +301,7 @@ def _killed(attempt) -> None:
 
 FAULTS = [
     Fault("`kill -9` at any moment", killed_at_any_time),
-    Fault("`kill -9` at any moment, while streaming from the Hub", killed_at_any_time, streams=True),
+    Fault("`kill -9` at any moment, while streaming from the Hub", killed_at_any_time, streams=True, uses_hub=True),
     Fault("`kill -9` while a checkpoint is written", killed_at(r"\S+ .*/\.checkpoint-9\.partial")),
     Fault("`kill -9` while an old checkpoint is deleted", killed_at(r"os\.r\S+ .*/\.?checkpoint-3")),
     Fault("`kill -9` while the cache is built", killed_while_building_the_cache),
@@ -316,7 +318,7 @@ FAULTS = [
     Fault("a run with other settings is started on the same folder", another_run),
     Fault("an image cannot be decoded", broken_image),
     Fault("the tracker's server is gone", tracker_gone),
-    Fault("the Hub is gone when the pipeline is pushed", hub_gone_while_pushing),
-    Fault("`kill -9` in the middle of a push", push_killed),
-    Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, streams=True),
+    Fault("the Hub is gone when the pipeline is pushed", hub_gone_while_pushing, uses_hub=True),
+    Fault("`kill -9` in the middle of a push", push_killed, uses_hub=True),
+    Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, streams=True, uses_hub=True),
 ]

@@ -109,7 +109,7 @@ def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Pa
     """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only.
 
     Raises:
-        UserError: as `keep_others_out`, if the `lock` is not taken yet.
+        UserError: as `keep_others_out` and `check_output_dir`, if the `lock` is not taken yet.
     """
     folder = Path(config.output_dir)
     try:
@@ -118,6 +118,7 @@ def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Pa
         raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
     if lock is not None:
         keep_others_out(lock)
+        check_output_dir(config)  # another run may have come and gone since the first look
     if config.overwrite_output_dir:
         for name in (
             *PIPELINE_PARTS,
