@@ -302,6 +302,7 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
         logging.warning(
             "W&B is away (%s), so this run is kept offline; `wandb sync` uploads it later.", first_line(error)
         )
+        wandb.teardown()  # which still holds the run's id
         wandb_settings["mode"] = "offline"
         accelerator.trackers.clear()
         accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs=kwargs)
