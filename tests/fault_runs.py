@@ -174,10 +174,15 @@ class Course:
         return seen
 
     def files(self) -> set[str]:
-        """What lies in the output folder and the cache, without trackers' own files."""
+        """What lies in the output folder and the cache, without trackers' own files.
+
+        Checkpoints go by their order, since one that is due to Ctrl-C is of a step of its own.
+        """
         roots = (self.output, self.folder / "cache" / "anime-ddpm")
         found = [p for root in roots for p in root.rglob("*") if p.is_file()]
+        order = sorted((p.name for p in self.output.glob("checkpoint-*")), key=lambda name: int(name[11:]))
         names = {p.relative_to(self.folder).as_posix() for p in found}
+        names = {re.sub(r"checkpoint-\d+", lambda m: f"checkpoint {order.index(m[0])}", name) for name in names}
         return {name for name in names if not name.startswith(("run/logs/", "run/wandb/"))}
 
     def losses(self) -> list[str]:
