@@ -241,7 +241,7 @@ def hub_gone_while_pushing(course: Course, random: Random) -> str:
 
 def hub_gone_while_streaming(course: Course, random: Random) -> str:
     course.half()
-    course.patches["time:sleep"] = briefly
+    course.patches |= {"time:sleep": briefly, "pipeline_anime_ddpm.training.data.reading:WAITS": (1, 1)}
     attempt = course.start(Strike("step", 7, "wait"))
     attempt.wait_until_here()
     course.hub.drop(".*", 10**9)
