@@ -33,8 +33,10 @@ from pipeline_anime_ddpm.publishing.hub import HubTarget, prepare_hub, push_run,
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
+    checkpoint_folder,
     find_checkpoint,
     load_checkpoint,
+    prune_checkpoints,
     save_checkpoint,
 )
 from pipeline_anime_ddpm.training.config import TrainingConfig
@@ -59,7 +61,9 @@ from pipeline_anime_ddpm.training.run_folder import (
     check_output_dir,
     claim_output_dir,
     export_pipeline,
+    keep_others_out,
     load_guide,
+    output_lock,
     save_guide,
     usage,
 )
@@ -104,6 +108,9 @@ def main() -> None:
     # Setup, model, data.
     accelerator = build_accelerator(config, precision)
     check_machine(config, accelerator.device)
+    lock = output_lock(config)
+    if accelerator.is_main_process:
+        keep_others_out(lock)
     unet, scheduler = build_model(config)
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
@@ -120,7 +127,8 @@ def main() -> None:
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        claim_output_dir(config)
+        claim_output_dir(config, lock)
+        drop_snapshots_after(run.folder, schedule.images(run.state.step))
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
         data.list_skipped(run.folder)
     accelerator.wait_for_everyone()
@@ -142,7 +150,7 @@ def train(run: Run) -> None:
     if config.torch_compile:
         warm_up(run)
     feed = open_feed(run)
-    with kept_if_data_fail(run, feed):
+    with bar, kept_if_data_fail(run, feed):
         for batch in feed:
             gradient_norm = train_step(run, batch)
             bar.update()
@@ -155,7 +163,6 @@ def train(run: Run) -> None:
             if stop.requested(state.step) and not last:
                 stop_here(run, feed)
     feed.close()
-    bar.close()
     stop.close()
 
 
@@ -192,13 +199,16 @@ def evaluate(run: Run, log: RunLog) -> None:
             export_pipeline(finished_pipeline(run), run.folder / BEST)
 
 
-def save_everything(run: Run, feed: Feed) -> Path | None:
-    """Write a checkpoint on the main process, with what every rank has to tell; its path there."""
-    run.state.feeds = gather_object([feed.state()])
-    run.state.meter.gather(run.accelerator)
-    if not run.accelerator.is_main_process:
-        return None
-    return save_checkpoint(run.folder, run.state, run.config.checkpoints_total_limit)
+def save_everything(run: Run, feed: Feed) -> None:
+    """Write a checkpoint on the main process, with what every rank has to tell, unless this step has one already."""
+    state = run.state
+    if state.kept_step == state.step:  # writing it again would put it away for a moment, and it may be the only one
+        return
+    state.feeds = gather_object([feed.state()])
+    state.meter.gather(run.accelerator)
+    if run.accelerator.is_main_process:
+        save_checkpoint(run.folder, state, run.config.checkpoints_total_limit)
+    state.kept_step = state.step
 
 
 def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
@@ -368,8 +378,6 @@ def resume(run: Run, checkpoint: Path | None) -> None:
         load_checkpoint(checkpoint, run.state)
         run.state.meter.keep_on_first(run.accelerator)
         run.accelerator.print(f"Resuming from {checkpoint}.")
-    if run.accelerator.is_main_process:
-        drop_snapshots_after(run.folder, run.schedule.images(run.state.step))
     done, total = run.schedule.images(run.state.step), run.schedule.images(run.schedule.total_steps)
     if run.state.step >= run.schedule.total_steps:
         run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
@@ -422,9 +430,10 @@ def save_snapshots(run: Run) -> None:
 
 def stop_here(run: Run, feed: Feed) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
-    checkpoint = save_everything(run, feed)
-    if checkpoint is not None:
+    save_everything(run, feed)
+    if run.accelerator.is_main_process:
         without = " without --overwrite_output_dir" if run.config.overwrite_output_dir else ""
+        checkpoint = checkpoint_folder(run.folder, run.state.step)
         print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again{without}.", flush=True)
     run.accelerator.end_training()
     sys.exit(130)
@@ -432,6 +441,8 @@ def stop_here(run: Run, feed: Feed) -> None:
 
 def finish(run: Run) -> None:
     save_model(run)
+    # those that a kill has kept from being deleted
+    prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
     print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To draw a face with it:\n")
     print(usage(run.folder))
 

@@ -334,6 +334,18 @@ def render_demo(result: dict) -> str:
     return "\n".join([*_table(["faces", "from click to first preview", "to final pictures"], body), "", text, "", note])
 
 
+def render_faults(result: dict) -> str:
+    """The table of `faults.json`, as Markdown."""
+    body = [[row["fault"], str(row["tried"]), str(row["survived"]), row["sees"]] for row in result["rows"]]
+    total = ["together", *(str(result["summary"][key]) for key in ("tried", "survived")), ""]
+    return "\n".join([
+        *_table(["what happens", "tried", "survived", "what you see, for example"], [*body, total]),
+        "",
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
+        f"`{result['command']}`.",
+    ])  # fmt: skip
+
+
 def render_calibration(result: dict) -> str:
     """The table of a `calibration.json`, as Markdown."""
     sets = [data for data in (result, result["beside"]) if data]
@@ -407,6 +419,7 @@ RENDERERS = {
     "quality": render_quality,
     "demo": render_demo,
     "long_run": render_long_run,
+    "faults": render_faults,
 }
 
 

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written beside, synced to disk, then renamed."""
+"""Files and folders that are whole or not there: written beside, then renamed; folders are synced to disk before."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def remove_entry(folder: Path) -> None:
     """Delete what `find_or_make` has made; a process that has it open keeps what it has mapped."""
     with lock(folder):
         shutil.rmtree(folder)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside, then rename it, so that a kill never leaves half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take its name away first, so that a kill never leaves half of what looks whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    os.replace(folder, partial)
+    shutil.rmtree(partial)
 
 
 def publish_folder(partial: Path, final: Path) -> None:

@@ -1,10 +1,14 @@
-"""Checkpoints that are whole or not there: written beside, synced to disk, then renamed; tensors in safetensors."""
+"""Checkpoints that are whole or not there: written beside, synced to disk, then renamed; tensors in safetensors.
+
+What a disk spoils later is found by digests, and the checkpoint before is taken instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,16 +18,26 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from schedulers import AnimeNoiseScheduler
 
-from .atomic import publish_folder
+from .atomic import publish_folder, remove_folder
 from .ema import WeightAverage
 from .errors import UserError, first_line
 from .tracking import LossMeter
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+DIGESTS = "digests.json"  # SHA-256 of every other file; checkpoints of before there were any are taken without
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or is not as it was written; `found` is what is wrong, without advice."""
+
+    def __init__(self, folder: Path, error: Exception):
+        self.found = f"{folder} is damaged ({first_line(error)})"
+        super().__init__(f"{self.found}; delete it to resume from the one before.")
 
 
 @dataclass
@@ -36,6 +50,7 @@ class TrainingState:
         images_per_step: images of one optimiser step, over all ranks and accumulation.
         step: optimiser steps done.
         feeds: where the data of each rank stand, by rank; None for a rank whose images follow from the step.
+        kept_step: of the newest checkpoint that this process has written or gone on from; None without one.
     """
 
     unet: UNet2DModel
@@ -49,6 +64,7 @@ class TrainingState:
     images_per_step: int
     step: int = 0
     feeds: list[dict[str, Any] | None] = field(default_factory=list)
+    kept_step: int | None = None
 
     @property
     def ema(self) -> WeightAverage | None:
@@ -84,19 +100,44 @@ class TrainingState:
 
 def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = None) -> Path:
     """Write `checkpoint-<step>`, then delete all but the newest `keep`. To be called on one rank alone,
-    after `state.feeds` was gathered from all."""
-    final = output_dir / f"checkpoint-{state.step}"
+    after `state.feeds` was gathered from all.
+
+    Raises:
+        UserError: if it cannot be written; those before are as they were, and nothing is left of this one.
+    """
+    final = checkpoint_folder(output_dir, state.step)
     partial = output_dir / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+        _write(partial, state)
+        publish_folder(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{final} cannot be written ({first_line(error)}); make room, or put right what is wrong there, and run "
+            "the same command again to go on from the checkpoint before."
+        ) from error
+    prune_checkpoints(output_dir, keep, final)
+    return final
+
+
+def prune_checkpoints(output_dir: Path, keep: int | None, current: Path) -> None:
+    """Delete all but the newest `keep`, of which `current` is one whatever its step."""
+    others = [c for c in list_checkpoints(output_dir) if c.name != current.name]
+    for old in others[: max(0, len(others) - keep + 1)] if keep else []:
+        remove_folder(old)
+
+
+def _write(folder: Path, state: TrainingState) -> None:
     optimizer_tensors, optimizer_rest = _split_optimizer(state.optimizer.state_dict())
-    save_file(_contiguous(state.unet.state_dict()), partial / "unet.safetensors")
-    save_file(optimizer_tensors, partial / "optimizer.safetensors")
-    save_file({"sums": state.meter.sums}, partial / "meter.safetensors")
+    save_file(_contiguous(state.unet.state_dict()), folder / "unet.safetensors")
+    save_file(optimizer_tensors, folder / "optimizer.safetensors")
+    save_file({"sums": state.meter.sums}, folder / "meter.safetensors")
     names = [name for name, _ in state.unet.named_parameters()]
     for key, average in state.averages.items():
         shadow = dict(zip(names, average.shadow, strict=True))
-        save_file(_contiguous(shadow), partial / f"{key}.safetensors")
+        save_file(_contiguous(shadow), folder / f"{key}.safetensors")
     progress = {
         "step": state.step,
         "data": state.data,
@@ -109,12 +150,17 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
         "averages": {key: average.step for key, average in state.averages.items()},
         "channels_last": _is_channels_last(state.unet),
     }
-    (partial / "progress.json").write_text(json.dumps(progress, indent=1))
-    publish_folder(partial, final)
-    others = [c for c in list_checkpoints(output_dir) if c != final]
-    for old in others[: max(0, len(others) - keep + 1)] if keep else []:
-        shutil.rmtree(old)
-    return final
+    (folder / "progress.json").write_text(json.dumps(progress, indent=1))
+    digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -142,7 +188,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         meter = load_file(folder / "meter.safetensors")
         shadows = {key: load_file(folder / f"{key}.safetensors") for key in state.averages}
     except Exception as error:  # safetensors and the file system each have errors of their own
-        raise _damaged(folder, error) from error
+        raise DamagedCheckpoint(folder, error) from error
     in_blocks = any(tensor.dtype == torch.uint8 for tensor in optimizer_tensors.values())
     if in_blocks and progress["channels_last"] != _is_channels_last(state.unet):
         raise UserError(
@@ -162,6 +208,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
             shadow.copy_(shadows[key][name])
         average.step = progress["averages"][key]
     state.step, state.feeds = progress["step"], progress["feeds"]
+    state.kept_step = state.step
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
@@ -197,7 +244,7 @@ def _read_progress(folder: Path) -> dict[str, Any]:
     try:
         progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from error
+        raise DamagedCheckpoint(folder, error) from error
     if "ema_step" in progress:  # written when there was at most one average
         used = progress["model"].pop("use_ema")
         progress["model"]["averages"] = ["ema"] if used else []
@@ -205,8 +252,21 @@ def _read_progress(folder: Path) -> dict[str, Any]:
     return progress
 
 
-def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder} is damaged ({first_line(error)}); delete it to resume from the one before.")
+def check_whole(folder: Path) -> None:
+    """Raise a DamagedCheckpoint unless every file is, bit for bit, as it was written."""
+    try:
+        if (folder / DIGESTS).exists():
+            digests = json.loads((folder / DIGESTS).read_text())
+            for name, digest in digests.items():
+                if _digest(folder / name) != digest:
+                    raise ValueError(f"{name} has changed since it was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DamagedCheckpoint(folder, error) from error
+    _read_progress(folder)
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    return output_dir / f"checkpoint-{step}"
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -216,18 +276,34 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
-    """The checkpoint to resume from: the one asked for, else the newest, else None.
+    """The checkpoint to resume from: the one asked for, else the newest that is whole, else None.
 
     Raises:
-        UserError: if the one asked for by name is not there.
+        UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
     if asked is None or asked == "latest":
-        return next(reversed(list_checkpoints(output_dir)), None)
+        return _newest_whole(list_checkpoints(output_dir))
     for candidate in (output_dir / Path(asked).name, Path(asked)):
         if (candidate / "progress.json").is_file():
+            check_whole(candidate)
             return candidate
     there = ", ".join(p.name for p in list_checkpoints(output_dir)) or "none"
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
+
+
+def _newest_whole(checkpoints: list[Path]) -> Path | None:
+    for checkpoint in reversed(checkpoints):
+        try:
+            check_whole(checkpoint)
+        except DamagedCheckpoint as error:
+            logging.warning("%s; going on from the one before.", error.found)
+        else:
+            return checkpoint
+    if checkpoints:
+        raise UserError(
+            f"All checkpoints in {checkpoints[0].parent} are damaged; give --overwrite_output_dir to start over."
+        )
+    return None
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .atomic import write_whole
 from .config_checks import check
 from .errors import UserError
 
@@ -389,10 +389,8 @@ class TrainingConfig:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "hub_token"}
 
     def save(self, path: Path) -> None:
-        """Write the settings as YAML that `--config` reads back; beside and renamed, so never half of them."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
-        os.replace(partial, path)
+        """Write the settings as YAML that `--config` reads back."""
+        write_whole(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
 
 def _numbers(name: str, text: str | None, number: type) -> list:

@@ -1,11 +1,13 @@
 """A user's mistake is answered with one sentence that says what to do, never with a traceback."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 # Of the HTTP client of huggingface_hub, which is httpx or, since its version 2, httpx2.
 NETWORK_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -23,6 +25,14 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(".")
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Whether there is no room to write to; safetensors, whose writing is not Python's, says so in its text alone."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, SafetensorError):
+        return any(os.strerror(number) in str(error) for number in full)
+    return isinstance(error, OSError) and error.errno in full
+
+
 @contextlib.contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
     """Imports of packages that only `extra` installs: one that is missing becomes a sentence on how to install it."""
@@ -34,15 +44,23 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit status 2; Ctrl-C into status 130; no more than that.
+    """Turn a `UserError`, or a full disk, into one line on stderr and exit status 2; Ctrl-C into status 130; no more.
 
     On several ranks only the first of each machine speaks: all of them meet the same mistake.
     """
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _end_with(str(error))
+    except (OSError, SafetensorError) as error:
+        if not is_full_disk(error):
+            raise
+        _end_with(f"The disk is full ({first_line(error)}); make room and run the same command again.")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with(sentence: str) -> None:
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(2)

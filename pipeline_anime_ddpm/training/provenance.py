@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from .atomic import write_whole
 from .config import TrainingConfig
 from .parsing import parse_json
 
@@ -45,9 +46,7 @@ def write_provenance(
         "went_on_from": origin(config.pretrained_model_name_or_path),
         "machines": machines,
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 from diffusers import UNet2DModel
+from filelock import FileLock, Timeout
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
-from .atomic import publish_folder
+from .atomic import publish_folder, remove_folder
 from .checkpoints import list_checkpoints
 from .config import TrainingConfig
 from .data.cache import SKIPPED
@@ -21,6 +22,9 @@ from .provenance import RECORD_NAME
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
 CONFIG_NAME = "training_config.yaml"
+LOCK_NAME = ".lock"  # held by the run that is at work in the folder
+LEFTOVER = ".*.partial"  # of a process that was killed
+PATIENCE = 10.0  # seconds; the workers of a run that was killed end within five
 BEST = "best"  # the folder of the pipeline with the least KID so far
 GUIDE = "guide_unet"  # the network as it was at --save_guide_at, a component of the pipeline
 PIPELINE_PARTS = ("unet", "scheduler", GUIDE, "pipeline_anime_ddpm.py", "model_index.json")
@@ -46,7 +50,7 @@ def check_output_dir(config: TrainingConfig) -> None:
     """
     folder = Path(config.output_dir)
     _check_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(p.name != LOCK_NAME and not p.match(LEFTOVER) for p in folder.iterdir()):
         return
     record = folder / CONFIG_NAME
     if not record.exists():
@@ -77,17 +81,45 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; choose another folder.")
 
 
-def claim_output_dir(config: TrainingConfig) -> Path:
-    """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only."""
+def output_lock(config: TrainingConfig) -> FileLock:
+    """What keeps other runs out of the output folder once it is taken, for as long as it and its process live."""
+    return FileLock(Path(config.output_dir) / LOCK_NAME, timeout=PATIENCE, is_singleton=True)
+
+
+def keep_others_out(lock: FileLock) -> None:
+    """Take the lock, if its folder is there yet. Main process only.
+
+    Raises:
+        UserError: if another run is at work in the folder.
+    """
+    folder = Path(lock.lock_file).parent
+    if not folder.is_dir():
+        return
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"--output_dir {folder}: another run is at work there; wait for its end, or choose another folder."
+        ) from error
+
+
+def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Path:
+    """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only.
+
+    Raises:
+        UserError: as `keep_others_out` and `check_output_dir`, if the `lock` is not taken yet.
+    """
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
+    if lock is not None:
+        keep_others_out(lock)
+        check_output_dir(config)  # another run may have come and gone since the first look
     if config.overwrite_output_dir:
         for name in (
             *PIPELINE_PARTS,
-            CONFIG_NAME,
             CSV_NAME,
             CURVE_NAME,
             SAMPLES_NAME,
@@ -101,8 +133,9 @@ def claim_output_dir(config: TrainingConfig) -> Path:
         ):
             _remove(folder / name)
         for checkpoint in list_checkpoints(folder):
-            shutil.rmtree(checkpoint)
-    for leftover in folder.glob(".*.partial"):
+            remove_folder(checkpoint)
+        _remove(folder / CONFIG_NAME)  # the last, since without it the folder is nobody's
+    for leftover in [*folder.glob(LEFTOVER), *(folder / BEST).glob(LEFTOVER)]:
         _remove(leftover)
     config.save(folder / CONFIG_NAME)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
+import logging
 import math
 import os
 import resource
@@ -19,9 +20,11 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from .errors import UserError
+from .atomic import write_whole
+from .errors import UserError, first_line
 
 QUARTERS = 4
+SECONDS_FOR_LAST_UPLOAD = 600  # to W&B, when a run ends
 CSV_NAME, CURVE_NAME, SAMPLES_NAME, EVALUATION_NAME = "metrics.csv", "loss.png", "samples", "evaluation.csv"
 
 
@@ -97,7 +100,7 @@ class CsvTable:
             self.path.unlink(missing_ok=True)
             return
         self.fields = list(dict.fromkeys(name for row in self.rows for name in row))
-        partial = self.path.with_suffix(".partial")
+        partial = self.path.with_name(f".{self.path.name}.partial")
         with open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, self.fields, restval="nan")
             writer.writeheader()
@@ -272,10 +275,10 @@ def _wandb_mode() -> str | None:
 
 
 def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict[str, Any], output_dir: Path) -> None:
-    """Start the accelerator's trackers; a resumed run goes on in the same W&B run."""
+    """Start the accelerator's trackers; a resumed run goes on in the same W&B run, and offline if W&B is away."""
     identifier = output_dir / ".wandb_run"
     if accelerator.is_main_process and not identifier.exists():
-        identifier.write_text(uuid.uuid4().hex[:8])
+        write_whole(identifier, uuid.uuid4().hex[:8])
     accelerator.wait_for_everyone()
     wandb_settings = {
         "mode": _wandb_mode() if "wandb" in trackers and accelerator.is_main_process else None,
@@ -284,5 +287,22 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
         "dir": str(output_dir),
         "name": output_dir.name,
     }
+    away: tuple[type[Exception], ...] = ()
+    if "wandb" in trackers:
+        import wandb
+
+        away = (wandb.Error,)
+        # what is not uploaded by then stays in the folder
+        wandb_settings["settings"] = wandb.Settings(finish_timeout=SECONDS_FOR_LAST_UPLOAD)
     loggable = {k: v for k, v in settings.items() if v is not None}
-    accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs={"wandb": wandb_settings})
+    kwargs = {"wandb": wandb_settings}
+    try:
+        accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs=kwargs)
+    except away as error:
+        logging.warning(
+            "W&B is away (%s), so this run is kept offline; `wandb sync` uploads it later.", first_line(error)
+        )
+        wandb.teardown()  # which still holds the run's id
+        wandb_settings["mode"] = "offline"
+        accelerator.trackers.clear()
+        accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs=kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -164,7 +165,9 @@ def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) 
     if not index:
         name, reason = skipped[0] if skipped else (key.source, "it is empty")
         raise UserError(f"None of the {len(skipped):,} images can be decoded; the first is {name} ({reason}).")
-    np.save(folder / INDEX, np.array(index, dtype=np.int64))
+    in_memory = io.BytesIO()  # numpy's own writing to a file does not say that the disk is full
+    np.save(in_memory, np.array(index, dtype=np.int64))
+    (folder / INDEX).write_bytes(in_memory.getvalue())
     (folder / SKIPPED).write_text("".join(json.dumps(s._asdict()) + "\n" for s in skipped))
     facts = {
         "key": asdict(key),

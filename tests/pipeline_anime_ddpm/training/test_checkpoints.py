@@ -1,14 +1,24 @@
 """A checkpoint brings a run back bit for bit, and a broken or foreign one is refused in words."""
 
+import itertools
 import json
+import os
+import random
+import shutil
+import signal
+from unittest.mock import Mock
 
+import fault_kinds
+import fault_runs
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pipeline_anime_ddpm.training import checkpoints
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
+    check_whole,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -251,6 +261,63 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, fi
     (folder / file).write_bytes((folder / file).read_bytes()[:20])
     with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(folder, new_state(tiny_unet, ("ema", "power-0.1")))
+
+
+@pytest.mark.parametrize("file", [*FILES, "meter.safetensors", "digests.json"])
+@pytest.mark.parametrize("spoil", [fault_kinds.unreadable, fault_kinds.truncated, fault_kinds.flipped])
+def test_the_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, caplog, file, spoil):
+    state = new_state(tiny_unet, ("ema", "power-0.1"))
+    for _ in range(2):
+        train(state, 1)
+        save_checkpoint(tmp_path, state)
+    spoil(tmp_path / "checkpoint-2" / file, random.Random(0))
+    assert find_checkpoint(tmp_path, None).name == "checkpoint-1"
+    assert "checkpoint-2 is damaged" in caplog.text and "going on from the one before" in caplog.text
+    with pytest.raises(UserError, match="is damaged" if file != "progress.json" else "is (damaged|not a checkpoint)"):
+        find_checkpoint(tmp_path, "checkpoint-2")
+    spoil(tmp_path / "checkpoint-1" / file, random.Random(1))
+    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged; give --overwrite_output_dir"):
+        find_checkpoint(tmp_path, "latest")
+
+
+def test_a_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint(tiny_unet, tmp_path):
+    """Forks that each die one operation later than the one before, until one lives to the end."""
+    state, folder = new_state(tiny_unet), tmp_path / "run"
+    train(state, 1)
+    first = save_checkpoint(tmp_path / "first", state, keep=1)
+    train(state, 1)
+    found = []
+    for number in itertools.count(1):
+        shutil.copytree(tmp_path / "first", folder)
+        if (child := os.fork()) == 0:
+            fault_runs.strike_at_operation(tmp_path, fault_runs.Strike(rf"\S+ {folder}", number))
+            save_checkpoint(folder, state, keep=1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        newest = find_checkpoint(folder, None)
+        check_whole(newest)
+        found.append(newest.name)
+        save_checkpoint(folder, state, keep=1)  # the same again, as a run does that goes on
+        assert [p.name for p in list_checkpoints(folder)] == ["checkpoint-2"]
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        shutil.rmtree(folder)
+    written = found.index("checkpoint-2")
+    assert first.name == "checkpoint-1" and found == ["checkpoint-1"] * written + ["checkpoint-2"] * (number - written)
+    assert written > 10 and number - written > 5, "files written, and an old checkpoint deleted, one by one"
+
+
+def test_a_disk_that_is_full_leaves_nothing_of_a_checkpoint_and_the_one_before(tiny_unet, tmp_path, monkeypatch):
+    state = new_state(tiny_unet)
+    save_checkpoint(tmp_path, state)
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (full, OSError(28, "No space left on device")):
+        monkeypatch.setattr(checkpoints, "save_file", Mock(side_effect=error))
+        state.step = 1
+        with pytest.raises(UserError, match=r"checkpoint-1 cannot be written .*No space left.* run the same command"):
+            save_checkpoint(tmp_path, state)
+        assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0"] and find_checkpoint(tmp_path, None)
 
 
 def test_progress_is_strict_json(tiny_unet, tmp_path):

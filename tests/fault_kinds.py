@@ -1,0 +1,323 @@
+# Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
+"""What may befall a run, one function for each kind of it.
+
+Each takes a course and a source of chance, lets it happen, makes sure that the user is told what to do, and returns
+what the user sees. Whoever calls it then gives the same command again and compares the result with a run that nothing
+has befallen (`fault_runs.assert_same`).
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from fault_runs import STEPS, Course, Strike, numbered_png, start
+
+PAGE = 4096
+_now, _sleep = time.time(), time.sleep
+
+
+def briefly(seconds: float) -> None:
+    """In place of `time.sleep`: a Hub that has gone is asked again at once, by us and by its own client."""
+    _sleep(min(seconds, 0.01))
+
+
+def backwards() -> float:
+    """In place of `time.time`: a clock that goes back by a minute each time that somebody looks at it."""
+    global _now
+    _now -= 60
+    return _now
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table.
+
+    Attributes:
+        name: what befalls the run, in words.
+        strike: lets it happen.
+        streams: whether the course streams from the Hub.
+        uses_hub: whether it takes the Hub away, or may be disturbed if another does.
+    """
+
+    name: str
+    strike: Callable[[Course, Random], str]
+    streams: bool = False
+    uses_hub: bool = False
+
+
+def killed_at(where: str, share: float = 1) -> Callable[[Course, Random], str]:
+    """`kill -9` at one of the file operations that begin like `where`, of which a half run has so large a `share`."""
+
+    def strike(course: Course, random: Random) -> str:
+        course.half()
+        operations = len([text for text in course.operations if re.match(where, text)])
+        _killed(course.run(Strike(where, random.randint(1, int(share * operations)))))
+        return ""
+
+    return strike
+
+
+def killed_while_building_the_cache(course: Course, random: Random) -> str:
+    shutil.rmtree(course.folder / "cache", ignore_errors=True)
+    where = r"\S+ .*/cache/anime-ddpm/\.faces.*partial"
+    operations = len([text for text in course.operations if re.match(where, text)])
+    _killed(course.run(Strike(where, random.randint(1, operations))))
+    return ""
+
+
+def killed_at_any_time(course: Course, random: Random) -> str:
+    """From outside, at any moment until the run has ended; before its first checkpoint, too."""
+    if random.random() < 0.5:  # from the very beginning
+        shutil.rmtree(course.folder)
+        course.attempts.clear()
+    attempt = course.start()
+    while not (attempt.folder / "ids").exists():
+        time.sleep(0.001)
+    begin = time.monotonic()
+    seconds = random.uniform(0, course.seconds)
+    while time.monotonic() < begin + seconds and attempt.code is None:
+        time.sleep(0.001)
+    attempt.process.kill()
+    assert attempt.end().code in (-signal.SIGKILL, 0), attempt.said
+    return ""
+
+
+def stopped_by(number: signal.Signals) -> Callable[[Course, Random], str]:
+    """It saves and ends with status 130."""
+
+    def strike(course: Course, random: Random) -> str:
+        course.half()
+        attempt = course.run(Strike("step", random.randint(7, STEPS - 2), number))
+        assert attempt.code == 130, attempt.said
+        assert "Traceback" not in attempt.said
+        return attempt.line("Stopped; ")
+
+    return strike
+
+
+def disk_full_while_saving(course: Course, random: Random) -> str:
+    course.half()
+    checkpoint = sum(p.stat().st_size for p in (course.output / "checkpoint-6").iterdir())
+    with small_disk(course.output, random.randint(1, checkpoint // PAGE)) as small:
+        attempt = course.run(None if small else Strike(r"write .*/\.checkpoint-9\.partial/", how="full"))
+        assert attempt.code == 2 and "No space left on device" in attempt.said, attempt.said
+        assert "Traceback" not in attempt.said and not list(course.output.glob(".checkpoint*"))
+    return attempt.line("error: ")
+
+
+def disk_full_while_caching(course: Course, random: Random) -> str:
+    shutil.rmtree(course.folder / "cache", ignore_errors=True)
+    (course.folder / "cache").mkdir(parents=True)
+    with small_disk(course.folder / "cache", random.randint(1, 4)) as small:  # it would take six
+        attempt = course.run(None if small else Strike(r"write .*/index\.npy", how="full"))
+        assert attempt.code == 2 and "--cache_dir with room" in attempt.said, attempt.said
+        assert "Traceback" not in attempt.said and not list(course.folder.glob("cache/anime-ddpm/.*.partial"))
+    return attempt.line("error: ")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, pages: int) -> Iterator[bool]:
+    """`folder` on a disk with so many pages of room, then on the old one again; False where nobody may mount one."""
+    aside = folder.with_name(f"{folder.name} aside")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    folder.rename(aside)
+    folder.mkdir()
+    small = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        if small:
+            free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+            (folder / "ballast").write_bytes(bytes(free - (pages + 1) * PAGE))
+        yield small
+        shutil.rmtree(aside)
+        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns("ballast"))
+    finally:
+        if small:
+            subprocess.run(["umount", str(folder)], check=True)
+        shutil.rmtree(folder)
+        aside.rename(folder)
+
+
+def damaged(how: Callable[[Path, Random], None]) -> Callable[[Course, Random], str]:
+    """A file of the newest checkpoint is spoilt; the one before is taken."""
+
+    def strike(course: Course, random: Random) -> str:
+        course.half()
+        file = random.choice(sorted((course.output / "checkpoint-6").iterdir()))
+        how(file, random)
+        attempt = course.run(Strike("step", 5))
+        _killed(attempt)
+        assert "Resuming from" in attempt.said and "checkpoint-3." in attempt.said
+        return attempt.line("WARNING: ")
+
+    return strike
+
+
+def unreadable(file: Path, random: Random) -> None:
+    file.unlink()
+    file.mkdir()  # may be opened by nobody, not even by root
+
+
+def truncated(file: Path, random: Random) -> None:
+    os.truncate(file, random.randrange(file.stat().st_size))
+
+
+def flipped(file: Path, random: Random) -> None:
+    content = bytearray(file.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    file.write_bytes(content)
+
+
+def clock_backwards(course: Course, random: Random) -> str:
+    course.half()
+    course.patches["time:time"] = backwards
+    for number in (3, 6):  # the newest looks like the oldest
+        os.utime(course.output / f"checkpoint-{number}", (2e9 - number * 1e6,) * 2)
+    attempt = course.run(Strike("step", random.randint(7, STEPS - 1)))
+    _killed(attempt)
+    assert "checkpoint-6." in attempt.said
+    return ""
+
+
+def second_run(course: Course, random: Random) -> str:
+    course.half()
+    first = course.start(Strike("step", random.randint(7, STEPS - 1), "wait"))
+    first.wait_until_here()
+    second = course.run(**{"pipeline_anime_ddpm.training.run_folder:PATIENCE": 0.1})
+    assert second.code == 2 and "another run is at work there" in second.said, second.said
+    first.process.kill()
+    first.end()
+    return second.line("error: ")
+
+
+def another_run(course: Course, random: Random) -> str:
+    course.half()
+    before = {path: path.stat().st_mtime_ns for path in course.output.rglob("*")}
+    mine, course.settings = course.settings, course.settings | {"seed": random.randint(1, 1000)}
+    attempt = course.run()
+    course.settings = mine
+    assert attempt.code == 2 and before == {path: path.stat().st_mtime_ns for path in course.output.rglob("*")}
+    return attempt.line("error: ")
+
+
+def tracker_gone(course: Course, random: Random) -> str:
+    course.half()
+    course.settings["report_to"] = "wandb"
+    course.environment = {
+        "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0123456789" * 4,
+        "WANDB_INIT_TIMEOUT": "1",
+    }  # fmt: skip
+    attempt = course.run()
+    assert attempt.code == 0, attempt.said
+    return attempt.line("WARNING: W&B is away")
+
+
+def hub_gone_while_pushing(course: Course, random: Random) -> str:
+    """It goes away in the middle and is not back at the end; the same command then pushes, and trains nothing."""
+    course.half()
+    name = course.folder.name
+    push = {"push_to_hub": True, "hub_model_id": f"tester/{name}"}
+    course.settings |= push
+    course.patches["time:sleep"] = briefly
+    attempt = course.start(Strike("step", 8, "wait"))
+    attempt.wait_until_here()
+    course.hub.drop(f".*{name}.*", 10**9)
+    attempt.go_on()
+    assert attempt.end().code == 2 and "The pipeline is not pushed this time" in attempt.said, attempt.said
+    course.hub.faults.clear()
+    course.finish()
+    assert "unet/diffusion_pytorch_model.safetensors" in course.hub.repos[f"models/tester/{name}"].files
+    course.settings = {key: value for key, value in course.settings.items() if key not in push}
+    return attempt.line("error: ")
+
+
+def hub_gone_while_streaming(course: Course, random: Random) -> str:
+    course.half()
+    course.patches |= {"time:sleep": briefly, "pipeline_anime_ddpm.training.data.reading:WAITS": (1, 1)}
+    attempt = course.start(Strike("step", 7, "wait"))
+    attempt.wait_until_here()
+    course.hub.drop(".*", 10**9)
+    attempt.go_on()
+    assert attempt.end().code == 2 and "Traceback" not in attempt.said, attempt.said
+    course.hub.faults.clear()
+    return attempt.line("error: ")
+
+
+def push_killed(course: Course, random: Random) -> str:
+    """A push that is killed while files are on their way sends only what is missing when it is made again."""
+    course.finish()
+    course.hub.lfs.clear()
+    course.hub.repos.pop(f"models/tester/{course.folder.name}-pushed", None)
+    course.hub.fail("PUT /lfs/.*", 500, 1)  # the client waits before its second try, and is killed there
+    arguments = [str(course.output), "--repo_id", f"tester/{course.folder.name}-pushed"]
+    (course.folder / "push").mkdir()
+    attempt = start("publish", arguments, course.folder / "push")
+    while not any(fault.times == 0 for fault in course.hub.faults) and attempt.code is None:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.2))
+    attempt.process.kill()
+    attempt.end()
+    course.hub.faults.clear()
+    arrived = set(course.hub.lfs)
+    course.hub.requests.clear()
+    (course.folder / "push again").mkdir()
+    again = start("publish", arguments, course.folder / "push again").end()
+    assert again.code == 0, again.said
+    sent = {request.removeprefix("PUT /lfs/") for request in course.hub.requests if request.startswith("PUT /lfs/")}
+    assert not sent & arrived
+    return ""
+
+
+def broken_image(course: Course, random: Random) -> str:
+    """Among a hundred good ones it is left out and listed; among twenty it ends the run before that has begun."""
+    course.half()
+    faces = course.folder / "broken" / "faces"
+    shutil.copytree(course.work / "faces", faces)
+    number = random.randrange(len(list(faces.iterdir())))
+    (faces / f"{number:02d}.png").write_bytes(random.randbytes(100))
+    other = Course(course.folder / "broken", course.work, course.hub, {"train_data_dir": faces})
+    attempt = other.run()
+    assert attempt.code == 2 and "--max_skipped_fraction" in attempt.said and not other.output.exists(), attempt.said
+    for more in range(100, 180):
+        (faces / f"{more}.png").write_bytes(numbered_png(more))
+    assert other.run().code == 0
+    assert f"{number:02d}.png" in (other.output / "skipped.jsonl").read_text()
+    assert number not in [image for ids in other.ids().values() for image in ids]
+    return attempt.line("error: ")
+
+
+def _killed(attempt) -> None:
+    assert attempt.code == -signal.SIGKILL, f"{attempt.code}: {attempt.said[-2000:]}"
+
+
+FAULTS = [
+    Fault("`kill -9` at any moment", killed_at_any_time),
+    Fault("`kill -9` at any moment, while streaming from the Hub", killed_at_any_time, streams=True, uses_hub=True),
+    Fault("`kill -9` while a checkpoint is written", killed_at(r"\S+ .*/\.checkpoint-9\.partial")),
+    Fault("`kill -9` while an old checkpoint is deleted", killed_at(r"os\.r\S+ .*/\.?checkpoint-3")),
+    Fault("`kill -9` while the cache is built", killed_while_building_the_cache),
+    Fault("`kill -9` while the pipeline is exported", killed_at(r"\S+ .*/run/\.pipeline\.partial", 2 / 3)),
+    Fault("Ctrl-C", stopped_by(signal.SIGINT)),
+    Fault("SIGTERM", stopped_by(signal.SIGTERM)),
+    Fault("the disk is full when a checkpoint is due", disk_full_while_saving),
+    Fault("the disk is full while the cache is built", disk_full_while_caching),
+    Fault("a file of the newest checkpoint cannot be read", damaged(unreadable)),
+    Fault("a file of the newest checkpoint is cut off", damaged(truncated)),
+    Fault("one bit of the newest checkpoint is another", damaged(flipped)),
+    Fault("the clock goes backwards", clock_backwards),
+    Fault("a second run is started on the same folder", second_run),
+    Fault("a run with other settings is started on the same folder", another_run),
+    Fault("an image cannot be decoded", broken_image),
+    Fault("the tracker's server is gone", tracker_gone),
+    Fault("the Hub is gone when the pipeline is pushed", hub_gone_while_pushing, uses_hub=True),
+    Fault("`kill -9` in the middle of a push", push_killed, uses_hub=True),
+    Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, streams=True, uses_hub=True),
+]

@@ -1,0 +1,344 @@
+# Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
+"""Runs of the recipe that something befalls, each in a process of its own, and what must be true after all of them.
+
+`tests/test_faults.py` strikes at chosen moments, `benchmarks/faults.py` at random ones. The processes are forked from
+a server that has imported everything once, so that a run takes a second or two.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import importlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from PIL import Image
+
+HERE = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path[:0] = HERE
+
+from hub_server import HubServer  # noqa: E402
+from recipe_runs import assert_same_bits, final_state, flags  # noqa: E402
+
+PRELOADED = ["train_anime_ddpm", "pipeline_anime_ddpm.cli", "matplotlib.figure", "fault_runs"]
+NETWORK = {  # with dropout, for which randomness must come back too
+    "_class_name": "UNet2DModel", "sample_size": 16, "layers_per_block": 1, "block_out_channels": [8, 16],
+    "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "dropout": 0.1,
+}  # fmt: skip
+IMAGES, BATCH, STEPS = 20, 4, 12
+SETTINGS = {
+    "max_train_steps": STEPS, "train_batch_size": BATCH, "checkpointing_steps": 3, "checkpoints_total_limit": 2,
+    "logging_steps": 2, "save_images_epochs": 2, "save_model_epochs": 1, "eval_batch_size": 1,
+    "ddpm_num_inference_steps": 1, "ema_sigma_rels": "0.05,0.10", "ema_snapshot_images": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What befalls a run, and when.
+
+    Attributes:
+        where: a pattern for the beginning of a file operation, such as `os.rename .*/checkpoint-3`, `write .*csv` or
+            `read`; or `step`.
+        number: which of the operations that fit, from 1; or which step.
+        how: a signal, which the run sends to itself; `full`, a disk without room at this operation and later ones that
+            fit; `wait`, for a file `go` beside the log, with `here` to say that it waits; or `note`, which writes all
+            operations that fit to the file `operations` there.
+    """
+
+    where: str
+    number: int = 1
+    how: int | str = signal.SIGKILL
+
+
+@dataclass
+class Attempt:
+    """One process: how it ended, and what it said."""
+
+    process: multiprocessing.Process
+    folder: Path
+
+    def end(self, timeout: float = 600) -> "Attempt":
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it does not end"
+        return self
+
+    def wait_until_here(self) -> None:
+        """Until it has come to where `Strike(..., how="wait")` holds it."""
+        while not (self.folder / "here").exists():
+            assert self.process.exitcode is None, self.said
+            time.sleep(0.01)
+
+    def go_on(self) -> None:
+        (self.folder / "go").touch()
+
+    @property
+    def code(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def line(self, begin: str) -> str:
+        """The last line of what it said that begins so, with `runs/mine` for its output folder."""
+        lines = [line for line in self.said.splitlines() if line.startswith(begin)]
+        assert lines, f"nothing begins with {begin!r} in {self.said[-3000:]}"
+        return lines[-1].replace(str(self.folder.parent / "run"), "runs/mine").replace(f"{self.folder.parent}/", "")
+
+
+@dataclass
+class Course:
+    """One command, given again until it has ended well; `folder` holds all that it makes."""
+
+    folder: Path
+    work: Path
+    hub: HubServer
+    settings: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+    patches: dict = field(default_factory=dict)  # module-level names, `package.module:NAME`, and their values
+    attempts: list[Attempt] = field(default_factory=list)
+    operations: tuple[str, ...] = ()  # on files, of a run that nothing has befallen, and how long that took
+    seconds: float = 2.0
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "run"
+
+    def start(self, strike: Strike | None = None, **patches) -> Attempt:
+        folder = self.folder / f"attempt-{len(self.attempts)}"
+        folder.mkdir(parents=True)
+        settings = {"train_data_dir": self.work / "faces", "cache_dir": self.folder / "cache"} | SETTINGS
+        arguments = flags(self.work, self.output, **settings | self.settings)
+        self.attempts.append(start(None, arguments, folder, strike, self.environment, self.patches | patches))
+        return self.attempts[-1]
+
+    def run(self, strike: Strike | None = None, **patches) -> Attempt:
+        return self.start(strike, **patches).end()
+
+    def half(self) -> None:
+        """Bring it to the middle, unless it has begun: killed after two checkpoints."""
+        if not self.attempts:
+            assert self.run(Strike("step", 7)).code == -signal.SIGKILL
+
+    def renewed(self, folder: Path) -> "Course":
+        """The same command in another folder, not yet given."""
+        return dataclasses.replace(self, folder=folder, settings=dict(self.settings), patches={}, attempts=[])
+
+    def copy(self, folder: Path) -> "Course":
+        """A course that goes on from where this one is."""
+        shutil.copytree(self.folder, folder)
+        course = self.renewed(folder)
+        course.attempts += [Attempt(None, folder / attempt.folder.name) for attempt in self.attempts]
+        return course
+
+    def finish(self) -> Attempt:
+        """The same command again, undisturbed."""
+        last = self.run()
+        assert last.code == 0, last.said[-3000:]
+        return last
+
+    def undisturbed(self) -> "Course":
+        """Run from the beginning to the end, and note what the others are measured by."""
+        begin = time.monotonic()
+        attempt = self.run(Strike(rf"\S+ {re.escape(str(self.folder))}", how="note"))
+        assert attempt.code == 0, attempt.said[-3000:]
+        self.seconds = time.monotonic() - begin
+        self.operations = tuple((attempt.folder / "operations").read_text().splitlines())
+        return self
+
+    def ids(self) -> dict[int, list[int]]:
+        """The images of each step, over all attempts; a step that two have done had the same in both."""
+        seen: dict[int, list[int]] = {}
+        for attempt in self.attempts:
+            for line in (attempt.folder / "ids").read_text().splitlines() if (attempt.folder / "ids").exists() else ():
+                with contextlib.suppress(json.JSONDecodeError):  # a kill cuts a line off
+                    step, ids = json.loads(line)
+                    assert seen.setdefault(step, ids) == ids, f"step {step}: {ids} after {seen[step]}"
+        return seen
+
+    def files(self) -> set[str]:
+        """What lies in the output folder and the cache, without trackers' own files.
+
+        Checkpoints go by their order, since one that is due to Ctrl-C is of a step of its own.
+        """
+        roots = (self.output, self.folder / "cache" / "anime-ddpm")
+        found = [p for root in roots for p in root.rglob("*") if p.is_file()]
+        order = sorted((p.name for p in self.output.glob("checkpoint-*")), key=lambda name: int(name[11:]))
+        names = {p.relative_to(self.folder).as_posix() for p in found}
+        names = {re.sub(r"checkpoint-\d+", lambda m: f"checkpoint {order.index(m[0])}", name) for name in names}
+        return {name for name in names if not name.startswith(("run/logs/", "run/wandb/"))}
+
+    def losses(self) -> list[str]:
+        with open(self.output / "metrics.csv") as file:
+            return [row["loss"] for row in csv.DictReader(file)]
+
+
+def assert_same(course: Course, whole: Course) -> None:
+    """Every bit of weights, averages and optimiser; the images of every step; the losses; the names of all files."""
+    assert_same_bits(final_state(whole.output), final_state(course.output))
+    assert course.ids() == whole.ids() and sorted(whole.ids()) == list(range(STEPS))
+    assert course.losses() == whole.losses()
+    assert course.files() == whole.files(), course.files() ^ whole.files()
+
+
+def assert_each_image_once(whole: Course) -> None:
+    """In every epoch that is complete."""
+    order = [image for _, ids in sorted(whole.ids().items()) for image in ids]
+    for epoch in range(STEPS * BATCH // IMAGES):
+        assert sorted(order[epoch * IMAGES : (epoch + 1) * IMAGES]) == list(range(IMAGES))
+
+
+def start(command: str | None, arguments: list[str], folder: Path, strike: Strike | None = None, environment=None,
+          patches=None) -> Attempt:  # fmt: skip
+    """A process that trains, or that runs a `command` of `anime-ddpm`; its log lies in `folder`."""
+    process = server().Process(
+        target=_run, args=(command, arguments, folder, strike, environment or {}, patches or {}), daemon=True
+    )
+    process.start()
+    return Attempt(process, folder)
+
+
+def make_work(folder: Path) -> Path:
+    """A folder with pictures that show their number, and the config of a small network."""
+    (folder / "faces").mkdir(parents=True)
+    for number in range(IMAGES):
+        (folder / "faces" / f"{number:02d}.png").write_bytes(numbered_png(number))
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "config.json").write_text(json.dumps(NETWORK))
+    return folder
+
+
+def put_on_hub(hub: HubServer, folder: Path) -> dict:
+    """The same pictures as a data set of the Hub, in three files; the settings that stream it."""
+    files = {}
+    for part, numbers in enumerate((range(0, 9), range(9, 13), range(13, IMAGES))):
+        table = pyarrow.table({"image": [{"bytes": numbered_png(n), "path": f"{n}.png"} for n in numbers]})
+        name = f"data/train-{part:05d}-of-00003.parquet"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, folder / name, row_group_size=4)
+        files[name] = folder / name
+    hub.add_dataset("me/numbers", files)
+    return {"dataset_name": "me/numbers", "streaming": True, "shuffle_buffer_size": 5}
+
+
+def numbered_png(number: int) -> bytes:
+    """A 16 x 16 picture that shows its number in the red channel."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def server() -> multiprocessing.context.BaseContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+@contextlib.contextmanager
+def started_server():
+    """A Hub on loopback, and the server that runs are forked from, which knows no other Hub."""
+    before = dict(os.environ)
+    with HubServer() as hub, tempfile.TemporaryDirectory() as home:
+        paths = [*HERE, *filter(None, [before.get("PYTHONPATH")])]
+        os.environ.update(hub.env | {"HF_DATASETS_OFFLINE": "0", "HF_HOME": home, "PYTHONPATH": os.pathsep.join(paths)})
+        try:
+            server().Process(target=len, args=((),)).start()  # whoever starts a run waits until all is imported
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        yield hub
+
+
+# ------------------------------------------------------------------------------------- in the process of the run
+
+
+def _run(
+    command: str | None, arguments: list[str], folder: Path, strike: Strike | None, environment: dict, patches: dict
+) -> None:
+    log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment)
+    for name, value in patches.items():
+        module, _, attribute = name.partition(":")
+        setattr(importlib.import_module(module), attribute, value)
+    if strike and strike.where != "step":
+        strike_at_operation(folder, strike)
+    if command is not None:
+        from pipeline_anime_ddpm import cli
+
+        return cli.main([command, *arguments])
+    import train_anime_ddpm
+    from pipeline_anime_ddpm.training.errors import one_sentence_errors
+
+    _note_steps(train_anime_ddpm, folder, strike if strike and strike.where == "step" else None)
+    sys.argv = ["train_anime_ddpm.py", *arguments]
+    with one_sentence_errors():
+        train_anime_ddpm.main()
+
+
+def _note_steps(recipe: ModuleType, folder: Path, strike: Strike | None) -> None:
+    train_step, ids = recipe.train_step, os.open(folder / "ids", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def noting(run, images):
+        os.write(ids, json.dumps([run.state.step, images[:, 0, 0, 0].tolist()]).encode() + b"\n")
+        if strike and run.state.step == strike.number:
+            _do(folder, strike)
+        return train_step(run, images)
+
+    recipe.train_step = noting
+
+
+def strike_at_operation(folder: Path, strike: Strike) -> None:
+    """Python tells an audit hook of every file that is opened, renamed or removed, just before it is."""
+    count = itertools.count(1)
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "open":
+            event = "write" if isinstance(arguments[1], str) and arguments[1][0] in "wax" else "read"
+        elif event not in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            return
+        text = f"{event} {_place(event, *arguments)}"
+        if re.match(strike.where, text) and (number := next(count)) >= strike.number:
+            if strike.how == "note":
+                os.write(notes, f"{text}\n".encode())
+            elif number == strike.number or strike.how == "full":
+                _do(folder, strike)
+
+    notes = os.open(folder / "operations", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    sys.addaudithook(hook)
+
+
+def _place(event: str, path: str, other: str | int | None = None, *_) -> str:
+    """What an operation is about; `shutil.rmtree` names files by the descriptor of their folder."""
+    if event in ("os.remove", "os.rmdir") and other != -1:
+        return f"{os.readlink(f'/proc/self/fd/{other}')}/{path}"
+    return f"{path} {other}" if event == "os.rename" else f"{path}"
+
+
+def _do(folder: Path, strike: Strike) -> None:
+    if strike.how == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if strike.how == "wait":
+        (folder / "here").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+    else:
+        os.kill(os.getpid(), strike.how)
