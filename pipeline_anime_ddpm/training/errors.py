@@ -17,6 +17,10 @@ class UserError(Exception):
     """Something the user can put right; its text is one sentence that says how."""
 
 
+class LostRank(UserError):
+    """Another process of the run has gone; every one that is left says so, for it may be the first."""
+
+
 def first_line(error: Exception) -> str:
     """What a library says went wrong, short enough to stand in a sentence of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -36,12 +40,12 @@ def needs_extra(extra: str) -> Iterator[None]:
 def one_sentence_errors() -> Iterator[None]:
     """Turn a `UserError` into one line on stderr and exit status 2; Ctrl-C into status 130; no more than that.
 
-    On several ranks only the first of each machine speaks: all of them meet the same mistake.
+    On several ranks only the first of each machine speaks: all of them meet the same mistake, unless one is lost.
     """
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0 or isinstance(error, LostRank):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
