@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT
+from scaling import render_scaling
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
@@ -367,6 +368,7 @@ RENDERERS = {
     "noise": render_noise,
     "sampling": render_sampling,
     "demo": render_demo,
+    "scaling": render_scaling,
 }
 
 

@@ -2,8 +2,8 @@
 
     rank_runs.py WORK OUT
 
-Each run gets the folder OUT/<name>; what its ranks print is in OUT/<name>_<rank>.txt, and how they ended, by run and
-rank, in OUT/exits.json.
+Each run gets the folder OUT/<name>, but for the one that resumes another; what its ranks print is in
+OUT/<name>_<rank>.txt, and how they ended, by run and rank, in OUT/exits.json.
 """
 
 import json
@@ -61,8 +61,11 @@ def fork_ranks(world: int, task, log: Path) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def train(work: Path, output: Path, world: int, **settings) -> list[int]:
-    """The recipe on so many ranks; `step_loss` may have been replaced before."""
+def train(
+    work: Path, out: Path, name: str, world: int, step_loss=None, run: str | None = None, **settings
+) -> list[int]:
+    """The recipe on so many ranks, in OUT/<run>, which is OUT/<name> unless it is given."""
+    output = out / (run or name)
     arguments = flags(work, output, **{
         "model_config_name_or_path": work / "plain", "max_train_steps": STEPS, "eval_batch_size": 1,
         "train_batch_size": GLOBAL_BATCH // world, "checkpointing_steps": CHECKPOINTS, "save_images_epochs": 100,
@@ -71,10 +74,11 @@ def train(work: Path, output: Path, world: int, **settings) -> list[int]:
 
     def task(rank: int) -> None:
         torch.set_num_threads(1)
+        train_anime_ddpm.step_loss = step_loss or train_anime_ddpm.step_loss
         sys.argv = ["train_anime_ddpm.py", *arguments]
         train_anime_ddpm.main()
 
-    return fork_ranks(world, task, output)
+    return fork_ranks(world, task, out / name)
 
 
 def killed(run, part):
@@ -98,16 +102,10 @@ step_loss = train_anime_ddpm.step_loss
 def main() -> None:
     work, out = map(Path, sys.argv[1:])
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    exits = {}
-    for world in (1, 2, 4):
-        exits[f"of_{world}"] = train(work, out / f"of_{world}", world)
-    train_anime_ddpm.step_loss = killed
-    exits["killed"] = train(work, out / "killed", 2)
-    train_anime_ddpm.step_loss = step_loss
-    os.rename(out / "killed_1.txt", out / "killed_first_1.txt")
-    exits["resumed"] = train(work, out / "killed", 1)
-    train_anime_ddpm.step_loss = broken
-    exits["broken"] = train(work, out / "broken", 2, max_nonfinite_steps=3)
+    exits = {f"of_{world}": train(work, out, f"of_{world}", world) for world in (1, 2, 4)}
+    exits["killed"] = train(work, out, "killed", 2, killed)
+    exits["resumed"] = train(work, out, "resumed", 1, run="killed")
+    exits["broken"] = train(work, out, "broken", 2, broken, max_nonfinite_steps=3)
     (out / "exits.json").write_text(json.dumps(exits))
 
 
