@@ -154,7 +154,7 @@ def train(run: Run) -> None:
     if config.torch_compile:
         warm_up(run)
     feed = open_feed(run)
-    with kept_if_data_fail(run, feed), lost_ranks(run.accelerator):
+    with kept_if_data_fail(run, feed), lost_ranks(run.accelerator), bar:
         for batch in feed:
             gradient_norm = train_step(run, batch)
             bar.update()
@@ -169,7 +169,6 @@ def train(run: Run) -> None:
             if stop.requested(state.step) and not last:
                 stop_here(run, feed)
     feed.close()
-    bar.close()
     stop.close()
 
 

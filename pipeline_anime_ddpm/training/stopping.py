@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
-from .errors import LostRank, first_line
+from .errors import LostRank
 
 
 class StopRequest:
@@ -59,6 +59,6 @@ def lost_ranks(accelerator: Accelerator) -> Iterator[None]:
         if accelerator.num_processes == 1 or not from_backend:
             raise
         raise LostRank(
-            f"Another process of this run has ended or cannot be reached ({first_line(error)}); see what it says, and "
-            "run the same command again to go on from the last checkpoint."
+            "Another process of this run has ended or cannot be reached; see what it says, and run the same command "
+            "again to go on from the last checkpoint."
         ) from error
