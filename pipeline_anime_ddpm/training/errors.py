@@ -45,8 +45,12 @@ def one_sentence_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0 or isinstance(error, LostRank):
+        lost = isinstance(error, LostRank)
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0 or lost:
             print(f"error: {error}", file=sys.stderr, flush=True)
+        if lost:  # the ordinary end of the process would wait for the one that is gone
+            sys.stdout.flush()
+            os._exit(2)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
