@@ -193,7 +193,7 @@ def render_scaling(result: dict) -> str:
         "|---|---|---|---|",
     ]
     for row in paper:
-        cells = [f"{1e3 * row['seconds']:.1f}", f"{row['step_seconds']:.2f}"]
+        cells = [f"{1e3 * row['seconds']:.1f}", f"{row['step_seconds']:.3f}"]
         lines.append(f"| {row['link']} | {row['ranks']} | {' | '.join(cells)} |")
     return "\n".join([
         *lines,
