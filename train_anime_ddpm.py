@@ -34,7 +34,9 @@ from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
     checkpoint_folder,
+    drop_checkpoints_after,
     find_checkpoint,
+    last_good_checkpoint,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -52,6 +54,14 @@ from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
 from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction
+from pipeline_anime_ddpm.training.numerics import (
+    Numerics,
+    carried_to_gradient,
+    check_divergence,
+    drop_events_after,
+    slow_down,
+    write_events,
+)
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, space_to_depth
@@ -69,7 +79,7 @@ from pipeline_anime_ddpm.training.run_folder import (
 )
 from pipeline_anime_ddpm.training.samples import draw_samples, drawing_steps, sampling_pipeline
 from pipeline_anime_ddpm.training.schedule import RunSchedule
-from pipeline_anime_ddpm.training.stopping import StopRequest
+from pipeline_anime_ddpm.training.stopping import StopRequest, lost_ranks
 from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
 from schedulers import AnimeNoiseScheduler
 
@@ -129,11 +139,16 @@ def main() -> None:
     if accelerator.is_main_process:
         claim_output_dir(config, lock)
         drop_snapshots_after(run.folder, schedule.images(run.state.step))
+        drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
         data.list_skipped(run.folder)
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:
+        start_trackers(accelerator, config.trackers, config.to_dict(), run.folder)
+    while run.state.step < schedule.total_steps:
         train(run)
+        if run.state.numerics.diverged:
+            go_back(run)
     if accelerator.is_main_process:
         finish(run)
     accelerator.end_training()
@@ -142,7 +157,6 @@ def main() -> None:
 def train(run: Run) -> None:
     """The loop: train, and pause when something is due."""
     config, state, schedule = run.config, run.state, run.schedule
-    start_trackers(run.accelerator, config.trackers, config.to_dict(), run.folder)
     log = RunLog(run.folder, run.accelerator, schedule.images(state.step))
     stop = StopRequest(run.accelerator, every=config.logging_steps)
     bar = tqdm(initial=state.step, total=schedule.total_steps, unit="step", disable=not run.accelerator.is_main_process)
@@ -150,7 +164,7 @@ def train(run: Run) -> None:
     if config.torch_compile:
         warm_up(run)
     feed = open_feed(run)
-    with bar, kept_if_data_fail(run, feed):
+    with kept_if_data_fail(run, feed), lost_ranks(run.accelerator), bar:
         for batch in feed:
             gradient_norm = train_step(run, batch)
             bar.update()
@@ -158,6 +172,8 @@ def train(run: Run) -> None:
             if state.step % config.logging_steps == 0 or last:
                 row = log_metrics(run, log, gradient_norm, feed)
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_second=f"{row['images_per_second']:.0f}")
+            if state.numerics.diverged:
+                break
             with log.pause():
                 save_what_is_due(run, log, feed)
             if stop.requested(state.step) and not last:
@@ -204,10 +220,13 @@ def save_everything(run: Run, feed: Feed) -> None:
     state = run.state
     if state.kept_step == state.step:  # writing it again would put it away for a moment, and it may be the only one
         return
+    read_numerics(run, feed)
     state.feeds = gather_object([feed.state()])
     state.meter.gather(run.accelerator)
     if run.accelerator.is_main_process:
-        save_checkpoint(run.folder, state, run.config.checkpoints_total_limit)
+        # while gradients are not finite, the checkpoint that the run may go back to stays
+        keep = None if state.numerics.in_a_row else run.config.checkpoints_total_limit
+        save_checkpoint(run.folder, state, keep)
     state.kept_step = state.step
 
 
@@ -220,17 +239,16 @@ def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
         # gradients are shared between ranks after the last micro-batch
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(run.model):
             loss, error = step_loss(run, part)
-            accelerator.backward(loss * (len(part) / len(batch)))
+            accelerator.backward(carried_to_gradient(loss, len(part) / len(batch)))
         state.meter.add(loss, error, part.timesteps)
+        state.numerics.add(loss, error, part.timesteps)
     gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
-    state.optimizer.step()
+    taken = state.numerics.step_if_finite(state.step, state.optimizer, gradient_norm)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    # fp16 skips a step after an overflow; fused AdamW does so unseen, and its weights then count once more
-    if not accelerator.optimizer_step_was_skipped:
-        state.lr_scheduler.step()
-        for average in state.averages.values():
-            average.update(run.unet.parameters())
+    state.lr_scheduler.step()
+    for average in state.averages.values():
+        average.update(run.unet.parameters(), taken)
     return gradient_norm
 
 
@@ -342,6 +360,7 @@ def build_run(
         meter=LossMeter(scheduler.config.num_train_timesteps, accelerator.device),
         data=data.facts,
         images_per_step=schedule.images_per_step,
+        numerics=Numerics(config.max_nonfinite_steps),
     )
     folder = Path(config.output_dir)
     return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge, teacher)
@@ -377,7 +396,8 @@ def resume(run: Run, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         load_checkpoint(checkpoint, run.state)
         run.state.meter.keep_on_first(run.accelerator)
-        run.accelerator.print(f"Resuming from {checkpoint}.")
+        run.accelerator.print(f"Resuming from {checkpoint}.{other_ranks(run)}")
+    check_ranks_agree(run)
     done, total = run.schedule.images(run.state.step), run.schedule.images(run.schedule.total_steps)
     if run.state.step >= run.schedule.total_steps:
         run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
@@ -385,11 +405,57 @@ def resume(run: Run, checkpoint: Path | None) -> None:
         run.accelerator.print(f"{total - done:,} images to go, {run.schedule.images_per_step} at a step.")
 
 
+def other_ranks(run: Run) -> str:
+    """What it means that the run had another number of processes before; nothing if it had not."""
+    before, now = len(run.state.feeds), run.accelerator.num_processes
+    if before in (0, now) or any(run.state.feeds):  # where the data stand by rank, `feed_of` refuses it
+        return ""
+    what = "rounding" if run.unet.config.dropout == 0 else "rounding and the masks of dropout"
+    return (
+        f" It had {before} processes and has {now} now: each step sees the same images with the same noise, and only "
+        f"{what} will differ."
+    )
+
+
+def check_ranks_agree(run: Run) -> None:
+    """Raise a UserError if not every process has found the same checkpoint."""
+    steps = gather_object([run.state.step])
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"The processes would start at different steps ({', '.join(map(str, sorted(set(steps))))}); put "
+            "--output_dir on storage that all machines share."
+        )
+
+
+def read_numerics(run: Run, feed: Feed) -> None:
+    """Learn of steps without a finite gradient and of losses that stand out, and write them down; on all ranks."""
+    events = run.state.numerics.read(run.accelerator)
+    write_events(events, run.folder, run.accelerator, run.scheduler, feed.images_of)
+
+
+def go_back(run: Run) -> None:
+    """To the last checkpoint before too many gradients in a row were not finite: once, at a lower learning rate."""
+    state, checkpoint = run.state, last_good_checkpoint(run.folder)
+    check_divergence(state.numerics, state.step, checkpoint, run.folder, run.accelerator.is_main_process)
+    load_checkpoint(checkpoint, state)
+    state.meter.keep_on_first(run.accelerator)
+    state.numerics.went_back = True
+    slow_down(state.optimizer, state.lr_scheduler)
+    run.accelerator.wait_for_everyone()  # until all have loaded what is now written again
+    if run.accelerator.is_main_process:
+        drop_checkpoints_after(run.folder, state.step)
+        drop_snapshots_after(run.folder, run.schedule.images(state.step))
+        save_checkpoint(run.folder, state, run.config.checkpoints_total_limit)
+    run.accelerator.wait_for_everyone()
+
+
 def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) -> dict[str, float]:
     """Read what the device has added up, log it, and the first time say how long the rest will take."""
     state, schedule = run.state, run.schedule
     values = state.meter.read(run.accelerator)
     values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
+    read_numerics(run, feed)
+    values |= {"skipped_steps": state.numerics.skipped, "loss_spikes": state.numerics.spikes}
     row = log.metrics(values, step=state.step, images=schedule.images(state.step), seconds_waited=feed.seconds_waited)
     if log.is_first:
         speed = row["images_per_second"]

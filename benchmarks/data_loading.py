@@ -78,7 +78,8 @@ class Ours:
         last = self.step + self.data.num_images // self.settings.batch
         feed = self.data.feed(FeedPlan(self.settings.batch, self.step, last, num_workers=workers, state=self.state))
         for step, batch in enumerate(feed, start=self.step):
-            yield prepare_batch(batch, True, torch.Generator().manual_seed(step))
+            coins = torch.rand(len(batch), generator=torch.Generator().manual_seed(step))
+            yield prepare_batch(batch, coins < 0.5)
         self.step, self.state = last, feed.state()
         feed.close()
 
@@ -178,7 +179,10 @@ def profile(settings: argparse.Namespace) -> list[dict]:
             "decode": (lambda: [decode_image(row.content, settings.resolution).size for row in rows], len(rows)),
             "gather from cache": (lambda: [None for _ in data.feed(FeedPlan(batch, 0, steps))], steps * batch),
             "scale and mirror": (
-                lambda: [prepare_batch(uint8, True, generator) is None for _ in range(steps)], steps * batch
+                lambda: [
+                    prepare_batch(uint8, torch.rand(batch, generator=generator) < 0.5) is None for _ in range(steps)
+                ],
+                steps * batch,
             ),
         }  # fmt: skip
         result = [

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, ROOT
 from render_long_run import render_long_run
+from scaling import render_scaling
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
@@ -420,6 +421,7 @@ RENDERERS = {
     "demo": render_demo,
     "long_run": render_long_run,
     "faults": render_faults,
+    "scaling": render_scaling,
 }
 
 

@@ -345,3 +345,30 @@ def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, ren
     assert kids[0] != kids[1] and patch["kid"] == pytest.approx(sum(kids) / 2)
     assert result["summary"]["patch_over_full_fd"] == patch["fd"] / 20.0 and result["summary"]["noise_fd_ratio"] is None
     assert render.render_quality(result) in done.stdout
+
+
+def test_scaling_fits_the_ring_and_predicts_the_step(tmp_path, render, work, monkeypatch):
+    """One rank is measured; a second one is made up, whose gradients travel as the model says."""
+    import scaling
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    arguments = f"--model {work / 'tiny'} --resolution 16 --batch 2 --steps 1 --warm_up 0 --worker {tmp_path / 'one'}"
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *arguments.split()])
+    scaling.main()
+    one = json.loads((tmp_path / "one").read_text())
+    assert len(one["step"]) == len(one["compute"]) == 1 and one["reduce"] == {} and one["gradient_bytes"] > 1e5
+    seconds = {size: scaling.ring_seconds(2, size, 1e-4, 2e9) for size in scaling.sizes(one["gradient_bytes"])}
+    assert scaling.ring_seconds(4, 8e9, 1e-3, 1e9) == pytest.approx(2 * 3 * (1e-3 + 2e9 / 1e9))
+    reduced = {str(size): [value] for size, value in seconds.items()}
+    two = one | {"step": [one["compute"][0] + max(seconds.values())], "reduce": reduced}
+    rows = scaling.measured_rows({1: [one], 2: [two]}, batch=2)
+    summary = scaling.summary_of(rows)
+    assert summary["latency_seconds"] == pytest.approx(1e-4) and summary["compute_slowdown"] == 1
+    assert summary["bandwidth_bytes_per_second"] == pytest.approx(2e9)
+    assert summary["model_relative_error"] == pytest.approx(0, abs=1e-6)
+    paper = scaling.paper_rows()
+    assert paper[0]["bytes"] == 4 * 113_673_219 and len(paper) == len(scaling.LINKS) * len(scaling.PAPER_RANKS)
+    assert all(row["step_seconds"] == pytest.approx(9 * row["seconds"]) for row in paper)
+    result = {"what": "steps", "machine": "this", "versions": {"torch": "2"}, "date": "today", "command": "again"}
+    text = render.RENDERERS["scaling"](result | {"rows": rows + paper, "summary": summary})
+    assert "100 µs and 2.00 GB/s" in text and "| NVLink 4 of an H100 | 64 |" in text

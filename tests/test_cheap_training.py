@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from recipe_runs import ROOT, assert_same_bits, environment, final_state, flags, run
 from safetensors.torch import load_file
@@ -15,8 +16,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.ema import WeightAverage, list_snapshots, power_decay
 from pipeline_anime_ddpm.training.execution import fold_upsampling, recompute_activations
+from pipeline_anime_ddpm.training.numerics import Numerics, carried_to_gradient
 from pipeline_anime_ddpm.training.objective import diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
+from pipeline_anime_ddpm.training.tracking import LossMeter
 from schedulers import AnimeNoiseScheduler
 
 PATCHES = {
@@ -197,23 +200,27 @@ def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
 
 
 def step_without_host(tiny_unet, what):
-    """Draw a step, run it forward and backward and average, on tensors that hold no values."""
+    """Draw a step, run it forward and backward, let the optimiser step and average, on tensors that hold no values."""
     unet = tiny_unet(sample_size=16).train()
     patches = PatchTrainingAdapter.from_unet(unet, (8, 16))
     fold_upsampling(unet)
     if what:
         recompute_activations(unet, what)
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-    generators = AnimeNoiseScheduler()
+    generators, meter, numerics = AnimeNoiseScheduler(), LossMeter(1000, "cpu"), Numerics()
+    optimizer = Accelerator(cpu=True).prepare(torch.optim.AdamW(unet.parameters(), fused=True))
     batch = draw_step(images, generators, flip=True, seed=0, step=0, patches=patches, side=8)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for part in batch.split(2):
             for name in ("clean", "noise", "timesteps", "coordinates"):
                 setattr(part, name, mode.from_tensor(getattr(part, name)))
-            loss, _ = diffusion_loss(unet, generators, part)
-            (loss * 0.5).backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        WeightAverage(unet.parameters(), power_decay(0.1)).update(unet.parameters())
+            loss, error = diffusion_loss(unet, generators, part)
+            carried_to_gradient(loss, 0.5).backward()
+            meter.add(loss, error, part.timesteps)
+            numerics.add(loss, error, part.timesteps)
+        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        taken = numerics.step_if_finite(0, optimizer, norm)
+        WeightAverage(unet.parameters(), power_decay(0.1)).update(unet.parameters(), taken)
         return loss
 
 

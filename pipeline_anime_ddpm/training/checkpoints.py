@@ -26,6 +26,7 @@ from schedulers import AnimeNoiseScheduler
 from .atomic import publish_folder, remove_folder
 from .ema import WeightAverage
 from .errors import UserError, first_line
+from .numerics import Numerics
 from .tracking import LossMeter
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -51,6 +52,7 @@ class TrainingState:
         step: optimiser steps done.
         feeds: where the data of each rank stand, by rank; None for a rank whose images follow from the step.
         kept_step: of the newest checkpoint that this process has written or gone on from; None without one.
+        numerics: how often a gradient was not finite, and what the run has done about it.
     """
 
     unet: UNet2DModel
@@ -65,6 +67,7 @@ class TrainingState:
     step: int = 0
     feeds: list[dict[str, Any] | None] = field(default_factory=list)
     kept_step: int | None = None
+    numerics: Numerics = field(default_factory=Numerics)
 
     @property
     def ema(self) -> WeightAverage | None:
@@ -147,6 +150,7 @@ def _write(folder: Path, state: TrainingState) -> None:
         "optimizer": optimizer_rest,
         "lr_scheduler": state.lr_scheduler.state_dict(),
         "scaler": state.scaler.state_dict() if state.scaler else None,
+        "numerics": state.numerics.state_dict(),
         "averages": {key: average.step for key, average in state.averages.items()},
         "channels_last": _is_channels_last(state.unet),
     }
@@ -209,6 +213,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         average.step = progress["averages"][key]
     state.step, state.feeds = progress["step"], progress["feeds"]
     state.kept_step = state.step
+    state.numerics.load_state_dict(progress.get("numerics", {}))  # which checkpoints of before have not
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
@@ -273,6 +278,21 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [(int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := CHECKPOINT_NAME.fullmatch(p.name))]
     return [p for _, p in sorted(found)]
+
+
+def last_good_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint after a step that had a finite gradient, if there is one."""
+    for checkpoint in reversed(list_checkpoints(output_dir)):
+        if not _read_progress(checkpoint).get("numerics", {}).get("in_a_row"):
+            return checkpoint
+    return None
+
+
+def drop_checkpoints_after(output_dir: Path, step: int) -> None:
+    """Delete the checkpoints of a run that goes back to `step`."""
+    for checkpoint in list_checkpoints(output_dir):
+        if int(CHECKPOINT_NAME.fullmatch(checkpoint.name)[1]) > step:
+            shutil.rmtree(checkpoint)
 
 
 def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:

@@ -224,6 +224,12 @@ class TrainingConfig:
         "`adamw8bit` keeps its state in 8 bits, 6 bytes a parameter less; it needs the package bitsandbytes.",
         choices=("adamw", "adamw8bit"),
     )
+    max_nonfinite_steps: int = setting(
+        20,
+        "Steps without a finite gradient change nothing and are listed in numerics.jsonl. After so many in a row the "
+        "run goes back to the last checkpoint before them, at half the learning rate; the second time it stops. fp16 "
+        "may need 16 at its start, to find its scale.",
+    )
     seed: int = setting(0, "Seed of weights, data order, crops, patches, flips, noise and timesteps.")
 
     # --- precision, memory and speed; none but the first and the last changes what is computed, but for rounding ---

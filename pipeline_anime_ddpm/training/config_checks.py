@@ -30,7 +30,7 @@ def _check_numbers(config: TrainingConfig) -> None:
         "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
         "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
         "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
-        "ema_snapshot_images save_guide_at eval_steps eval_images space_to_depth distill"
+        "ema_snapshot_images save_guide_at eval_steps eval_images space_to_depth distill max_nonfinite_steps"
     ).split()
     for name in at_least_one:
         value = getattr(config, name)

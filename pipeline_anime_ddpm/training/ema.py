@@ -68,13 +68,19 @@ class WeightAverage:
         self._copies: list[torch.Tensor] | None = None
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[torch.Tensor]) -> None:
+    def update(self, parameters: Iterable[torch.Tensor], taken: torch.Tensor | None = None) -> None:
         """`shadow ← decay · shadow + (1 - decay) · parameters`, to be called after each optimiser step.
 
         Waits for the device only if the parameters are on another one than the average.
+
+        Args:
+            taken: a bool on the parameters' device; if it is false, the shadow stays as it is and the step only counts.
         """
         weights = self._beside_shadow(list(parameters))
-        torch._foreach_lerp_(self.shadow, weights, 1.0 - self.decay(self.step + 1))
+        new_share = 1.0 - self.decay(self.step + 1)
+        if taken is not None:
+            new_share = [taken.to(self.shadow[0].device) * new_share] * len(weights)
+        torch._foreach_lerp_(self.shadow, weights, new_share)
         self.step += 1
 
     def _beside_shadow(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -19,6 +19,10 @@ class UserError(Exception):
     """Something the user can put right; its text is one sentence that says how."""
 
 
+class LostRank(UserError):
+    """Another process of the run has gone; every one that is left says so, for it may be the first."""
+
+
 def first_line(error: Exception) -> str:
     """What a library says went wrong, short enough to stand in a sentence of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -46,12 +50,12 @@ def needs_extra(extra: str) -> Iterator[None]:
 def one_sentence_errors() -> Iterator[None]:
     """Turn a `UserError`, or a full disk, into one line on stderr and exit status 2; Ctrl-C into status 130; no more.
 
-    On several ranks only the first of each machine speaks: all of them meet the same mistake.
+    On several ranks only the first of each machine speaks: all of them meet the same mistake, unless one is lost.
     """
     try:
         yield
     except UserError as error:
-        _end_with(str(error))
+        _end_with(str(error), is_lost=isinstance(error, LostRank))
     except (OSError, SafetensorError) as error:
         if not is_full_disk(error):
             raise
@@ -60,7 +64,10 @@ def one_sentence_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def _end_with(sentence: str) -> None:
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+def _end_with(sentence: str, is_lost: bool = False) -> None:
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0 or is_lost:
         print(f"error: {sentence}", file=sys.stderr, flush=True)
+    if is_lost:  # the ordinary end of the process would wait for the one that is gone
+        sys.stdout.flush()
+        os._exit(2)
     sys.exit(2)

@@ -17,6 +17,11 @@ from .config import TrainingConfig
 from .errors import UserError, first_line
 from .optimizers import check_optimizer
 
+# What `accelerate launch` sets for engines that leave no process with the whole network.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
+}  # fmt: skip
+
 
 def choose_precision(asked: str | None) -> str:
     """The mixed precision to train in: the flag, else what `accelerate` is set to, else `no`.
@@ -67,12 +72,16 @@ def new_accelerator(accumulation: int, **settings) -> Accelerator:
 
     It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
     """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"{name} splits the weights between processes, which averages and checkpoints need whole; launch with "
+                "plain data parallelism, such as configs/multi_gpu.yaml."
+            )
     try:
         accelerator = Accelerator(**settings)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"accelerate cannot start ({first_line(error)}); check --mixed_precision.") from error
-    if accelerator.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
-        raise UserError(f"{accelerator.distributed_type.value} is not supported; launch with plain data parallelism.")
     if accelerator.gradient_accumulation_steps not in (1, accumulation):
         raise UserError("The launcher sets another gradient accumulation; give it as --gradient_accumulation_steps.")
     accelerator.gradient_accumulation_steps = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +13,7 @@ from schedulers import AnimeNoiseScheduler
 
 from .data import prepare_batch
 from .patches import PatchTrainingAdapter, equal_parts
-from .randomness import Purpose, derived_seed, step_generator
+from .randomness import Purpose, derived_seed, noise_at, step_generator
 
 
 @dataclass
@@ -58,24 +59,31 @@ def draw_step(
 ) -> StepBatch:
     """Draw flips, patches, noise and timesteps for one rank's whole step.
 
-    The timesteps are stratified over the batch of all ranks and micro-batches together: every rank draws the same
-    list and takes its own part. Nothing here waits for a GPU.
+    All of them follow from an image's place in the batch of all ranks: however many ranks share that batch, it is
+    trained on in the same way. Timesteps, which are stratified over it, flips and patches are few numbers, of which
+    every rank draws all and takes its own; noise is drawn image by image. Nothing here waits for a GPU.
 
     Args:
         batch: `(B, 3, H, W)`, uint8, or float32 in [0, 1]; on the training device.
         stratified: False draws each timestep by itself, as other trainers do.
         patches, side: cut patches of that side; by default whole images without coordinates.
     """
-    device = batch.device
-    clean = prepare_batch(batch, flip, step_generator(seed, step, rank, Purpose.FLIP, device))
-    coordinates = None
+    device, everyone = batch.device, len(batch) * world
+    mine = slice(rank * len(batch), (rank + 1) * len(batch))
+    mirrored = None
+    if flip:
+        coins = step_generator(seed, step, Purpose.FLIP, device)
+        mirrored = torch.rand(everyone, generator=coins, device=device)[mine] < 0.5
+    clean, coordinates = prepare_batch(batch, mirrored), None
     if patches is not None:
-        places = step_generator(seed, step, rank, Purpose.PATCH_OFFSET, device)
-        clean, coordinates = patches.crop(clean, side, places)
-    noise = torch.randn(clean.shape, generator=step_generator(seed, step, rank, Purpose.NOISE, device), device=device)
-    everyone = step_generator(seed, step, 0, Purpose.TIMESTEPS, "cpu")
-    timesteps = scheduler.sample_timesteps(len(clean) * world, generator=everyone, stratified=stratified)
-    timesteps = timesteps[rank * len(clean) : (rank + 1) * len(clean)].to(device, non_blocking=True)
+        offsets = step_generator(seed, step, Purpose.PATCH_OFFSET, device)
+        clean, coordinates = patches.crop(clean, side, offsets, rank, world)
+    crops = len(clean) // len(batch)  # of each image: a first one of every image, then a second one, and so on
+    places = np.arange(crops * everyone).reshape(crops, everyone)[:, mine].ravel()
+    noise = noise_at(places, clean.shape[1:], seed, step, device)
+    levels = step_generator(seed, step, Purpose.TIMESTEPS, "cpu")
+    timesteps = scheduler.sample_timesteps(crops * everyone, generator=levels, stratified=stratified)
+    timesteps = timesteps[places].to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
     return StepBatch(clean, noise, timesteps, coordinates)
 

@@ -160,25 +160,30 @@ class PatchTrainingAdapter:
         largest = max((s for s in self.used_sides() if s < self.resolution), default=self.resolution)
         return max(1, train_batch_size * min(largest, side) ** 2 // side**2)
 
-    def crop(self, images: torch.Tensor, side: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def crop(
+        self, images: torch.Tensor, side: int, generator: torch.Generator, rank: int = 0, world: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut patches at places drawn anew for each, and the coordinates of their pixels in the full image.
 
         Args:
             images: `(B, C, R, R)`; mirror them before, not after, for else the coordinates would be wrong.
             side: of the patches, in pixels.
             generator: of the places; on the device of `images`.
+            rank, world: `images` are the part of this one of so many ranks; the places are drawn for all of them.
 
         Returns:
             Patches `(B · crops_per_image(side), C, side, side)` and coordinates `(…, 2, side, side)` in [-1, 1], x
             first, as `coordinate_grid` gives them; they are neither noised nor scaled.
         """
         batch, channels, full, _ = images.shape
+        crops = self.crops_per_image(side)
         grid = coordinate_grid(full, full, images.device, images.dtype).expand(batch, -1, -1, -1)
         if side == full:
             return images, grid
-        count = batch * self.crops_per_image(side)
-        places = torch.randint(0, full - side + 1, (2, count), generator=generator, device=images.device)
-        rows = torch.arange(count, device=images.device) % batch
+        everyone = (2, crops, world * batch)
+        places = torch.randint(0, full - side + 1, everyone, generator=generator, device=images.device)
+        places = places[:, :, rank * batch : (rank + 1) * batch].flatten(1)
+        rows = torch.arange(crops * batch, device=images.device) % batch
         windows = torch.cat([images, grid], dim=1).unfold(2, side, 1).unfold(3, side, 1)
         patches = windows[rows, :, places[0], places[1]]
         return patches[:, :channels], patches[:, channels:]

@@ -17,6 +17,7 @@ from .config import TrainingConfig
 from .data.cache import SKIPPED
 from .ema import SNAPSHOTS
 from .errors import UserError
+from .numerics import EVENTS_NAME
 from .parsing import parse_yaml
 from .provenance import RECORD_NAME
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
@@ -128,6 +129,7 @@ def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Pa
             config.logging_dir,
             ".wandb_run",
             EVALUATION_NAME,
+            EVENTS_NAME,
             RECORD_NAME,
             BEST,
         ):

@@ -1,12 +1,16 @@
-"""Ctrl-C and SIGTERM end a run between two steps, on all ranks together."""
+"""Ctrl-C and SIGTERM end a run between two steps, on all ranks together; a rank that is gone ends it at once."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+
+from .errors import LostRank
 
 
 class StopRequest:
@@ -39,3 +43,22 @@ class StopRequest:
             return False
         told = torch.tensor(float(self._told), device=self.accelerator.device)
         return self.accelerator.reduce(told, reduction="sum").item() > 0
+
+
+@contextlib.contextmanager
+def lost_ranks(accelerator: Accelerator) -> Iterator[None]:
+    """With several ranks, say in one sentence that another one has gone, which shows in what they share.
+
+    Raises:
+        LostRank: instead of the error of PyTorch's backend.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from_backend = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+        if accelerator.num_processes == 1 or not from_backend:
+            raise
+        raise LostRank(
+            "Another process of this run has ended or cannot be reached; see what it says, and run the same command "
+            "again to go on from the last checkpoint."
+        ) from error

@@ -33,7 +33,8 @@ class LossMeter:
 
     Attributes:
         sums: `(2 + 2 * QUARTERS,)` float64: weighted loss, images, then for each quarter of the noise table, from
-            the least noise to the most, the sum of the unweighted errors and how many they are.
+            the least noise to the most, the sum of the unweighted errors and how many they are. What is not finite
+            is left out, like the optimiser's step.
     """
 
     def __init__(self, num_train_timesteps: int, device: torch.device | str):
@@ -45,10 +46,11 @@ class LossMeter:
     def add(self, loss: torch.Tensor, error: torch.Tensor, timesteps: torch.Tensor) -> None:
         """Args: the scalar loss of a micro-batch, and the error and timestep of each image in it, `(B,)`."""
         quarter = (timesteps * QUARTERS // self.num_train_timesteps).long()
-        self.sums[0] += loss.detach() * len(error)
-        self.sums[1] += len(error)
-        self.sums[2 : 2 + QUARTERS].index_add_(0, quarter, error.to(self.sums.dtype))
-        self.sums[2 + QUARTERS :].index_add_(0, quarter, torch.ones_like(error, dtype=self.sums.dtype))
+        loss, error = loss.detach(), error.to(self.sums.dtype)
+        self.sums[0] += loss.nan_to_num(0, 0, 0) * len(error)
+        self.sums[1] += loss.isfinite() * len(error)
+        self.sums[2 : 2 + QUARTERS].index_add_(0, quarter, error.nan_to_num(0, 0, 0))
+        self.sums[2 + QUARTERS :].index_add_(0, quarter, error.isfinite().to(error.dtype))
 
     def gather(self, accelerator: Accelerator) -> None:
         """Bring the sums of all ranks to the first, which is the one that is saved; their total stays the same."""
@@ -61,12 +63,13 @@ class LossMeter:
             self.sums = torch.zeros_like(self.sums)
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over all ranks since the last reading; NaN for a quarter in which nothing fell."""
+        """Means over all ranks since the last reading; NaN for what nothing was added to."""
         total = accelerator.reduce(self.sums, reduction="sum").tolist()
         self.sums.zero_()
         errors, counts = total[2 : 2 + QUARTERS], total[2 + QUARTERS :]
         means = [e / c if c else math.nan for e, c in zip(errors, counts, strict=True)]
-        return {"loss": total[0] / total[1]} | {f"mse_noise_q{i + 1}": mean for i, mean in enumerate(means)}
+        loss = total[0] / total[1] if total[1] else math.nan
+        return {"loss": loss} | {f"mse_noise_q{i + 1}": mean for i, mean in enumerate(means)}
 
 
 class CsvTable:

@@ -75,16 +75,15 @@ def _drawn_faces(config: TrainingConfig, resolution: int, show_progress: bool) -
     return CachedData(entry, fingerprint, config.seed)
 
 
-def prepare_batch(batch: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
-    """Scale a whole batch to [-1, 1] in float32 on its device and mirror about half of its images.
+def prepare_batch(batch: torch.Tensor, mirrored: torch.Tensor | None = None) -> torch.Tensor:
+    """Scale a whole batch to [-1, 1] in float32 on its device, and mirror some of its images.
 
     Args:
         batch: `(B, 3, R, R)`, uint8, or float32 in [0, 1].
-        generator: where the coin for each image comes from; on the batch's device.
+        mirrored: `(B,)`, true for those that are to be mirrored; on the batch's device. None for none of them.
     """
-    if flip:
+    if mirrored is not None:
         # choosing rows of the batch beside its mirror image copies whole images, and a GPU need not wait for the coins
-        heads = torch.rand(len(batch), generator=generator, device=batch.device) < 0.5
-        rows = torch.arange(len(batch), device=batch.device) + heads * len(batch)
+        rows = torch.arange(len(batch), device=batch.device) + mirrored * len(batch)
         batch = torch.cat([batch, batch.flip(-1)]).index_select(0, rows)
     return batch.float().mul_(1 / 127.5).sub_(1) if batch.dtype == torch.uint8 else batch.mul(2).sub_(1)

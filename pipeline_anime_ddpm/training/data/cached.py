@@ -74,9 +74,13 @@ class ImageStream:
 
 def step_positions(plan: FeedPlan) -> Iterator[range]:
     """The stream positions that a rank trains on in each of its steps."""
-    for step in range(plan.first_step, plan.last_step):
-        start = (step * plan.world + plan.rank) * plan.rank_batch
-        yield range(start, start + plan.rank_batch)
+    return (positions_of(plan, step) for step in range(plan.first_step, plan.last_step))
+
+
+def positions_of(plan: FeedPlan, step: int) -> range:
+    """Those of one step."""
+    start = (step * plan.world + plan.rank) * plan.rank_batch
+    return range(start, start + plan.rank_batch)
 
 
 class CachedData:
@@ -109,4 +113,7 @@ class CachedData:
         stream = ImageStream(self.entry.pixels(), self.entry.index(), self.entry.key.resolution, self.seed)
         # no worker processes: to gather a batch takes less time than to receive it from one
         batches, pin = map(stream.gather, step_positions(plan)), torch.cuda.is_available()
-        return Feed(batch.pin_memory() if pin else batch for batch in batches)
+        return Feed(
+            (batch.pin_memory() if pin else batch for batch in batches),
+            lambda step: stream.indices_at(positions_of(plan, step)).tolist(),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,15 @@ class FeedPlan:
 class Feed:
     """Iterates over batches `(rank_batch, 3, R, R)`, one for each step: uint8, or float32 in [0, 1].
 
+    Args:
+        images_of: the images of a step's batch, by number in the data set or by name.
+
     Attributes:
         seconds_waited: time spent in waiting for batches so far.
     """
 
-    def __init__(self, batches: Iterator[torch.Tensor]):
-        self._batches = batches
+    def __init__(self, batches: Iterator[torch.Tensor], images_of: Callable[[int], list[int | str]]):
+        self._batches, self.images_of = batches, images_of
         self.seconds_waited = 0.0
 
     def __iter__(self) -> Feed:

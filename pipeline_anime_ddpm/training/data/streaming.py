@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from .reading import Decoder, SkipLog, Skipped, crop, read_unit
 from .sources import EncodedImage, Source
 
 ORDER, MIX = 0, 1  # two purposes never share random numbers
+KNOWN_BATCHES = 1024  # the last ones, whose images can be named
 JUDGED_FROM = 1000  # images read before too many skipped ones end the run, where the size of the data set is unknown
 
 
@@ -55,10 +57,11 @@ class Segment(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Decoded and mixed images, where the block begins, and what had to be left out."""
+    """Decoded and mixed images with their names, where the block begins, and what had to be left out."""
 
     place: Place
     images: list[np.ndarray]
+    names: list[str]
     skipped: list[Skipped]
     num_read: int
 
@@ -67,6 +70,7 @@ class StreamBatch(NamedTuple):
     """What a reader hands over: images `(B, 3, R, R)`, where it stands after them, and news of skipped images."""
 
     images: torch.Tensor
+    names: list[str]
     reader: int
     place: Place
     skipped: list[Skipped]
@@ -149,7 +153,7 @@ class Reader(IterableDataset):
 
     def _batches(self, reader: int, wanted: int, decoder: Decoder) -> Iterator[StreamBatch]:
         start = self.places[reader]
-        images, skipped, num_read = [], [], 0
+        images, names, skipped, num_read = [], [], [], 0
         needed = wanted * self.batch_size
         with prefetched(self._blocks(reader, start, needed, decoder)) as blocks:
             for block in blocks:
@@ -158,10 +162,11 @@ class Reader(IterableDataset):
                 num_read += block.num_read
                 for number, image in enumerate(block.images[done:], start=done + 1):
                     images.append(image)
+                    names.append(block.names[number - 1])
                     if len(images) == self.batch_size:
                         place = block.place._replace(offset=number)
-                        yield StreamBatch(torch.from_numpy(np.stack(images)), reader, place, skipped, num_read)
-                        images, skipped, num_read, wanted = [], [], 0, wanted - 1
+                        yield StreamBatch(torch.from_numpy(np.stack(images)), names, reader, place, skipped, num_read)
+                        images, names, skipped, num_read, wanted = [], [], [], 0, wanted - 1
                     if wanted == 0:
                         return
 
@@ -223,8 +228,10 @@ class Reader(IterableDataset):
         random = np.random.default_rng([self.seed, MIX, place.epoch, self.first_reader + reader, place.block])
         places, order = random.random((len(rows), 2)), random.permutation(len(rows))
         decoded = [*decoder.decode(rows)]
-        images = [crop(decoded[n], self.resolution, places[n]) for n in order if isinstance(decoded[n], np.ndarray)]
-        return Block(place, images, [d for d in decoded if isinstance(d, Skipped)], len(rows))
+        order = [n for n in order if isinstance(decoded[n], np.ndarray)]
+        images = [crop(decoded[n], self.resolution, places[n]) for n in order]
+        names = [rows[n].name for n in order]
+        return Block(place, images, names, [d for d in decoded if isinstance(d, Skipped)], len(rows))
 
 
 @contextlib.contextmanager
@@ -275,9 +282,10 @@ class StreamFeed(Feed):
         self.readers_here = max(1, plan.num_workers)
         self.places = [Place() for _ in range(self.readers_here)]
         self.next_reader = self.num_read = 0
+        self._names: deque[tuple[int, list[str]]] = deque(maxlen=KNOWN_BATCHES)
         if plan.state is not None:
             self._resume(plan.state)
-        super().__init__(self._serve())
+        super().__init__(self._serve(), lambda step: dict(self._names).get(step, []))
 
     def state(self) -> dict[str, Any]:
         """Where every reader of this rank stands, as JSON keeps it."""
@@ -309,12 +317,13 @@ class StreamFeed(Feed):
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=ignore_ctrl_c,
         )
-        for batch in loader:
+        for step, batch in enumerate(loader, start=plan.first_step):
             if isinstance(batch, Failure):
                 raise UserError(batch.sentence)
             self.places[batch.reader] = batch.place
             self.next_reader = (batch.reader + 1) % self.readers_here
             self.num_read += batch.num_read
+            self._names.append((step, batch.names))
             known = data.num_images or max(self.num_read * plan.world, JUDGED_FROM)
             data.skip_log.add(batch.skipped, known)
             yield batch.images

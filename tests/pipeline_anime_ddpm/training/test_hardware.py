@@ -72,3 +72,11 @@ def test_tf32_is_switched_as_asked_or_left_alone():
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize("variable", hardware.SHARDING)
+def test_engines_that_split_the_weights_are_refused_before_they_start(monkeypatch, variable):
+    monkeypatch.setenv(variable, "true")
+    monkeypatch.setattr(hardware, "Accelerator", lambda **_: pytest.fail("the engine was started"))
+    with pytest.raises(UserError, match="launch with plain data parallelism, such as configs/multi_gpu"):
+        hardware.new_accelerator(1)

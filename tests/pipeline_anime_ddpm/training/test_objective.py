@@ -1,4 +1,4 @@
-"""The randomness of a step follows from (seed, step, rank), and the loss is DDPM's."""
+"""The randomness of a step follows from (seed, step, place in the batch of all ranks), and the loss is DDPM's."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def as_tuple(batch):
     return batch.clean, batch.noise, batch.timesteps
 
 
-def test_a_step_is_a_function_of_seed_step_and_rank_alone(images):
+def test_a_step_is_a_function_of_seed_step_and_place_alone(images):
     torch.manual_seed(1)
     first = drawn(images)
     torch.manual_seed(2)
@@ -46,9 +46,41 @@ def test_dropout_repeats_too(images):
     assert torch.equal(first, torch.rand(3))
 
 
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("crops", [None, 1, 4])
+def test_many_ranks_draw_what_one_would_have_drawn(images, tiny_unet, world, crops):
+    """On whole images, and on one or four patches of each."""
+    options, own = {}, len(images) // world
+    if crops:
+        mode = "fixed_batch" if crops == 1 else "constant_pixels"
+        unet = tiny_unet(sample_size=8)
+        options = {"patches": PatchTrainingAdapter.from_unet(unet, (4, 8), mode=mode), "side": 4}
+    parts = [drawn(images[r * own : (r + 1) * own], rank=r, world=world, **options) for r in range(world)]
+    whole, of_each = drawn(images, **options), crops or 1
+    tensors = [*map(as_tuple, parts)]
+    expected = as_tuple(whole)
+    if crops:
+        tensors = [(*t, p.coordinates) for t, p in zip(tensors, parts, strict=True)]
+        expected = (*expected, whole.coordinates)
+    for theirs, one in zip(zip(*tensors, strict=True), expected, strict=True):
+        joined = torch.cat([part.unflatten(0, (of_each, own)) for part in theirs], dim=1).flatten(0, 1)
+        assert torch.equal(joined, one)
+
+
+def test_about_half_of_the_images_are_mirrored(images):
+    dark_to_light = torch.arange(0, 256, 32, dtype=torch.uint8).expand(1000, 3, 8, 8)
+    shares = [(drawn(dark_to_light, flip=flip).clean[:, 0, 0, 0] > 0).float().mean() for flip in (True, False)]
+    assert 0.45 < shares[0] < 0.55 and shares[1] == 0
+
+
+def test_noise_is_standard_normal_and_no_image_shares_it(images):
+    noise = drawn(images[:1].expand(500, 3, 8, 8)).noise.flatten(1)
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.5, "five standard deviations are 0.36"
+
+
 def test_timesteps_are_stratified_over_all_ranks_together(images):
     parts = [drawn(images[r * 4 : r * 4 + 4], rank=r, world=3).timesteps for r in range(3)]
-    assert torch.equal(torch.cat(parts), drawn(images).timesteps), "three ranks draw what one would have drawn"
     strata = torch.cat(parts).sort().values * 12 // 1000
     assert (strata - torch.arange(12)).abs().max() <= 1
 

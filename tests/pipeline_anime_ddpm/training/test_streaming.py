@@ -92,6 +92,24 @@ def test_cut_at_any_step_it_goes_on_with_the_very_next_image(tmp_path, world, kn
             assert before + after == whole
 
 
+def test_the_images_of_a_step_can_be_named_also_where_some_are_broken_and_after_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "KNOWN_BATCHES", 5)
+    source = Numbers([7, 13, 9, 12, 7])
+    images = source.read
+
+    def read(unit):
+        for image in images(unit):  # every fifth is broken
+            yield image._replace(content=b"\xff") if int(image.name) % 5 == 0 else image
+
+    source.read = read
+    feed = stream_of(source, tmp_path, max_fraction=1).feed(FeedPlan(4, 0, 6))
+    served = {step: ids(batch) for step, batch in enumerate(feed)}
+    assert {step: [*map(int, feed.images_of(step))] for step in range(1, 6)} == {s: served[s] for s in range(1, 6)}
+    assert feed.images_of(0) == [], "only the last ones are known"
+    later = stream_of(source, tmp_path, max_fraction=1).feed(FeedPlan(4, 6, 8, state=feed.state()))
+    assert [ids(batch) for batch in later] == [[*map(int, later.images_of(step))] for step in (6, 7)]
+
+
 def test_a_block_is_mixed_and_epochs_differ(tmp_path):
     feed = stream_of(Numbers([40]), tmp_path, block=20).feed(FeedPlan(20, 0, 4))
     first, second, third, _ = (ids(batch) for batch in feed)
