@@ -53,7 +53,7 @@ def test_data_loading_is_measured_from_end_to_end(tmp_path, render):
 
 def test_training_is_measured_from_end_to_end(tmp_path, render):
     output = tmp_path / "result.json"
-    settings = "--images 48 --resolution 32 --channels 32 32 32 32 --batch 4 --rounds 1 --threads 1 --drawn".split()
+    settings = "--images 24 --resolution 32 --channels 32 32 32 32 --batch 4 --rounds 1 --threads 1 --drawn".split()
     contenders = ["peer", "plain", "speed", "memory", "patch"]
     command = [sys.executable, str(BENCHMARKS / "training.py"), *settings, "--output", str(output)]
     done = subprocess.run([*command, "--contenders", *contenders], capture_output=True, text=True, timeout=300)
@@ -69,7 +69,7 @@ def test_training_is_measured_from_end_to_end(tmp_path, render):
     assert rows["speed"]["gflop_per_image"] < rows["plain"]["gflop_per_image"]
     assert rows["patch"]["step_shares"] == {"8": 0.225, "16": 0.225, "32": pytest.approx(0.55)}
     assert render.render_training(result) in done.stdout
-    assert "To reproduce: python benchmarks/training.py --images 48" in done.stdout
+    assert "To reproduce: python benchmarks/training.py --images 24" in done.stdout
 
 
 def test_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
@@ -105,16 +105,26 @@ def test_the_speed_of_evaluation_is_measured_from_end_to_end(tmp_path, render, t
     assert render.render_evaluation_speed(result) in done.stdout
 
 
+SAMPLERS = {
+    "DDPM, 100 steps, clipped": ("ddpm", 4, "clip_sample=true"),
+    "DDIM, 50 steps, clipped": ("ddim", 3, "clip_sample=true"),
+    "DPM-Solver++, 25 steps, clipped": ("dpmsolver++", 3, "clip_sample=true,use_anime_sigmas=false"),
+    "DPM-Solver++, 25 steps, not clipped": ("dpmsolver++", 3, "clip_sample=false,use_anime_sigmas=false"),
+}
+
+
 @pytest.fixture(scope="module")
-def noise_arms(tmp_path_factory, tiny_vit):
+def noise_arms(tmp_path_factory, tiny_unet, tiny_vit):
     """The bake-off of two arms in small, run twice: what it found, what each run printed, and its folder."""
     folder = tmp_path_factory.mktemp("noise")
     save(folder / "faces" / "train", pictures(64, 0))
     save(folder / "faces" / "validation", pictures(24, 1))
-    settings = "--images 64 --resolution 16 --network tiny --batch 8 --warmup 2 --chosen 8 --judged 12 --compared 8"
+    tiny_unet().save_config(folder / "tiny")
+    settings = f"--images 64 --resolution 16 --network {folder / 'tiny'} --batch 8 --warmup 2 "
+    settings += "--chosen 8 --judged 12 --compared 8"
     fewer = {"STEPS": (10,), "MANY_STEPS": 25, "LENGTHS": (0.05, 0.1), "CURVE": (0.5, 1.0)}
     command = [
-        *shortened("noise", **fewer, OTHER_SOLVERS={"DDPM": ("ddpm", (25,))}),
+        *shortened("noise", **fewer, SAMPLERS=SAMPLERS, OTHER_SOLVERS={"DDPM": ("ddpm", (25,))}),
         *settings.split(),
         "--arms",
         "A",
