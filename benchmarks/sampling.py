@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How fast and how good: solvers and steps, guidance, repainting, few steps of a distilled network, and backends.
 
-    python benchmarks/sampling.py --model runs/mine --guide runs/guide --distilled runs/four runs/two \
+    python benchmarks/sampling.py --model runs/mine --distilled runs/four runs/two \
         --extractor FOLDER --label NAME
 
 Run the same command again to go on: what is judged already is not judged again. Several processes with different
@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from backends import backends
 from common import FACES, RESULTS, spread, write_result
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from judging import BATCH, add_flags, judge, line, measured, slug, values
 from render import render_sampling
 from sampling_figures import masks
 
-from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import choose_sampler, load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
@@ -43,7 +42,7 @@ STAGES = (*JUDGED, "repaint", "speed", "backends")
 PEER_STEPS = 1000  # DDPMPipeline's default
 TIMED_STEPS = 50  # most that are timed; longer samplings are in proportion
 SEED = 3
-SCALES = (1.25, 1.5, 2.0, 3.0)
+SCALES = (1.25, 1.5, 1.75, 2.0)
 JUMPS = (1, 2, 4, 8)  # how often a step is done when a part is repainted; once only puts the known part in
 FEW = 10  # steps of the pipeline's own
 
@@ -73,18 +72,18 @@ class Way:
         scale, window = self.guidance.get("guidance_scale"), self.guidance.get("guidance_window")
         by = "" if scale is None else f", guide {scale:g}" if window is None else f", window {window} {scale:g}"
         repainted = f", a part repainted, each step done {self.jumps}×" if self.jumps else ""
-        sampler = "distilled" if self.distilled else self.sampler
+        sampler = f"distilled ({Path(self.distilled).name})" if self.distilled else self.sampler
         return f"{sampler}, {self.steps} step{'s' * (self.steps > 1)}{by}{repainted}"
 
 
-def ways(side: int) -> list[Way]:
+def ways(side: int, has_guide: bool) -> list[Way]:
     """All that is judged of a network for images of `side` pixels."""
     fast, slow = "use_anime_sigmas=true", "clip_sample=true"
     steps = [Way("steps", "dpmsolver++", n, fast) for n in (FEW, 15, 20, 25, 50, 250)]
     steps += [Way("steps", "UniPCMultistepScheduler", n, "timestep_spacing=trailing") for n in (10, 25)]
     steps += [Way("steps", "ddim", n, slow) for n in (25, 50, 250)]
     steps += [Way("steps", "ddpm", n, slow) for n in (25, 50, 100, 250, PEER_STEPS)]
-    guided = [Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale}) for scale in SCALES]
+    guided = [Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale}) for scale in SCALES * has_guide]
     guided += [
         Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale, "guidance_window": side // 2})
         for scale in SCALES
@@ -106,26 +105,15 @@ class Bench:
 
     def __init__(self, settings: argparse.Namespace):
         self.settings, self.work = settings, Path(settings.work)
-        self.side = load_pipeline(settings.model).image_shape[-1]
-        possible = ways(self.side) + [distilled_way(folder) for folder in settings.distilled]
-        self.ways = [way for way in possible if way.steps <= settings.most_steps and self.has(way)]
+        pipeline = load_pipeline(settings.model)
+        self.side = pipeline.image_shape[-1]
+        possible = ways(self.side, pipeline.guide_unet is not None)
+        possible += [distilled_way(folder) for folder in settings.distilled]
+        self.ways = [way for way in possible if way.steps <= settings.most_steps]
 
-    def has(self, way: Way) -> bool:
-        """Whether the network that it needs was given."""
-        return way.kind != "guidance" or "guidance_window" in way.guidance or self.settings.guide is not None
-
-    def model(self, way: Way) -> Path:
-        """The folder of its pipeline; one with a guide is put together first."""
-        if way.distilled:
-            return Path(way.distilled)
-        if way.kind != "guidance" or "guidance_window" in way.guidance:
-            return Path(self.settings.model)
-        folder = self.work / "guided"
-        if not (folder / "model_index.json").is_file():
-            pipeline = load_pipeline(self.settings.model)
-            guide = UNet2DModel.from_pretrained(self.settings.guide, subfolder="unet")
-            AnimeDDPMPipeline(pipeline.unet, pipeline.scheduler, guide).save_pretrained(folder)
-        return folder
+    def model(self, way: Way) -> str:
+        """The folder of its pipeline."""
+        return way.distilled or self.settings.model
 
     def judge(self, stage: str) -> None:
         for way in self.ways:
@@ -286,8 +274,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="the pipeline that is measured")
-    parser.add_argument("--guide", help="a pipeline whose network guides it")
+    parser.add_argument("--model", required=True, help="the pipeline that is measured, with its guide")
     parser.add_argument("--distilled", nargs="+", default=[], help="what `train_anime_ddpm.py --distill` made of it")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="by default all, in this order")
     parser.add_argument("--work", default="runs/sampling", help="where evaluations are kept")
@@ -308,7 +295,7 @@ def main() -> None:
         bench.judge(stage) if stage in JUDGED else getattr(bench, stage)()
     rows = gather(bench)
     if not rows:
-        raise UserError("Nothing was measured; give --stages steps or speed, or a --guide or --distilled network.")
+        raise UserError("Nothing was measured; give --stages steps or speed, or a --distilled network.")
     command = shlex.join(["python", "benchmarks/sampling.py", *sys.argv[1:]])
     what = f"Sampling from {settings.model} at {bench.side} px"
     write_result(settings.output, what, command, PACKAGES, rows=rows, summary=summarise(rows))
