@@ -1,0 +1,52 @@
+"""The model that is shipped loads, draws, and is what would be pushed today."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline_anime_ddpm.loading import load_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "hub_model"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = load_pipeline(FOLDER)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_its_code_is_that_of_the_package():
+    """After a change there: copy the two files."""
+    for shipped, source in (
+        ("pipeline_anime_ddpm.py", "pipeline_anime_ddpm/pipeline_anime_ddpm.py"),
+        ("scheduler/scheduling_anime_noise.py", "schedulers/scheduling_anime_noise.py"),
+    ):
+        assert (FOLDER / shipped).read_bytes() == (ROOT / source).read_bytes(), f"copy {source} to hub_model/{shipped}"
+
+
+def test_it_is_small_and_holds_numbers_alone():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".py", ".md", ".yaml", ".png", ".csv", ""}
+
+
+def test_it_draws_faces_of_64_pixels_and_can_be_guided(pipe):
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    faces = pipe(2, generators, num_inference_steps=4, output_type="pt").images
+    guided = pipe(2, [g.manual_seed(i) for i, g in enumerate(generators)], num_inference_steps=4,
+                  guidance_scale=1.5, output_type="pt").images  # fmt: skip
+    assert faces.shape == (2, 3, 64, 64) and (faces - guided).abs().max() > 0.01
+    assert all(0.1 < images.std() < 0.5 for images in (faces, guided))
+
+
+def test_its_card_says_what_was_measured():
+    card = (FOLDER / "README.md").read_text()
+    records = json.loads((FOLDER / "metrics.json").read_text())
+    assert records and all(record["judged"]["n"] >= 2000 for record in records)
+    for record in records:
+        assert f"{record['metrics']['kid']['value']:.4g}"[:4] in card
+        assert record["metrics"]["fid"]["name"] in card
