@@ -292,7 +292,7 @@ def drop_checkpoints_after(output_dir: Path, step: int) -> None:
     """Delete the checkpoints of a run that goes back to `step`."""
     for checkpoint in list_checkpoints(output_dir):
         if int(CHECKPOINT_NAME.fullmatch(checkpoint.name)[1]) > step:
-            shutil.rmtree(checkpoint)
+            remove_folder(checkpoint)
 
 
 def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
