@@ -2,10 +2,14 @@
 """Whether a long training stays as it was: memory, open files, threads and speed, looked at once a minute.
 
     python benchmarks/long_run.py --hours 2
+    python benchmarks/long_run.py --hours 2 --data faces/ --model hub_model --resolution 64 -- --learning_rate 3e-4
 
-A small network trains at 32 pixels on one core, half of the time from the cache and half of it streaming; meanwhile it
-measures itself, saves checkpoints, and pushes its pipeline to a Hub on loopback, which this process serves. The result
-is written anew after every look, so that whatever ends this program leaves what was measured until then.
+A network trains, half of the time from the cache and half of it, from what it has learned by then, streaming; meanwhile
+it measures itself, saves checkpoints, and pushes its pipeline to a Hub on loopback, which this process serves. By
+default it is a small one on drawn faces of 32 pixels; what stands behind `--` are flags of the training. The result is
+written anew after every look, so that whatever ends this program leaves what was measured until then.
+
+Beside other work the speed by the clock says little; images for each second of processor time still do.
 """
 
 from __future__ import annotations
@@ -56,13 +60,17 @@ def flags(part: str, work: Path, settings: argparse.Namespace) -> list[str]:
     """Of a training that does not end by itself, and does at intervals all that a training can do."""
     often = settings.steps_between_saves
     epochs = max(1, often * settings.batch // settings.images)
+    data = f"--dataset_name={settings.data}" if settings.data else f"--train_data_dir={work / 'data'}"
+    before = settings.parts[: settings.parts.index(part)]
+    start = work / before[-1] if before else settings.model
+    model = f"--pretrained_model_name_or_path={start}" if start else "--model_config_name_or_path=tiny"
     return [
-        f"--train_data_dir={work / 'data'}", f"--cache_dir={work / 'cache'}", f"--output_dir={work / part}",
-        f"--resolution={settings.resolution}", "--model_config_name_or_path=tiny", "--random_flip",
-        f"--train_batch_size={settings.batch}", "--max_train_images=1000000000", "--lr_warmup_steps=100",
-        f"--checkpointing_steps={often}", f"--eval_steps={often}", "--eval_images=64", "--eval_batch_size=16",
-        f"--eval_extractor={work / 'vision'}", "--save_best", f"--save_model_epochs={epochs}",
-        f"--save_images_epochs={epochs}", "--push_to_hub", f"--hub_model_id={REPOSITORY}-{part}", *PARTS[part],
+        data, model, f"--cache_dir={work / 'cache'}", f"--output_dir={work / part}",
+        f"--resolution={settings.resolution}", "--random_flip", f"--train_batch_size={settings.batch}",
+        "--max_train_images=1000000000", "--lr_warmup_steps=100", f"--checkpointing_steps={often}",
+        f"--eval_steps={often}", "--eval_images=64", "--eval_batch_size=16", f"--eval_extractor={work / 'vision'}",
+        "--save_best", f"--save_model_epochs={epochs}", f"--save_images_epochs={epochs}", "--push_to_hub",
+        f"--hub_model_id={REPOSITORY}-{part}", *PARTS[part], *settings.training,
     ]  # fmt: skip
 
 
@@ -100,8 +108,10 @@ def look(process: subprocess.Popen, folder: Path, seen: int) -> dict[str, Any] |
     with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended; the next look will do
         own = psutil.Process(process.pid)
         processes = [own, *own.children(recursive=True)]
+        times = [p.cpu_times() for p in processes]
         return {
             "memory": sum(p.memory_info().rss for p in processes),
+            "processor": sum(t.user + t.system for t in times) + times[0].children_user + times[0].children_system,
             "files": sum(p.num_fds() for p in processes),
             "threads": sum(p.num_threads() for p in processes),
             "images": int(float(rows[-1]["images"])),
@@ -119,16 +129,20 @@ def _rows(table: Path) -> list[dict[str, str]]:
 def measure(part: str, seconds: float, work: Path, settings: argparse.Namespace, report: Report) -> None:
     """Train for so long from the first look on, and look at intervals."""
     with HubServer() as hub, training(part, work, settings, hub) as process:
-        begin, seen = None, 0
+        begin, last = None, None
         while begin is None or time.monotonic() - begin < seconds:
             time.sleep(settings.every)
             if process.poll() is not None:
                 break
-            row = look(process, work / part, seen)
+            row = look(process, work / part, last["images"] if last else 0)
             if row is None:
                 continue
-            begin, seen = begin or time.monotonic(), row["images"]
+            begin, before, last = begin or time.monotonic(), last, row
+            if before is None:  # what came before the first image is not the training's pace
+                continue
             done = {
+                "images_per_processor_second": (row["images"] - before["images"])
+                / (row["processor"] - before["processor"]),
                 "evaluations": len(_rows(work / part / "evaluation.csv")),
                 "pushes": len(hub.repos[f"models/{REPOSITORY}-{part}"].commits) - 1,  # the first is of its making
             }
@@ -172,6 +186,7 @@ def changes(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "looks": len(rows),
         "memory_growth": after["memory"] / before["memory"] - 1,
         "speed_growth": after["images_per_second"] / before["images_per_second"] - 1,
+        "work_growth": after["images_per_processor_second"] / before["images_per_processor_second"] - 1,
         "files": [before["files"], after["files"]],
         "threads": [before["threads"], after["threads"]],
         "evaluations": rows[-1]["evaluations"],
@@ -184,21 +199,27 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.0, help="of training, shared by the parts")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two looks")
-    parser.add_argument("--images", type=int, default=2048, help="faces of the data set, which the project draws")
+    parser.add_argument("--data", help="a local data set, such as one of parquet files; by default faces are drawn")
+    parser.add_argument("--images", type=int, default=2048, help="faces of the data set")
+    parser.add_argument("--model", help="a pipeline to train on; by default a new `tiny` network")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps_between_saves", type=int, default=512, help="between evaluations, checkpoints, pushes")
     parser.add_argument("--cpu", type=int, help="number of the only core that the training may use")
+    parser.add_argument("--work", type=Path, help="keep the trainings there; by default nothing is kept")
     parser.add_argument("--output", type=Path, default=RESULTS / "long_run.json")
+    parser.add_argument("training", nargs="*", metavar="-- FLAG", help="flags of train_anime_ddpm.py, which win")
     settings = parser.parse_args()
     command = shlex.join(["python", "benchmarks/long_run.py", *sys.argv[1:]])
-    what = f"Trainings of the `tiny` network at {settings.resolution} pixels on {settings.images:,} drawn faces"
+    model, faces = settings.model or "the `tiny` network", "faces" if settings.data else "drawn faces"
+    what = f"Trainings of {model} at {settings.resolution} pixels on {settings.images:,} {faces}"
     report = Report(settings.output, what, command)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the training is stopped as well
     with tempfile.TemporaryDirectory(prefix="long-run-") as folder, contextlib.suppress(KeyboardInterrupt):
-        work = Path(folder)
-        (work / "data").mkdir()
-        drawn_faces(str(work / "data"), settings.images, settings.resolution)
+        work = settings.work or Path(folder)
+        if not settings.data:
+            (work / "data").mkdir(parents=True, exist_ok=True)
+            drawn_faces(str(work / "data"), settings.images, settings.resolution)
         vision_model(work / "vision")
         for part in settings.parts:
             measure(part, settings.hours * 3600 / len(settings.parts), work, settings, report)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-HEADINGS = ("training", "minutes", "memory", "open files", "threads", "images/s", "evaluations", "pushes")
+HEADINGS = (
+    "training",
+    "minutes",
+    "memory",
+    "open files",
+    "threads",
+    "images/s",
+    "images per processor second",
+    "evaluations",
+    "pushes",
+)
 
 
 def render_long_run(result: dict) -> str:
@@ -10,10 +20,9 @@ def render_long_run(result: dict) -> str:
     rows = [HEADINGS, ("---",) * len(HEADINGS)]
     for part, found in result["summary"].items():
         files, threads = (" to ".join(f"{count:g}" for count in found[name]) for name in ("files", "threads"))
-        growth = (f"{found[name]:+.1%}" for name in ("memory_growth", "speed_growth"))
-        memory, speed = growth
+        memory, speed, work = (f"{found[f'{name}_growth']:+.1%}" for name in ("memory", "speed", "work"))
         counts = (str(found["evaluations"]), str(found["pushes"]))
-        rows.append((part, f"{found['minutes']:.0f}", memory, files, threads, speed, *counts))
+        rows.append((part, f"{found['minutes']:.0f}", memory, files, threads, speed, work, *counts))
     table = [f"| {' | '.join(row)} |" for row in rows]
     note = (
         "Resident memory, open files and threads of the training with its workers; what is shown is "

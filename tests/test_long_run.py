@@ -18,6 +18,7 @@ def long_run(monkeypatch):
 
 def row(minute, part="cached", **values):
     sound = {"memory": 1000, "files": 9, "threads": 4, "images": 60 * minute, "images_per_second": 50.0}
+    sound["images_per_processor_second"] = 25.0
     return {
         "part": part,
         "minutes": float(minute),
@@ -33,7 +34,7 @@ def test_growth_is_told_after_the_warm_up_and_a_single_peak_is_none(long_run):
     steady = [row(minute) for minute in range(9, 61)]
     steady[-2]["memory"] = 5000
     found = long_run.changes([*warming, *steady])
-    assert found["memory_growth"] == found["speed_growth"] == 0 and found["files"] == [9, 9]
+    assert found["memory_growth"] == found["speed_growth"] == found["work_growth"] == 0 and found["files"] == [9, 9]
     leaking = [row(minute, memory=1000 + 10 * minute, files=9 + minute) for minute in range(61)]
     found = long_run.changes(leaking)
     assert found["memory_growth"] == pytest.approx((1000 + 580) / (1000 + 110) - 1, abs=0.01)
@@ -50,6 +51,6 @@ def test_the_result_is_whole_after_every_look_and_rendered(long_run, tmp_path):
     import render
 
     text = render.rendered("<!-- results:long_run -->\n<!-- end results:long_run -->", tmp_path)
-    assert "| streaming | 10 | +7.8% | 9 to 9 | 4 to 4 | +0.0% | 1 | 1 |" in text
+    assert "| streaming | 10 | +7.8% | 9 to 9 | 4 to 4 | +0.0% | +0.0% | 1 | 1 |" in text
     untouched = "<!-- results:long_run -->\n<!-- end results:long_run -->"
     assert render.rendered(untouched, tmp_path / "nothing") == untouched
