@@ -191,7 +191,7 @@ class TrainingConfig:
     distill: int | None = setting(
         None,
         "Turn the pre-trained model into one that draws in so many steps, such as 4, each a jump along the path that "
-        "it takes itself; it then draws so only.",
+        "it takes itself; it then draws so only. What was distilled into 4 can be distilled into 2 or 1.",
     )
     distill_guidance_scale: float = setting(
         1.0, "Learn the path as it is guided by the model's guide, away from which this goes; 1 is not guided."

@@ -2,8 +2,9 @@
 
 From noise to image a diffusion network follows a curve (the probability flow of Karras et al., arXiv:2206.00364, Eq. 1)
 that a solver cuts into many short steps. The distilled network learns where each of a few long ones ends, as in
-progressive distillation (Salimans & Ho, arXiv:2202.00512), but from the trained network alone and at once. It starts
-from that network's weights, and from images of the data set with the noise of the jump's start.
+progressive distillation (Salimans & Ho, arXiv:2202.00512), but from the trained network alone and at once; or, if that
+was distilled already, from its jumps, several of which become one. It starts from that network's weights, and from
+images of the data set with the noise of the jump's start.
 
 Notation: y = x_t / √ᾱ_t = x_0 + σ ε, so that a step of DDIM from σ to σ' is y' = D + σ' / σ (y - D).
 """
@@ -17,7 +18,7 @@ import torch
 from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
-from pipeline_anime_ddpm.loading import load_pipeline
+from pipeline_anime_ddpm.loading import load_pipeline, read_index
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
@@ -56,6 +57,7 @@ class Teacher:
         device: of the copy.
         guide: the weaker network that it is guided by, if any.
         scale, window: `guidance_scale` and `guidance_window` of the pipeline; what is learned is learned with them.
+        own_jumps: how many it was distilled into itself, a multiple of the scheduler's; they are its path then.
 
     Raises:
         UserError: for guidance that the network cannot have.
@@ -69,6 +71,7 @@ class Teacher:
         guide: UNet2DModel | None = None,
         scale: float = 1.0,
         window: int | None = None,
+        own_jumps: int | None = None,
     ):
         self.block, self.scale, self.window = space_to_depth(unet), scale, window
         networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
@@ -80,7 +83,8 @@ class Teacher:
         self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
         self.scheduler = scheduler
         self.jumps = scheduler.config.distilled_steps
-        self.parts = math.ceil(TEACHER_STEPS / self.jumps)
+        self.has_jumps = own_jumps is not None
+        self.parts = own_jumps // self.jumps if self.has_jumps else math.ceil(TEACHER_STEPS / self.jumps)
         fine = AnimeNoiseScheduler.from_config(scheduler.config, distilled_steps=None)
         fine.set_timesteps(self.jumps * self.parts)
         levels = torch.cat([fine.timesteps.double(), torch.zeros(1, dtype=torch.float64)])  # t = 0 is nearly the image
@@ -95,7 +99,8 @@ class Teacher:
     def follow(self, state: torch.Tensor, jump: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
         """Where the trained network's path from `state` leads.
 
-        Each part of it is a step of the midpoint method in log σ: DPM-Solver++(2S) of Lu et al. (arXiv:2211.01095).
+        Each part of it is a jump of the network's own, or a step of the midpoint method in log σ: DPM-Solver++(2S) of
+        Lu et al. (arXiv:2211.01095).
 
         Args:
             state: y `(B, C, H, W)` at the starts of the jumps `(B,)`.
@@ -106,8 +111,10 @@ class Teacher:
         for index in (jump * self.parts + part for part in range(self.parts)):
             here, there = self.sigmas[index], self.sigmas[index + 1]
             middle, end = (here * there).sqrt(), torch.where(index == len(self.sigmas) - 2, 0.0, there)
-            half = _towards(state, self.denoise(state, here, coordinates), middle / here)
-            state = _towards(state, self.denoise(half, middle, coordinates), end / here)
+            image = self.denoise(state, here, coordinates)
+            if not self.has_jumps:
+                image = self.denoise(_towards(state, image, middle / here), middle, coordinates)
+            state = _towards(state, image, end / here)
         return state
 
     def denoise(self, state: torch.Tensor, sigma: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
@@ -133,10 +140,15 @@ def build_teacher(
     """
     if config.distill is None:
         return None
-    guide = None
-    if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
-        guide = load_pipeline(config.pretrained_model_name_or_path, config.cache_dir).guide_unet
-    return Teacher(unet, scheduler, device, guide, config.distill_guidance_scale, config.distill_guidance_window)
+    guide = own_jumps = None
+    where = (config.pretrained_model_name_or_path, config.cache_dir)
+    if read_index(*where) is not None:  # not a bare network
+        trained = load_pipeline(*where)
+        own_jumps = trained.scheduler.config.get("distilled_steps")
+        if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
+            guide = trained.guide_unet
+    scale, window = config.distill_guidance_scale, config.distill_guidance_window
+    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps)
 
 
 def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -219,12 +219,23 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
             f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
             "pipeline or a UNet2DModel."
         ) from error
-    if scheduler.config.distilled_steps:
-        raise UserError(f"{name} was distilled and knows its few steps only; train on the model that it was made of.")
+    _check_distilled(config, scheduler.config.distilled_steps)
     if config.new_noise:
         return unet.float(), None
     _check_kept(config, noise.config)
     return unet.float(), scheduler.config
+
+
+def _check_distilled(config: TrainingConfig, steps: int | None) -> None:
+    """A network that was distilled into `steps` can only be distilled into fewer, several of them at a time."""
+    name = config.pretrained_model_name_or_path
+    if steps and not (config.distill and config.distill < steps and steps % config.distill == 0):
+        raise UserError(
+            f"{name} was distilled and knows its {steps} steps only; train on the model that it was made of, or "
+            "--distill it into a number of steps that divides them."
+        )
+    if steps and config.distill_guidance_scale != 1:
+        raise UserError(f"{name} was distilled, with its guidance if any; leave --distill_guidance_scale away.")
 
 
 def _check_kept(config: TrainingConfig, noise: dict) -> None:

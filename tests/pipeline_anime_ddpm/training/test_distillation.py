@@ -8,7 +8,7 @@ from recipe_runs import flags
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss, distilled
+from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import StepBatch
@@ -206,12 +206,39 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
     assert any(not torch.equal(own[key], changed[key]) for key in own)
 
 
-def test_a_distilled_network_is_not_trained_on(tiny_unet, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "knows its 4 steps only"),
+        ({"new_noise": True}, "knows its 4 steps only"),
+        ({"distill": 3}, "number of steps that divides them"),
+        ({"distill": 4}, "number of steps that divides them"),
+        ({"distill": 2, "distill_guidance_scale": 1.5}, "leave --distill_guidance_scale away"),
+    ],
+)
+def test_a_distilled_network_is_not_trained_on(tiny_unet, tmp_path, more, says):
     AnimeDDPMPipeline(tiny_unet(), distilled(AnimeNoiseScheduler(), 4)).save_pretrained(tmp_path)
-    for more in ({}, {"distill": 2}, {"new_noise": True}):
-        config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
-        with pytest.raises(UserError, match="knows its few steps only"):
-            build_model(config)
+    config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
+    with pytest.raises(UserError, match=says):
+        build_model(config)
+
+
+def test_a_distilled_teacher_takes_its_own_jumps(tiny_unet, tmp_path):
+    """Four steps of the pipeline, from noise to image, are where the two and the one that are learned of it lead."""
+    four = AnimeDDPMPipeline(tiny_unet(), distilled(AnimeNoiseScheduler(clip_sample=False), 4))
+    four.save_pretrained(tmp_path)
+    four.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn = four(2, latents=noise, output_type="latent").images
+    for fewer in (2, 1):
+        config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), distill=fewer)
+        unet, scheduler = build_model(config)
+        teacher = build_teacher(config, unet, scheduler, "cpu")
+        assert teacher.parts == 4 // fewer
+        state = noise * (1 + teacher.sigmas[0] ** 2).sqrt().float()
+        for jump in range(fewer):
+            state = teacher.follow(state, torch.full((2,), jump), None)
+        torch.testing.assert_close(state, drawn, rtol=1e-3, atol=1e-3)
 
 
 def test_the_guide_is_the_run_s_average_at_that_time(work, tmp_path, in_process):
