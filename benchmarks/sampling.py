@@ -5,7 +5,8 @@
         --extractor FOLDER --label NAME
 
 Run the same command again to go on: what is judged already is not judged again. Several processes with different
---stages may share --work. The results are those of everything that is there.
+--stages may share --work. The results are those of everything that is there, and of what is not there any more as an
+earlier --output has it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "numpy"]
 JUDGED = ("steps", "guidance", "distilled")
 BACKENDS = tuple(backends())
 STAGES = (*JUDGED, "repaint", "speed", "backends")
+KINDS = ("peer", *JUDGED, "repaint", "backend")  # of rows, in the table's order
 PEER_STEPS = 1000  # DDPMPipeline's default
 TIMED_STEPS = 50  # most that are timed; longer samplings are in proportion
 SEED = 3
@@ -107,9 +109,9 @@ class Bench:
         self.settings, self.work = settings, Path(settings.work)
         pipeline = load_pipeline(settings.model)
         self.side = pipeline.image_shape[-1]
-        possible = ways(self.side, pipeline.guide_unet is not None)
-        possible += [distilled_way(folder) for folder in settings.distilled]
-        self.ways = [way for way in possible if way.steps <= settings.most_steps]
+        self.possible = ways(self.side, pipeline.guide_unet is not None)
+        self.possible += [distilled_way(folder) for folder in settings.distilled]
+        self.ways = [way for way in self.possible if way.steps <= settings.most_steps]
 
     def model(self, way: Way) -> str:
         """The folder of its pipeline."""
@@ -244,6 +246,20 @@ def gather(bench: Bench) -> list[dict[str, Any]]:
     return rows + (json.loads(path.read_text()) if path.is_file() else [])
 
 
+def merged(bench: Bench, what: str) -> list[dict[str, Any]]:
+    """What was gathered, over the rows that an earlier file has of the same pipeline and number of images."""
+    path, images = bench.settings.output, bench.settings.images
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    earlier = [row for row in found["rows"] if row.get("n", images) == images] if found.get("what") == what else []
+    every: dict[Any, dict[str, Any]] = {}
+    for row in (*earlier, *gather(bench)):
+        key = (row["kind"], row["name"], row.get("batch"))
+        every[key] = every.get(key, {}) | row
+    names = [way.name for way in bench.possible]
+    place = {name: number for number, name in enumerate(names)}
+    return sorted(every.values(), key=lambda row: (KINDS.index(row["kind"]), place.get(row["name"], len(names))))
+
+
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The ratios that can be told from what is there; None for the others."""
     by = {row["name"]: row for row in rows}
@@ -293,11 +309,11 @@ def main() -> None:
     bench.work.mkdir(parents=True, exist_ok=True)
     for stage in settings.stages:
         bench.judge(stage) if stage in JUDGED else getattr(bench, stage)()
-    rows = gather(bench)
+    what = f"Sampling from {settings.model} at {bench.side} px"
+    rows = merged(bench, what)
     if not rows:
         raise UserError("Nothing was measured; give --stages steps or speed, or a --distilled network.")
     command = shlex.join(["python", "benchmarks/sampling.py", *sys.argv[1:]])
-    what = f"Sampling from {settings.model} at {bench.side} px"
     write_result(settings.output, what, command, PACKAGES, rows=rows, summary=summarise(rows))
     print(render_sampling(json.loads(settings.output.read_text())))
     print(f"To reproduce: {command}")
