@@ -779,8 +779,8 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         self._step_index = index + 1
         return index
 
-    def _bound(self, original: torch.Tensor) -> torch.Tensor:
-        """The predicted x_0 within the range of images, as the config asks."""
+    def bound(self, original: torch.Tensor) -> torch.Tensor:
+        """The predicted x_0 `(B, …)` within the range of images, if and how the config asks for that."""
         config = self.config
         if config.thresholding:
             return _threshold(original, config.dynamic_thresholding_ratio, config.sample_max_value)
@@ -817,7 +817,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         dtype = torch.promote_types(sample.dtype, torch.float32)
         output, x, here = model_output.to(dtype), sample.to(dtype), self._levels[index]
         unclipped = ORIGINALS[self.config.prediction_type](output, x, here.alpha, here.sigma)
-        original = self._bound(unclipped)
+        original = self.bound(unclipped)
         follows = self._past is not None and self._past[0] == index - 1
         step = _Step(
             sample=x,

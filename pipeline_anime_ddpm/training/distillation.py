@@ -122,8 +122,7 @@ class Teacher:
         sample, timesteps = self.seen(state, sigma)
         grid = self.grid if coordinates is None else coordinates
         output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window)
-        original = self.scheduler.pred_original_sample(output, timesteps, sample)
-        return original.clamp(-1, 1) if self.scheduler.config.clip_sample else original
+        return self.scheduler.bound(self.scheduler.pred_original_sample(output, timesteps, sample))
 
     def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a network is given of y at noise levels σ `(B,)`: x_t and t."""

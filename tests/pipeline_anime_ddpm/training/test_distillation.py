@@ -116,6 +116,8 @@ def test_what_is_clipped_in_drawing_is_clipped_in_the_teacher_alone():
     teacher = Teacher(Gaussian(50.0), scheduler)
     state, sigma = torch.full((1, 3, 2, 2), 3.0), torch.tensor([1.0], dtype=torch.float64)
     assert teacher.denoise(state, sigma, None).max() == 1
+    wider = distilled(AnimeNoiseScheduler(clip_sample_range=2.0), 4)
+    assert Teacher(Gaussian(50.0), wider).denoise(state, sigma, None).max() == 2
     _, error = distillation_loss(Gaussian(50.0), teacher, StepBatch(state, torch.zeros_like(state), torch.tensor([0])))
     assert error > 2  # it says 3 where the teacher's image is 1
 
