@@ -53,8 +53,11 @@ def covered(face: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(Image.new("RGB", face.size, "grey"), face, mask)
 
 
-def variations(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path) -> None:
-    rows = [[face, *(pipe(image=face, strength=s, generator=seeded(7)).images[0] for s in STRENGTHS)] for face in faces]
+def variations(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path, **how) -> None:
+    rows = [
+        [face, *(pipe(image=face, strength=s, generator=seeded(7), **how).images[0] for s in STRENGTHS)]
+        for face in faces
+    ]
     sheet(rows, ["given", *(f"strength {s:g}" for s in STRENGTHS)], path)
 
 
@@ -72,12 +75,13 @@ def inversions(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path) ->
     sheet(rows, ["given", *(f"strength {s:g}" for s in STRENGTHS)], path)
 
 
-def repaintings(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path) -> None:
+def repaintings(pipe: AnimeDDPMPipeline, faces: list[Image.Image], path: Path, **how) -> None:
     rows = []
     for face in faces:
         for mask in masks(face.width):
             painted = [
-                pipe(image=face, mask_image=mask, jump_n_sample=jumps, generator=seeded(7)).images[0] for jumps in JUMPS
+                pipe(image=face, mask_image=mask, jump_n_sample=jumps, generator=seeded(7), **how).images[0]
+                for jumps in JUMPS
             ]
             rows.append([face, covered(face, mask), *painted])
     titles = ["given", "to be painted", *(f"jump_n_sample {jumps}" for jumps in JUMPS)]
