@@ -20,8 +20,8 @@ Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def use_openvino(pipeline: AnimeDDPMPipeline) -> AnimeDDPMPipeline:
     """Have the networks of `pipeline` computed by OpenVINO from now on, in float32 on the CPU.
 
-    What is drawn is the same up to rounding (model_card/sampling.md, "Speed"). Each batch size is compiled when it is
-    first met, which takes seconds, and kept. Weights that are changed afterwards are not seen.
+    What is drawn is the same up to rounding (model_card/sampling.md, "How fast, and how good"). Each batch size is
+    compiled when it is first met, which takes seconds, and kept. Weights that are changed afterwards are not seen.
 
     Args:
         pipeline: on the CPU in float32; changed in place.
@@ -40,7 +40,8 @@ def use_openvino(pipeline: AnimeDDPMPipeline) -> AnimeDDPMPipeline:
     if any(network.device.type != "cpu" or network.dtype != torch.float32 for network in networks):
         raise ValueError("OpenVINO runs float32 networks on the CPU; load the pipeline so.")
     for network in networks:
-        network.forward = Compiled(network)
+        if not isinstance(network.forward, Compiled):
+            network.forward = Compiled(network)
     return pipeline
 
 

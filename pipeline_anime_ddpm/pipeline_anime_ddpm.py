@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import math
+import numbers
 import os
 import shutil
 import sys
@@ -150,7 +151,12 @@ def _draws(network: UNet2DModel) -> tuple:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Python's or NumPy's."""
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
@@ -173,35 +179,68 @@ def _as_list(images: Any) -> list:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
+def _upright(image: Any) -> Any:
+    """A PIL image as its EXIF data say that it is to be seen; anything else as it is."""
+    try:
+        return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
+    except Exception:  # broken metadata do not spoil the pixels
+        return image
+
+
+def _in_mode(image: Image.Image, mode: str, name: str) -> Image.Image:
+    """A PIL image in another mode as the eye expects it: transparency on white, grey of 16 bits scaled to 8."""
+    if 0 in image.size or image.mode == "F":
+        raise ValueError(
+            f"`{name}`: a PIL image of mode {image.mode} and size {image.size} can't be read; give one of 8 bits, or "
+            "an array with values in [0, 1]."
+        )
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        if name == "mask_image" and image.getextrema()[-1][0] < 255:
+            raise ValueError("`mask_image` is transparent in places: paint it all, white and black.")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
 def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Tensor:
     """Images of any form that diffusers' pipelines give and take, as `(B, *shape)` float32 in [0, 1].
 
     PIL images of another size are cropped to the proportions of `shape` and resized; arrays and tensors are not.
     """
     channels, height, width = shape
-    images, single = _as_list(images), channels == 1
+    images, single = [_upright(image) for image in _as_list(images)], channels == 1
     if images and all(isinstance(image, Image.Image) for image in images):
         if channels not in PIL_MODES:
             raise ValueError(
                 f"`{name}`: a PIL image has no {channels} channels; give a tensor `(B, {channels}, H, W)`."
             )
-        fitted = [ImageOps.fit(image.convert(PIL_MODES[channels]), (width, height), Image.LANCZOS) for image in images]
+        images = [_in_mode(image, PIL_MODES[channels], name) for image in images]
+        fitted = [ImageOps.fit(image, (width, height), Image.LANCZOS) for image in images]
         images = [np.asarray(image).reshape(height, width, channels) for image in fitted]
-    if images and all(isinstance(image, np.ndarray) for image in images):
+    if images and all(isinstance(image, np.ndarray) and image.dtype.kind in "buif" for image in images):
         images = [image[..., None] if single and image.shape[-1:] != (1,) else image for image in images]
         images = [torch.from_numpy(np.moveaxis(image, -1, -3).copy()) if image.ndim > 2 else image for image in images]
     if not images or not all(isinstance(image, torch.Tensor) for image in images):
-        raise ValueError(f"`{name}` must be a PIL image, a NumPy array, a tensor, or a list of one of these kinds.")
+        raise ValueError(
+            f"`{name}` must be a PIL image, an array of numbers `(H, W, C)`, a tensor `(C, H, W)`, or a list or batch "
+            "of one of these kinds."
+        )
     images = [image.unsqueeze(-3) if single and image.shape[-3:-2] != (1,) else image for image in images]
     if wrong := [image for image in images if image.ndim not in (3, 4) or image.shape[-3:] != shape]:
         raise ValueError(
             f"`{name}` must have {channels} channels and the model's size of {height} x {width} pixels; got the shape "
             f"{tuple(wrong[0].shape)} (channels first). PIL images of other sizes are resized."
         )
-    images = torch.cat([image.view(-1, *shape) for image in images])
+    images = torch.cat([image.reshape(-1, *shape) for image in images])
+    if len(images) == 0:
+        raise ValueError(f"`{name}` holds no image: give one or more.")
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(f"`{name}` must have values in [0, 1] (uint8: 0 to 255), as every output_type has.")
+        raise ValueError(
+            f"`{name}` must have values in [0, 1], or 0 to 255 as uint8; those from -1 to 1 are halved and 0.5 added."
+        )
     return images
 
 
@@ -210,7 +249,7 @@ class AnimeDDPMPipelineOutput(ImagePipelineOutput):
     """
     Args:
         images: as `output_type` says.
-        trajectory: for `return_trajectory=True` a list with, of each network call, all images as they were predicted
+        trajectory: for `return_trajectory=True` a list with, of each timestep, all images as they were predicted
             there, in the same form as `images`; else None.
     """
 
@@ -310,28 +349,28 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self, batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, tensor_inputs
     ) -> None:
         """Raise `ValueError` with a sentence for any argument of `__call__` that can't be honoured."""
-        if not (hasattr(self.scheduler, "init_noise_sigma") and hasattr(self.scheduler, "scale_model_input")):
-            raise ValueError(f"{type(self.scheduler).__name__} is for models of another kind: {ANOTHER_SCHEDULER}.")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        self._check_scheduler(eta)
+        if not _is_whole(batch_size) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a whole number and at least 1, got {batch_size!r}.")
         if not all(isinstance(one, torch.Generator) for one in _as_list(generator) if generator is not None):
             raise ValueError("`generator` must be a torch.Generator, or a list of one for each image.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
-                f"Got {len(generator)} generators for {batch_size} images. Pass one per image, or a single one."
+                f"Got {len(generator)} generators for {batch_size} images. Pass one per image, or a single one; "
+                "`batch_size` says how many images."
             )
         self._check_steps(num_inference_steps, timesteps)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"`eta` must lie between 0 (deterministic) and 1 (ancestral), got {eta}.")
+        if not _is_number(eta) or not 0 <= eta <= 1:
+            raise ValueError(f"`eta` must lie between 0 (deterministic) and 1 (ancestral), got {eta!r}.")
         if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(
                 f"{type(self.scheduler).__name__} takes no `eta`: leave it out, or use DDIMScheduler. Got {eta}."
             )
         shape = (batch_size, *self.image_shape)
-        if latents is not None and tuple(latents.shape) != shape:
+        if latents is not None and (not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape):
             raise ValueError(
-                f"`latents` must have the shape {shape} (images, channels, height, width) of this call, "
-                f"got {tuple(latents.shape)}."
+                f"`latents` must be a tensor of the shape {shape} (images, channels, height, width) of this call, "
+                f"got {tuple(getattr(latents, 'shape', ())) or type(latents).__name__}."
             )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
@@ -342,6 +381,31 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` may name {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
 
+    def _check_scheduler(self, eta=0.0) -> None:
+        """Refuse what is not for a network like this: of another kind of model, or that leads to the noise."""
+        name, config = type(self.scheduler).__name__, self.scheduler.config
+        needed = ("init_noise_sigma", "scale_model_input", "alphas_cumprod")
+        serves = all(hasattr(self.scheduler, one) for one in needed) and "prediction_type" in config
+        if not serves or "Inverse" in name:
+            raise ValueError(f"{name} is for models of another kind, or another purpose: {ANOTHER_SCHEDULER}.")
+        if config.get("distilled_steps") and (name != "AnimeNoiseScheduler" or eta):
+            raise ValueError(
+                f"The network was distilled to draw in {config.distilled_steps} steps of its own scheduler, without "
+                "`eta`: leave pipe.scheduler as it was loaded, or take the network that it was made of."
+            )
+
+    def _check_inversion(self) -> None:
+        """Refuse to invert with a scheduler that cannot."""
+        config, name = self.scheduler.config, type(self.scheduler).__name__
+        if config.get("distilled_steps"):
+            raise ValueError("A distilled network can't be inverted: take the network that it was made of.")
+        is_ddim = config.get("solver") == "ddim" if name == "AnimeNoiseScheduler" else name == "DDIMScheduler"
+        if not is_ddim or config.clip_sample or config.thresholding:
+            raise ValueError(
+                "Inversion follows DDIM without clipping. Set pipe.scheduler = DDIMScheduler.from_config("
+                "pipe.scheduler.config, clip_sample=False, thresholding=False)."
+            )
+
     def _check_steps(self, num_inference_steps, timesteps) -> None:
         """The part of `check_inputs` about how many network calls there are and where."""
         trained = self.scheduler.config.get("num_train_timesteps")
@@ -350,36 +414,39 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 raise ValueError("Pass `num_inference_steps` or `timesteps`, not both: the one decides the other.")
             if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
                 raise ValueError(f"{type(self.scheduler).__name__} chooses its own steps and takes no `timesteps`.")
-        elif num_inference_steps is not None and num_inference_steps < 1:
-            raise ValueError(f"`num_inference_steps` must be at least 1, got {num_inference_steps}.")
+        elif num_inference_steps is not None and (not _is_whole(num_inference_steps) or num_inference_steps < 1):
+            raise ValueError(f"`num_inference_steps` must be a whole number, at least 1, got {num_inference_steps!r}.")
         elif num_inference_steps is not None and trained is not None and num_inference_steps > trained:
             raise ValueError(
                 f"`num_inference_steps` is {num_inference_steps}, but the model was trained with {trained} steps. "
                 f"Ask for {trained} or fewer; None takes {self.default_num_inference_steps()}."
             )
 
-    def _check_source(self, batch_size, image, mask, strength, inversion, eta, jump_n_sample) -> None:
+    def _check_source(self, batch_size, image, mask, strength, inversion, eta, jump_n_sample, guidance_scale) -> None:
         """The part of `check_inputs` about `image`, `mask_image` and what belongs to them."""
         for name, given in (("image", image), ("mask_image", mask)):
             if given is not None and len(given) not in (1, batch_size):
                 raise ValueError(f"`{name}` holds {len(given)} for {batch_size} images: give one, or one for each.")
-        if not (strength is None or _is_number(strength)) or not isinstance(jump_n_sample, (int, type(None))):
-            raise ValueError(
-                f"`strength` must be a number and `jump_n_sample` a whole one, got {strength!r} and {jump_n_sample!r}."
-            )
         if image is None and (mask is not None or strength is not None or inversion):
             raise ValueError("`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
-        if strength is not None and not 0 <= strength <= 1:
-            raise ValueError(f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength}.")
-        if inversion and (mask is not None or eta):
-            raise ValueError("`inversion` varies a whole image, without fresh noise: leave `mask_image` and `eta` out.")
+        if strength is not None and not (_is_number(strength) and 0 <= strength <= 1):
+            raise ValueError(f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength!r}.")
+        if inversion and (mask is not None or eta or guidance_scale != 1):
+            raise ValueError(
+                "`inversion` varies a whole image, along the network's own path and without fresh noise: leave "
+                "`mask_image`, `eta` and `guidance_scale` out."
+            )
+        if inversion:
+            self._check_inversion()
         if mask is not None and any(part.all() or not part.any() for part in mask):
             raise ValueError(
                 "`mask_image` must be white where to repaint and black where to keep, but is all of one colour: leave "
                 "it out, or both it and `image`."
             )
-        if jump_n_sample is not None and (jump_n_sample < 1 or mask is None):
-            raise ValueError(f"`jump_n_sample` belongs to `mask_image` and is at least 1, got {jump_n_sample}.")
+        if jump_n_sample is not None and (mask is None or not _is_whole(jump_n_sample) or jump_n_sample < 1):
+            raise ValueError(
+                f"`jump_n_sample` belongs to `mask_image` and is a whole number, at least 1, got {jump_n_sample!r}."
+            )
         if (jump_n_sample or 1) > 1 and not self._can_repeat:
             raise ValueError(
                 f"{type(self.scheduler).__name__} can't repeat a step: leave `jump_n_sample` out, or "
@@ -388,9 +455,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     def check_guidance(self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE) -> None:
         """The part of `check_inputs` about `guidance_scale` and what belongs to it."""
-        if not _is_number(guidance_scale) or not math.isfinite(guidance_scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, got {guidance_scale!r}; 1 is no guidance.")
-        if not isinstance(guidance_interval, (tuple, list)) or not all(map(_is_number, guidance_interval)):
+        if not _is_number(guidance_scale) or not 1 <= guidance_scale < math.inf:
+            raise ValueError(f"`guidance_scale` must be 1, which is no guidance, or more, got {guidance_scale!r}.")
+        is_sequence = isinstance(guidance_interval, (tuple, list, np.ndarray))
+        if not is_sequence or not all(map(_is_number, guidance_interval)):
             raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
         if guidance_scale == 1:
             if guidance_window is not None or tuple(guidance_interval) != EVERYWHERE:
@@ -401,10 +469,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if guidance_window is not None:
             halvings, side = len(self.unet.config.block_out_channels) - 1, min(self.image_shape[1:])
             unit = self.config.space_to_depth * 2**halvings
-            if not isinstance(guidance_window, int) or guidance_window not in range(unit, side, unit):
+            if not _is_whole(guidance_window) or int(guidance_window) not in range(unit, side, unit):
                 raise ValueError(
                     f"`guidance_window` must be one of {list(range(unit, side, unit))}, the sides that this network "
-                    f"can halve and that are less than the image's, got {guidance_window}."
+                    f"can halve and that are less than the image's, got {guidance_window!r}."
                 )
         elif self.guide_unet is None:
             raise ValueError(
@@ -445,7 +513,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Of the scheduler's timesteps skip all but the last `strength`; returns the index of the first to be done."""
         calls, order = len(self.scheduler.timesteps), self._calls_per_step
         steps = math.ceil(calls / order)
-        done = round(strength * steps)
+        done = math.floor(strength * steps + 0.5)
         if done == 0 < strength:
             raise ValueError(f"`strength` {strength} of {steps} steps is none: ask for more strength or more steps.")
         begin = min((steps - done) * order, calls)
@@ -481,11 +549,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         shape, mask = self.image_shape, None
         if mask_image is not None:
             both = [*_as_list(image), *_as_list(mask_image)]
-            sizes = sorted({part.size for part in both if isinstance(part, Image.Image)})
+            sizes = sorted({_upright(part).size for part in both if isinstance(part, Image.Image)})
             if len(sizes) > 1:
                 raise ValueError(f"`mask_image` and `image` must be of one size, got {sizes} (width, height).")
             mask = _to_tensor(mask_image, "mask_image", (1, *shape[1:])).to(device)
-            mask = mask > 0 if mask.max() <= 1 / 255 else mask >= 0.5  # the former: uint8 of 0 and 1
+            in_bits = (mask.amax((1, 2, 3), keepdim=True) * 255 - 1).abs() < 1e-3  # uint8 of 0 and 1
+            mask = torch.where(in_bits, mask > 0, mask >= 0.5)
         if image is not None:
             image = _to_tensor(image, "image", shape).to(device)
         return image, mask
@@ -564,7 +633,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         r"""Draw images from noise, or from an image.
 
         The state is float32 throughout; only the network runs in its own precision (fp16 or bf16 after
-        `pipe.to(torch.float16)`). With a list of generators image i depends on generator i alone, not on the batch.
+        `pipe.to(torch.float16)`). With a list of generators image i depends on generator i alone, not on the batch, up
+        to the rounding of a network that is called with more or fewer images at once.
 
         Args:
             batch_size (`int`, defaults to 1):
@@ -587,31 +657,32 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             return_dict (`bool`, defaults to `True`):
                 Return [`AnimeDDPMPipelineOutput`] instead of a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step_index, timestep, tensors)` after each step. A tensor in the dict that it
-                returns replaces the pipeline's own. `pipe._interrupt = True` stops.
+                Called as `callback(pipe, step_index, timestep, tensors)` after each step. `"latents"` in the dict that
+                it returns replace the pipeline's own. `pipe._interrupt = True` stops.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
                 What `tensors` holds: `"latents"` (the new state), `"model_output"`, `"pred_original_sample"` (the image
                 as it is predicted: about [-1, 1], not clamped), all `(B, C, H, W)` float32.
             image (`PIL.Image`, `np.ndarray`, `torch.Tensor` or a list of one of these, *optional*):
-                One image, or `batch_size` of them, to go on from. PIL images are cropped and resized to the model's
-                size; arrays `(B, H, W, C)` and tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
+                One image, or `batch_size` of them, to go on from. PIL images are turned as their EXIF data say, put on
+                white where they are transparent, cropped and resized to the model's size; arrays `(B, H, W, C)` and
+                tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
             mask_image (as `image`, of one channel, *optional*):
-                White (0.5 and more; in uint8 also 1 where there is nothing above) where to repaint `image`; the other
-                pixels stay exactly as given. A PIL mask has the size of the PIL image.
+                White (0.5 and more; in uint8 also 1 where a mask has nothing above) where to repaint `image`; the other
+                pixels stay exactly as given. A PIL mask has the size of the PIL image and no transparency.
             strength (`float`, *optional*):
                 How much of `image` goes, from 0 (nothing: it is returned) to 1 (all: a new one). By default 1 with
                 `mask_image`, else 0.8. The last `strength` of the steps are done, from `image` with the noise that
                 belongs there (SDEdit, Meng et al., arXiv 2108.01073).
             inversion (`bool`, defaults to `False`):
                 Vary `image` in the noise that it comes from (see `invert`) rather than in its pixels, by turning that
-                noise by `strength` · 90° towards fresh noise. All steps are done.
+                noise by `strength` · 90° towards fresh noise. All steps are done, without guidance.
             jump_n_sample (`int`, *optional*):
                 With `mask_image`, how often each step is done, with noise added again in between so that the new part
                 fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 8, or 1
                 for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
             guidance_scale (`float`, defaults to 1.0):
-                w of autoguidance, D_weak + w (D - D_weak) (Karras et al., arXiv 2406.02507); 1 is no guidance. The
-                weak network is `guide_unet`, or with `guidance_window` the network itself.
+                w of autoguidance, D_weak + w (D - D_weak) (Karras et al., arXiv 2406.02507), 1 or more; 1 is no
+                guidance. The weak network is `guide_unet`, or with `guidance_window` the network itself.
             guidance_window (`int`, *optional*):
                 Side in pixels of the windows, half overlapping, that the network as its own weak guide is restricted to
                 (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained on patches is
@@ -636,7 +707,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if batch_size == 1 and given is not None:
             batch_size = len(given)
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
-        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample)
+        if not (callback_on_step_end is None or callable(callback_on_step_end)):
+            raise ValueError(f"`callback_on_step_end` must be a function, got {callback_on_step_end!r}.")
+        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
         self.check_guidance(guidance_scale, guidance_window, guidance_interval)
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
         jumps = jump_n_sample or (8 if mask is not None and self._can_repeat else 1)
@@ -713,20 +786,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: The scheduler isn't DDIM without clipping, or an argument can't be honoured.
         """
-        device = self._execution_device
+        self._check_inversion()
         self._check_steps(num_inference_steps, timesteps)
-        image = _to_tensor(image, "image", self.image_shape).to(device)
-        return self._invert(image * 2 - 1, num_inference_steps, timesteps)
+        image = _to_tensor(image, "image", self.image_shape).to(self._execution_device)
+        state = self._invert(image * 2 - 1, num_inference_steps, timesteps)
+        self.maybe_free_model_hooks()
+        return state
 
     def _invert(self, image: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
         """`invert` of `(B, C, H, W)` in [-1, 1]."""
-        config, name = self.scheduler.config, type(self.scheduler).__name__
-        is_ddim = config.get("solver") == "ddim" if name == "AnimeNoiseScheduler" else name == "DDIMScheduler"
-        if not is_ddim or config.clip_sample or config.thresholding:
-            raise ValueError(
-                "Inversion follows DDIM without clipping. Set pipe.scheduler = DDIMScheduler.from_config("
-                "pipe.scheduler.config, clip_sample=False, thresholding=False)."
-            )
+        kind = self.scheduler.config.prediction_type
         self.prepare_timesteps(num_inference_steps, timesteps, image.device)
         levels, grid = self.noise_levels()[:-1], coordinate_grid(*self.image_shape[1:], image.device)
         ladder = list(zip(levels, self.scheduler.timesteps, strict=True))[::-1]
@@ -735,7 +804,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             guess, target = state, state
             for _ in range(INVERSION_ITERATIONS):
                 output = self.predict(self.unet, guess, t, grid)
-                original = _to_original(config.prediction_type, output, guess, level)
+                original = _to_original(kind, output, guess, level)
                 noise = (guess - level.signal * original) / level.noise
                 guess = level.signal / below.signal * (target - below.noise * noise) + level.noise * noise
             state, below = guess, level
@@ -753,13 +822,14 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ) -> "AnimeDDPMPipelineOutput":
         """Images on the way from one seed or image to another, on the sphere of their noise (`slerp`).
 
-        The first and the last are those that the two seeds give on their own, or the two images themselves.
-        `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
+        The first and the last are those that the two seeds give on their own, up to rounding, or the two images
+        themselves: what inversion has lost of these is blended over the frames. A callback that stops leaves the frames
+        that were begun. `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
             num_frames: Images with both ends, at least 2.
             generator: Two, one for each end; or
-            image: two images, as in `__call__`, for which the conditions of `invert` hold.
+            image: two images, as in `__call__`, for which the conditions of `invert` hold, and without guidance.
             batch_size: Images drawn at once.
             output_type: As in `__call__`.
             **kwargs: Others of `__call__`, such as `num_inference_steps` or `guidance_scale`.
@@ -767,36 +837,50 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: Not exactly two ends of one kind, a sampler that draws noise on its way, or what can't be
                 honoured.
+            TypeError: An argument that `__call__` does not have.
         """
         device = self._execution_device
+        if unknown := set(kwargs) - set(inspect.signature(type(self).__call__).parameters):
+            raise TypeError(f"interpolate() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         if given := {"latents", "return_trajectory", "return_dict", "mask_image", "strength", "inversion"} & set(
             kwargs
         ):
             raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
-        self.check_inputs(
-            1, None, kwargs.get("num_inference_steps"), 0.0, kwargs.get("timesteps"), None, output_type, []
-        )
-        if (generator is None) == (image is None) or num_frames < 2 or batch_size < 1:
+        steps, timesteps = kwargs.get("num_inference_steps"), kwargs.get("timesteps")
+        self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, [])
+        guidance = {name: kwargs[name] for name in kwargs if name.startswith("guidance_")}
+        self.check_guidance(**guidance)
+        counts = (num_frames, batch_size)
+        few = not all(map(_is_whole, counts)) or num_frames < 2 or batch_size < 1
+        if few or (generator is None) == (image is None):
             raise ValueError(
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
         if image is None:
-            generators = _as_list(generator)
-            if not all(isinstance(one, torch.Generator) for one in generators):
+            sources, rest = _as_list(generator), None
+            if not all(isinstance(one, torch.Generator) for one in sources):
                 raise ValueError("`generator` must be two of torch.Generator.")
-            ends, rest = [self.prepare_latents(1, one, device) for one in generators], None
         else:
-            rest = self.prepare_images(image, None, device)[0] * 2 - 1
-            ends = self._invert(rest, kwargs.get("num_inference_steps"), kwargs.get("timesteps")).split(1)
-        if len(ends) != 2:
-            raise ValueError(f"Give exactly two generators or images to go between, got {len(ends)}.")
+            self._check_inversion()
+            if guidance.get("guidance_scale", 1) != 1:
+                raise ValueError("Between images the way is the network's own: leave `guidance_scale` out.")
+            sources = rest = self.prepare_images(image, None, device)[0] * 2 - 1
+        if len(sources) != 2:
+            raise ValueError(f"Give exactly two generators or images to go between, got {len(sources)}.")
         self._check_deterministic(kwargs)
+        if rest is None:
+            ends = [self.prepare_latents(1, one, device) for one in sources]
+        else:
+            ends = self._invert(rest, steps, timesteps).split(1)
         shares = torch.linspace(0, 1, num_frames).tolist()
         noise = torch.cat([slerp(*ends, share) for share in shares])
-        frames = torch.cat(
-            [self(len(part), latents=part, output_type="latent", **kwargs).images for part in noise.split(batch_size)]
-        )
-        if rest is not None:  # what inversion has lost at the two ends, blended over
+        parts = []
+        for part in noise.split(batch_size):
+            parts.append(self(len(part), latents=part, output_type="latent", **kwargs).images)
+            if self.interrupt:
+                break
+        frames = torch.cat(parts)
+        if rest is not None and not self.interrupt:  # what inversion has lost at the two ends, blended over
             missing = rest - frames[[0, -1]]
             weight = torch.tensor(shares, device=device).view(-1, 1, 1, 1)
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
@@ -817,7 +901,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             states.append(state)
         if not torch.equal(*states):
             raise ValueError(
-                f"{type(self.scheduler).__name__} draws noise at its steps, so that no image is between two others. "
+                f"This {type(self.scheduler).__name__} draws noise at its steps, so no image is between two others. "
                 "Take a deterministic one, such as pipe.scheduler = "
                 "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)."
             )

@@ -264,6 +264,31 @@ def test_images_of_every_form_are_the_same_image(make_pipe):
         assert np.array_equal(np.asarray(same), bytes_[0])
 
 
+def test_pil_images_are_taken_as_the_eye_sees_them(make_pipe):
+    pipe = make_pipe()
+
+    def seen(image: Image.Image) -> np.ndarray:
+        return np.asarray(pipe(image=image, strength=0).images[0])
+
+    half = Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 255))
+    half.paste((0, 0, 0, 0), (0, 0, SIDE // 2, SIDE))
+    assert (seen(half)[:, : SIDE // 2] == 255).all() and (seen(half)[:, SIDE // 2 :] == (255, 0, 0)).all()
+    deep = Image.fromarray(np.full((SIDE, SIDE), 30_000, np.uint16))
+    assert deep.mode.startswith("I") and (seen(deep) == 30_000 >> 8).all()
+    top = Image.new("RGB", (SIDE, SIDE))
+    top.paste((255, 255, 255), (0, 0, SIDE, SIDE // 2))
+    top.getexif()[0x0112] = 3  # upside down
+    assert (seen(top)[: SIDE // 2] == 0).all() and (seen(top)[SIDE // 2 :] == 255).all()
+
+
+def test_each_mask_of_a_batch_is_read_by_itself(make_pipe):
+    """0 and 1 beside 0 and 255, as uint8."""
+    pipe, given = make_pipe(), picture(1, count=2)
+    masks = torch.cat([box().byte(), box().byte() * 255])
+    same = pipe(image=given, mask_image=masks, num_inference_steps=2, jump_n_sample=1, output_type="pt").images
+    assert ((same != given).any(1, keepdim=True) <= box(2).bool()).all() and (same != given).any((1, 2, 3)).all()
+
+
 def test_pil_images_of_other_sizes_are_cropped_to_shape_then_resized(make_pipe):
     wide = Image.new("L", (96, 32), 255)
     wide.paste(0, (32, 0, 64, 32))
@@ -495,11 +520,25 @@ HALF = picture(1)[..., :8]
     [
         ({"image": picture(1), "strength": 1.5}, "between 0 .* and 1 .*got 1.5"),
         ({"image": picture(1), "strength": -0.1}, "got -0.1"),
-        ({"image": picture(1), "strength": "0.5"}, "must be a number"),
-        ({"image": picture(1), "mask_image": box(), "jump_n_sample": 1.5}, "a whole one"),
+        ({"image": picture(1), "strength": "0.5"}, "`strength` must lie .*got '0.5'"),
+        ({"image": picture(1), "strength": True}, "`strength` must lie .*got True"),
+        ({"image": picture(1), "mask_image": box(), "jump_n_sample": 1.5}, "a whole number, at least 1, got 1.5"),
+        ({"image": picture(1), "mask_image": box(), "jump_n_sample": True}, "a whole number, at least 1, got True"),
+        ({"image": np.array([[None]])}, "an array of numbers"),
+        ({"image": picture(1)[:0]}, "`image` holds no image"),
+        ({"image": picture(1), "mask_image": box()[:0]}, "`mask_image` holds no image"),
+        ({"image": Image.new("RGB", (0, 4))}, "can't be read"),
+        ({"image": Image.new("F", (16, 16))}, "of mode F .* can't be read"),
+        ({"image": Image.new("RGB", (16, 16)), "mask_image": Image.new("RGBA", (16, 16))}, "transparent in places"),
+        ({"image": picture(1), "mask_image": torch.cat([box() * 0 + 0.003])}, "all of one colour"),
+        ({"image": picture(1), "generator": [torch.Generator()] * 2}, "`batch_size` says how many"),
+        ({"image": picture(1), "inversion": True, "guidance_scale": 2.0}, "leave .*`guidance_scale` out"),
+        ({"image": picture(1), "inversion": True}, "Inversion follows DDIM"),
+        ({"guidance_scale": 0}, "must be 1, which is no guidance, or more, got 0"),
+        ({"callback_on_step_end": 5}, "must be a function, got 5"),
         ({"image": [picture(1)[0], HALF[0]]}, r"got the shape \(3, 16, 8\)"),
         ({"generator": [1]}, "must be a torch.Generator"),
-        ({"guidance_scale": "2"}, "finite number"),
+        ({"guidance_scale": "2"}, "or more, got '2'"),
         ({"guidance_scale": 2.0, "guidance_window": 8.0, "guidance_interval": None}, "two rising σ"),
         ({"image": picture(1), "strength": 0.01}, "of 5 steps is none"),
         ({"strength": 0.5}, "do nothing without `image`"),
@@ -522,7 +561,8 @@ HALF = picture(1)[..., :8]
         ({"image": picture(1), "jump_n_sample": 2}, "belongs to `mask_image`"),
         ({"image": picture(1), "mask_image": box(), "jump_n_sample": 0}, "at least 1, got 0"),
         ({"guidance_scale": 2.0}, "needs a weaker network"),
-        ({"guidance_scale": float("nan"), "guidance_window": 8}, "finite number"),
+        ({"guidance_scale": float("nan"), "guidance_window": 8}, "or more, got nan"),
+        ({"guidance_scale": float("inf"), "guidance_window": 8}, "or more, got inf"),
         ({"guidance_scale": 2.0, "guidance_window": 16}, r"one of \[2, 4, 6, 8, 10, 12, 14\]"),
         ({"guidance_scale": 2.0, "guidance_window": 7}, "got 7"),
         ({"guidance_scale": 2.0, "guidance_window": 8.0}, "got 8.0"),
@@ -558,11 +598,33 @@ def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
         ({"generator": seeded(1, 2), "output_type": "jpeg"}, "must be one of pil, np, pt, latent"),
         ({"generator": seeded(1, 2), "return_trajectory": True}, "takes no `return_trajectory`"),
         ({"generator": seeded(1, 2), "latents": torch.zeros(1)}, "takes no `latents`"),
+        ({"generator": seeded(1, 2), "num_frames": 2.5}, "at least 2 `num_frames`"),
+        ({"generator": seeded(1, 2), "batch_size": None}, "a `batch_size` of at least 1"),
+        ({"image": picture(1)}, "exactly two"),
+        ({"image": picture(1, count=2), "guidance_scale": 2.0, "guidance_window": 8}, "leave `guidance_scale` out"),
+        ({"image": picture(1, count=2), "guidance_scale": float("nan")}, "or more, got nan"),
+        ({"image": picture(1, count=2), "eta": 0.5}, "draws noise at its steps"),
     ],
 )
-def test_interpolation_needs_two_ends(make_pipe, call, sentence):
+def test_interpolation_needs_two_ends(make_pipe, monkeypatch, call, sentence):
+    pipe = ddim(make_pipe())
+    monkeypatch.setattr(pipe.unet, "forward", lambda *args, **kwargs: pytest.fail("the network was called"))
     with pytest.raises(ValueError, match=sentence):
-        make_pipe().interpolate(**call)
+        pipe.interpolate(**call)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
+        pipe.interpolate(generator=seeded(1, 2), steps=3)
+
+
+def test_interpolation_that_a_callback_stops_returns_the_frames_it_has_begun(make_pipe):
+    pipe = make_pipe()
+
+    def stop(pipe, step, timestep, tensors):
+        pipe._interrupt = True
+        return {}
+
+    frames = pipe.interpolate(5, seeded(1, 2), batch_size=2, num_inference_steps=4, callback_on_step_end=stop).images
+    assert len(frames) == 2
+    assert len(pipe.interpolate(5, seeded(1, 2), batch_size=2, num_inference_steps=4).images) == 5
 
 
 def test_nothing_cannot_be_inverted(make_pipe):
@@ -570,11 +632,41 @@ def test_nothing_cannot_be_inverted(make_pipe):
         ddim(make_pipe()).invert(None)
 
 
-def test_a_scheduler_that_adds_no_noise_can_only_draw(make_pipe):
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.IPNDMScheduler(1000),
+        diffusers.FlowMatchEulerDiscreteScheduler(1000),
+        diffusers.EDMEulerScheduler(),
+        diffusers.EDMDPMSolverMultistepScheduler(),
+        diffusers.DDIMInverseScheduler(1000),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_of_other_models_are_refused(make_pipe, scheduler):
     pipe = make_pipe()
-    pipe.scheduler = diffusers.IPNDMScheduler(1000)
+    pipe.scheduler = scheduler
+    for call in ({}, {"image": picture(1)}):
+        with pytest.raises(ValueError, match="models of another kind"):
+            pipe(num_inference_steps=4, **call)
+
+
+def test_a_scheduler_that_does_not_tell_its_levels_can_only_draw(make_pipe):
+    pipe = make_pipe()
+    pipe.scheduler = scheduler_of("KDPM2Discrete")
     with pytest.raises(ValueError, match="noise levels"):
         pipe(image=picture(1), num_inference_steps=4)
-    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(1000)
-    with pytest.raises(ValueError, match="models of another kind"):
-        pipe(num_inference_steps=4)
+
+
+def test_a_distilled_network_draws_with_its_own_scheduler_alone(make_pipe):
+    pipe = make_pipe()
+    pipe.scheduler = table(solver="ddim", use_anime_sigmas=True, distilled_steps=2)
+    assert len(pipe().images) == 1
+    with pytest.raises(ValueError, match="can't be inverted"):
+        pipe.invert(picture(1))
+    with pytest.raises(ValueError, match="in 2 steps of its own scheduler"):
+        pipe(eta=0.5)
+    for other in (DDIMScheduler, diffusers.UniPCMultistepScheduler):
+        pipe.scheduler = other.from_config(pipe.scheduler.config)
+        with pytest.raises(ValueError, match="as it was loaded"):
+            pipe(num_inference_steps=2)

@@ -29,6 +29,8 @@ def test_faces_are_the_same_up_to_rounding_and_each_batch_size_is_compiled_once(
     assert use_openvino(pipe) is pipe and pipe.unet.forward != plain
     for images, before in zip([draw(1), draw(2), draw(1, guidance_scale=2.0)], expected, strict=True):
         torch.testing.assert_close(images, before, rtol=0, atol=1e-4)
+    use_openvino(pipe)  # again: nothing more is compiled
+    torch.testing.assert_close(draw(1), expected[0], rtol=0, atol=1e-4)
     assert len(pipe.unet.forward.calls) == 2 and len(pipe.guide_unet.forward.calls) == 1
     assert pipe.unet(torch.zeros(1, 3, 16, 16), 5).sample.shape == (1, 3, 16, 16)
 
