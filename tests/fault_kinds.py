@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 from fault_runs import STEPS, Course, Strike, numbered_png, start
+from tracker_server import TrackerServer
 
 PAGE = 4096
 _now, _sleep = time.time(), time.sleep
@@ -208,16 +209,37 @@ def another_run(course: Course, random: Random) -> str:
     return attempt.line("error: ")
 
 
-def tracker_gone(course: Course, random: Random) -> str:
-    course.half()
+def track(course: Course, url: str, seconds: int) -> None:
+    """Have the run logged to W&B at `url`, which may take so long to answer at first."""
     course.settings["report_to"] = "wandb"
     course.environment = {
-        "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0123456789" * 4,
-        "WANDB_INIT_TIMEOUT": "1",
+        "WANDB_MODE": "online", "WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4,
+        "WANDB_INIT_TIMEOUT": str(seconds),
     }  # fmt: skip
+
+
+def tracker_gone(course: Course, random: Random) -> str:
+    course.half()
+    track(course, "http://127.0.0.1:9", 1)
     attempt = course.run()
     assert attempt.code == 0, attempt.said
     return attempt.line("WARNING: W&B is away")
+
+
+def tracker_goes(course: Course, random: Random) -> str:
+    """In the middle of a run, and for good; what it lacks is named, and is there."""
+    course.half()
+    course.patches["pipeline_anime_ddpm.training.tracking:SECONDS_FOR_LAST_UPLOAD"] = 2
+    with TrackerServer() as tracker:
+        track(course, tracker.url, 300)
+        attempt = course.start(Strike("step", random.randint(7, STEPS - 2), "wait"))
+        attempt.wait_until_here()
+    assert "POST /graphql UpsertBucket" in tracker.requests
+    attempt.go_on()
+    assert attempt.end().code == 0 and "Traceback" not in attempt.said, attempt.said
+    sentence = attempt.line("WARNING: W&B has not taken everything")
+    assert list((course.output / re.search("`wandb sync runs/mine/(.*)`", sentence)[1]).glob("*.wandb"))
+    return sentence
 
 
 def hub_gone_while_pushing(course: Course, random: Random) -> str:
@@ -317,6 +339,7 @@ FAULTS = [
     Fault("a run with other settings is started on the same folder", another_run),
     Fault("an image cannot be decoded", broken_image),
     Fault("the tracker's server is gone", tracker_gone),
+    Fault("the tracker's server goes away in the middle of a run", tracker_goes),
     Fault("the Hub is gone when the pipeline is pushed", hub_gone_while_pushing, uses_hub=True),
     Fault("`kill -9` in the middle of a push", push_killed, uses_hub=True),
     Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, streams=True, uses_hub=True),
