@@ -80,7 +80,7 @@ from pipeline_anime_ddpm.training.run_folder import (
 from pipeline_anime_ddpm.training.samples import draw_samples, drawing_steps, sampling_pipeline
 from pipeline_anime_ddpm.training.schedule import RunSchedule
 from pipeline_anime_ddpm.training.stopping import StopRequest, lost_ranks
-from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, start_trackers
+from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, end_training, start_trackers
 from schedulers import AnimeNoiseScheduler
 
 if TYPE_CHECKING:  # its packages are needed only with --eval_steps
@@ -151,7 +151,7 @@ def main() -> None:
             go_back(run)
     if accelerator.is_main_process:
         finish(run)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 def train(run: Run) -> None:
@@ -501,7 +501,7 @@ def stop_here(run: Run, feed: Feed) -> None:
         without = " without --overwrite_output_dir" if run.config.overwrite_output_dir else ""
         checkpoint = checkpoint_folder(run.folder, run.state.step)
         print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again{without}.", flush=True)
-    run.accelerator.end_training()
+    end_training(run.accelerator)
     sys.exit(130)
 
 

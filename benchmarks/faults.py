@@ -34,8 +34,7 @@ from fault_runs import (
     Course,
     assert_each_image_once,
     assert_same,
-    make_work,
-    put_on_hub,
+    make_courses,
     started_server,
 )
 
@@ -43,22 +42,21 @@ PACKAGES = ["torch", "accelerate", "datasets", "huggingface-hub", "wandb"]
 GOES_ON = ("Resuming from", f"{STEPS * SETTINGS['train_batch_size']} images to go")
 
 
-def undisturbed(folder: Path, hub) -> list[tuple[Course, Course]]:
-    """On cached images and on streamed ones: a whole run, and the half one that most faults begin with."""
-    work, streaming = make_work(folder / "work"), put_on_hub(hub, folder / "tables")
-    wholes = [Course(folder / "cached", work, hub), Course(folder / "streamed", work, hub, streaming)]
-    halves = [course.renewed(folder / f"half {course.folder.name}") for course in wholes]
+def undisturbed(folder: Path, hub) -> dict[str, tuple[Course, Course]]:
+    """Of each course a whole run, and the half one that most faults begin with."""
+    wholes = make_courses(folder, hub)
+    pairs = {name: (whole, whole.renewed(folder / f"half {name}")) for name, whole in wholes.items()}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda run: run(), [*(c.undisturbed for c in wholes), *(c.half for c in halves)]))
-    for whole, half in zip(wholes, halves, strict=True):
+        list(pool.map(lambda run: run(), [run for w, h in pairs.values() for run in (w.undisturbed, h.half)]))
+    for whole, half in pairs.values():
         assert_each_image_once(whole)
         half.operations, half.seconds = whole.operations, whole.seconds
-    return list(zip(wholes, halves, strict=True))
+    return pairs
 
 
-def measure(fault: Fault, pairs: list[tuple[Course, Course]], folder: Path, seed: int, tries: int) -> dict:
+def measure(fault: Fault, pairs: dict[str, tuple[Course, Course]], folder: Path, seed: int, tries: int) -> dict:
     """The row of one fault."""
-    whole, half = pairs[fault.streams]
+    whole, half = pairs[fault.course]
     row = {"fault": fault.name, "tried": 0, "survived": 0, "sees": ""}
     for number in range(seed, seed + tries):
         row["tried"] += 1

@@ -1,7 +1,6 @@
 # Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
 """What all tests share: no network, few threads, a network small enough to be free, a Hub on loopback."""
 
-import json
 import os
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from diffusers import UNet2DModel  # noqa: E402
+from evaluation_data import save_tiny_vit  # noqa: E402
 from hub_server import HubServer  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -118,30 +118,8 @@ def run_python(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory):
-    """DINOv2's architecture with random weights, saved in half precision, and a processor of its own."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("extractor") / "tiny-vit"
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2
-    )
-    Dinov2Model(config).half().save_pretrained(folder)
-    processor = {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": 32},
-        "do_center_crop": True,
-        "crop_size": {"height": 28, "width": 28},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.4, 0.5, 0.6],
-        "image_std": [0.2, 0.25, 0.3],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+    """A vision network with random weights that extracts features."""
+    return save_tiny_vit(tmp_path_factory.mktemp("extractor") / "tiny-vit")
 
 
 @pytest.fixture(scope="session")

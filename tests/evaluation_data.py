@@ -1,6 +1,9 @@
-"""Pictures for the tests of the evaluation."""
+"""Pictures for the tests of the evaluation, and a network that looks at them."""
+
+import json
 
 import numpy as np
+import torch
 from PIL import Image
 
 SIDE = 16
@@ -22,4 +25,30 @@ def save(folder, images):
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def save_tiny_vit(folder):
+    """DINOv2's architecture with random weights, saved in half precision, and a processor of its own."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2
+    )
+    Dinov2Model(config).half().save_pretrained(folder)
+    processor = {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": 32},
+        "do_center_crop": True,
+        "crop_size": {"height": 28, "width": 28},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.25, 0.3],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder

@@ -7,6 +7,7 @@ has befallen (`fault_runs.assert_same`).
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from fault_runs import STEPS, Course, Strike, numbered_png, start
+from fault_runs import STEPS, VIT, Attempt, Course, Strike, noted, numbered_png, start
+from tracker_server import TrackerServer
 
 PAGE = 4096
 _now, _sleep = time.time(), time.sleep
@@ -43,13 +45,13 @@ class Fault:
     Attributes:
         name: what befalls the run, in words.
         strike: lets it happen.
-        streams: whether the course streams from the Hub.
+        course: which of `fault_runs.make_courses` it befalls.
         uses_hub: whether it takes the Hub away, or may be disturbed if another does.
     """
 
     name: str
     strike: Callable[[Course, Random], str]
-    streams: bool = False
+    course: str = "cached"
     uses_hub: bool = False
 
 
@@ -58,8 +60,7 @@ def killed_at(where: str, share: float = 1) -> Callable[[Course, Random], str]:
 
     def strike(course: Course, random: Random) -> str:
         course.half()
-        operations = len([text for text in course.operations if re.match(where, text)])
-        _killed(course.run(Strike(where, random.randint(1, int(share * operations)))))
+        _kill_at(where, course, random, share)
         return ""
 
     return strike
@@ -67,10 +68,47 @@ def killed_at(where: str, share: float = 1) -> Callable[[Course, Random], str]:
 
 def killed_while_building_the_cache(course: Course, random: Random) -> str:
     shutil.rmtree(course.folder / "cache", ignore_errors=True)
-    where = r"\S+ .*/cache/anime-ddpm/\.faces.*partial"
-    operations = len([text for text in course.operations if re.match(where, text)])
-    _killed(course.run(Strike(where, random.randint(1, operations))))
+    _kill_at(r"\S+ .*/cache/anime-ddpm/\.faces.*partial", course, random)
     return ""
+
+
+def killed_while_evaluating(course: Course, random: Random) -> str:
+    """From the very beginning, so that all that the undisturbed run does for it is to come."""
+    shutil.rmtree(course.folder)
+    course.attempts.clear()
+    _kill_at(r"\S+ .*/(statistics/|run/\.?evaluation\.csv|run/best)", course, random)
+    return ""
+
+
+def evaluation_killed(course: Course, random: Random) -> str:
+    """The same command again gives the numbers and the files of one that nothing has befallen."""
+    course.finish()
+
+    def evaluate(place: Path, log: str, strike: Strike | None = None) -> Attempt:
+        settings = {
+            "model": course.output, "dataset": course.work / "faces", "metrics": "kid,lpips", "lpips": "pixels",
+            "extractor": course.work / VIT, "num_images": 20, "batch_size": 5, "num_inference_steps": 1,
+            "kid_subset_size": 8, "kid_subsets": 4, "cache_dir": place / "cache", "output_dir": place / "evaluation",
+        }  # fmt: skip
+        (course.folder / log).mkdir()
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        return start("evaluate", arguments, course.folder / log, strike).end()
+
+    def result(place: Path) -> tuple[dict, set[str]]:
+        record = json.loads((place / "evaluation" / "metrics.json").read_text())
+        del record["date"], record["seconds"]
+        ours = (place / "evaluation", place / "cache" / "anime-ddpm")  # beside it `datasets` has locks of its own
+        return record, {path.relative_to(place).as_posix() for root in ours for path in root.rglob("*")}
+
+    whole, mine = course.folder / "undisturbed", course.folder / "mine"
+    first = evaluate(whole, "evaluation", noted(whole))
+    assert first.code == 0, first.said
+    number = random.randint(1, len(first.operations))
+    _killed(evaluate(mine, "evaluation killed", Strike(noted(mine).where, number)))
+    again = evaluate(mine, "evaluation again")
+    assert again.code == 0, again.said
+    assert result(mine) == result(whole)
+    return again.line("Written to ")
 
 
 def killed_at_any_time(course: Course, random: Random) -> str:
@@ -208,16 +246,37 @@ def another_run(course: Course, random: Random) -> str:
     return attempt.line("error: ")
 
 
-def tracker_gone(course: Course, random: Random) -> str:
-    course.half()
+def track(course: Course, url: str, seconds: int) -> None:
+    """Have the run logged to W&B at `url`, which may take so long to answer at first."""
     course.settings["report_to"] = "wandb"
     course.environment = {
-        "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0123456789" * 4,
-        "WANDB_INIT_TIMEOUT": "1",
+        "WANDB_MODE": "online", "WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4,
+        "WANDB_INIT_TIMEOUT": str(seconds),
     }  # fmt: skip
+
+
+def tracker_gone(course: Course, random: Random) -> str:
+    course.half()
+    track(course, "http://127.0.0.1:9", 1)
     attempt = course.run()
     assert attempt.code == 0, attempt.said
     return attempt.line("WARNING: W&B is away")
+
+
+def tracker_goes(course: Course, random: Random) -> str:
+    """In the middle of a run, and for good; what it lacks is named, and is there."""
+    course.half()
+    course.patches["pipeline_anime_ddpm.training.tracking:SECONDS_FOR_LAST_UPLOAD"] = 2
+    with TrackerServer() as tracker:
+        track(course, tracker.url, 300)
+        attempt = course.start(Strike("step", random.randint(7, STEPS - 2), "wait"))
+        attempt.wait_until_here()
+    assert "POST /graphql UpsertBucket" in tracker.requests
+    attempt.go_on()
+    assert attempt.end().code == 0 and "Traceback" not in attempt.said, attempt.said
+    sentence = attempt.line("WARNING: W&B has not taken everything")
+    assert list((course.output / re.search("`wandb sync runs/mine/(.*)`", sentence)[1]).glob("*.wandb"))
+    return sentence
 
 
 def hub_gone_while_pushing(course: Course, random: Random) -> str:
@@ -294,17 +353,24 @@ def broken_image(course: Course, random: Random) -> str:
     return attempt.line("error: ")
 
 
-def _killed(attempt) -> None:
+def _kill_at(where: str, course: Course, random: Random, share: float = 1) -> None:
+    operations = len([text for text in course.operations if re.match(where, text)])
+    _killed(course.run(Strike(where, random.randint(1, int(share * operations)))))
+
+
+def _killed(attempt: Attempt) -> None:
     assert attempt.code == -signal.SIGKILL, f"{attempt.code}: {attempt.said[-2000:]}"
 
 
 FAULTS = [
     Fault("`kill -9` at any moment", killed_at_any_time),
-    Fault("`kill -9` at any moment, while streaming from the Hub", killed_at_any_time, streams=True, uses_hub=True),
+    Fault("`kill -9` at any moment, while streaming from the Hub", killed_at_any_time, "streamed", uses_hub=True),
     Fault("`kill -9` while a checkpoint is written", killed_at(r"\S+ .*/\.checkpoint-9\.partial")),
     Fault("`kill -9` while an old checkpoint is deleted", killed_at(r"os\.r\S+ .*/\.?checkpoint-3")),
     Fault("`kill -9` while the cache is built", killed_while_building_the_cache),
     Fault("`kill -9` while the pipeline is exported", killed_at(r"\S+ .*/run/\.pipeline\.partial", 2 / 3)),
+    Fault("`kill -9` while the training evaluates itself", killed_while_evaluating, "judged"),
+    Fault("`kill -9` of `anime-ddpm evaluate`", evaluation_killed),
     Fault("Ctrl-C", stopped_by(signal.SIGINT)),
     Fault("SIGTERM", stopped_by(signal.SIGTERM)),
     Fault("the disk is full when a checkpoint is due", disk_full_while_saving),
@@ -317,7 +383,8 @@ FAULTS = [
     Fault("a run with other settings is started on the same folder", another_run),
     Fault("an image cannot be decoded", broken_image),
     Fault("the tracker's server is gone", tracker_gone),
+    Fault("the tracker's server goes away in the middle of a run", tracker_goes),
     Fault("the Hub is gone when the pipeline is pushed", hub_gone_while_pushing, uses_hub=True),
     Fault("`kill -9` in the middle of a push", push_killed, uses_hub=True),
-    Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, streams=True, uses_hub=True),
+    Fault("the Hub is gone while images are streamed from it", hub_gone_while_streaming, "streamed", uses_hub=True),
 ]

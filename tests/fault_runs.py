@@ -33,15 +33,20 @@ from PIL import Image
 HERE = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 sys.path[:0] = HERE
 
+from evaluation_data import save_tiny_vit  # noqa: E402
 from hub_server import HubServer  # noqa: E402
 from recipe_runs import assert_same_bits, final_state, flags  # noqa: E402
 
-PRELOADED = ["train_anime_ddpm", "pipeline_anime_ddpm.cli", "matplotlib.figure", "fault_runs"]
+PRELOADED = [
+    "train_anime_ddpm", "pipeline_anime_ddpm.cli", "pipeline_anime_ddpm.evaluation.recipe", "matplotlib.figure",
+    "transformers.models.dinov2.modeling_dinov2", "fault_runs",
+]  # fmt: skip
 NETWORK = {  # with dropout, for which randomness must come back too
     "_class_name": "UNet2DModel", "sample_size": 16, "layers_per_block": 1, "block_out_channels": [8, 16],
     "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "dropout": 0.1,
 }  # fmt: skip
 IMAGES, BATCH, STEPS = 20, 4, 12
+VIT = "tiny-vit"  # what evaluations look with
 SETTINGS = {
     "max_train_steps": STEPS, "train_batch_size": BATCH, "checkpointing_steps": 3, "checkpoints_total_limit": 2,
     "logging_steps": 2, "save_images_epochs": 2, "save_model_epochs": 1, "eval_batch_size": 1,
@@ -65,6 +70,11 @@ class Strike:
     where: str
     number: int = 1
     how: int | str = signal.SIGKILL
+
+
+def noted(folder: Path) -> Strike:
+    """Nothing, but that all operations in `folder` are noted."""
+    return Strike(rf"\S+ {re.escape(str(folder))}", how="note")
 
 
 @dataclass
@@ -91,6 +101,11 @@ class Attempt:
     @property
     def code(self) -> int | None:
         return self.process.exitcode
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Those on files that `noted` has it note."""
+        return tuple((self.folder / "operations").read_text().splitlines())
 
     @property
     def said(self) -> str:
@@ -157,10 +172,10 @@ class Course:
     def undisturbed(self) -> "Course":
         """Run from the beginning to the end, and note what the others are measured by."""
         begin = time.monotonic()
-        attempt = self.run(Strike(rf"\S+ {re.escape(str(self.folder))}", how="note"))
+        attempt = self.run(noted(self.folder))
         assert attempt.code == 0, attempt.said[-3000:]
         self.seconds = time.monotonic() - begin
-        self.operations = tuple((attempt.folder / "operations").read_text().splitlines())
+        self.operations = attempt.operations
         return self
 
     def ids(self) -> dict[int, list[int]]:
@@ -185,16 +200,24 @@ class Course:
         names = {re.sub(r"checkpoint-\d+", lambda m: f"checkpoint {order.index(m[0])}", name) for name in names}
         return {name for name in names if not name.startswith(("run/logs/", "run/wandb/"))}
 
+    def evaluations(self) -> str:
+        """The table of what it measured of itself, if it did."""
+        path = self.output / "evaluation.csv"
+        return path.read_text() if path.exists() else ""
+
     def losses(self) -> list[str]:
         with open(self.output / "metrics.csv") as file:
             return [row["loss"] for row in csv.DictReader(file)]
 
 
 def assert_same(course: Course, whole: Course) -> None:
-    """Every bit of weights, averages and optimiser; the images of every step; the losses; the names of all files."""
+    """Every bit of weights, averages and optimiser; the images of every step; the losses; what it measured of itself,
+    and the pipeline that it kept for that; the names of all files."""
     assert_same_bits(final_state(whole.output), final_state(course.output))
     assert course.ids() == whole.ids() and sorted(whole.ids()) == list(range(STEPS))
-    assert course.losses() == whole.losses()
+    assert course.losses() == whole.losses() and course.evaluations() == whole.evaluations()
+    for best in whole.output.glob("best/unet/*.safetensors"):
+        assert (course.output / best.relative_to(whole.output)).read_bytes() == best.read_bytes()
     assert course.files() == whole.files(), course.files() ^ whole.files()
 
 
@@ -222,7 +245,16 @@ def make_work(folder: Path) -> Path:
         (folder / "faces" / f"{number:02d}.png").write_bytes(numbered_png(number))
     (folder / "tiny").mkdir()
     (folder / "tiny" / "config.json").write_text(json.dumps(NETWORK))
+    save_tiny_vit(folder / VIT)
     return folder
+
+
+def make_courses(folder: Path, hub: HubServer) -> dict[str, Course]:
+    """By name: a run on cached images, one on images that are streamed from a Hub, and one that measures itself."""
+    work = make_work(folder / "work")
+    judged = {"eval_steps": 4, "eval_images": 8, "eval_extractor": work / VIT, "save_best": True}
+    settings = {"cached": {}, "streamed": put_on_hub(hub, folder / "tables"), "judged": judged}
+    return {name: Course(folder / name, work, hub, more) for name, more in settings.items()}
 
 
 def put_on_hub(hub: HubServer, folder: Path) -> dict:

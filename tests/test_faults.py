@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from fault_kinds import FAULTS, Fault
-from fault_runs import Course, Strike, assert_each_image_once, assert_same, make_work, put_on_hub, started_server
+from fault_runs import Strike, assert_each_image_once, assert_same, make_courses, started_server
 from recipe_runs import ROOT
 
 
@@ -18,33 +18,30 @@ def hub():
 
 @pytest.fixture(scope="module")
 def wholes(hub, tmp_path_factory):
-    """Runs that nothing befalls, on cached images and on images that are streamed from a Hub."""
-    folder = tmp_path_factory.mktemp("faults")
-    work = make_work(folder / "work")
-    streaming = put_on_hub(hub, folder / "tables")
-    courses = [Course(folder / name, work, hub, more) for name, more in (("cached", {}), ("streamed", streaming))]
-    return [course.undisturbed() for course in courses]
+    """Runs that nothing befalls."""
+    courses = make_courses(tmp_path_factory.mktemp("faults"), hub)
+    return {name: course.undisturbed() for name, course in courses.items()}
 
 
 @pytest.fixture(scope="module")
 def halves(wholes):
     """The same, killed in the middle: what most faults begin with."""
-    courses = [whole.renewed(whole.folder.with_name(f"half {whole.folder.name}")) for whole in wholes]
-    for course in courses:
+    courses = {name: whole.renewed(whole.folder.with_name(f"half {name}")) for name, whole in wholes.items()}
+    for course in courses.values():
         course.half()
     return courses
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: re.sub(r"\W+", "-", fault.name).strip("-"))
 def test_the_same_command_makes_it_good(fault, wholes, halves, tmp_path):
-    course = halves[fault.streams].copy(tmp_path / "course")
+    course = halves[fault.course].copy(tmp_path / "course")
     fault.strike(course, random.Random(0))
     course.finish()
-    assert_same(course, wholes[fault.streams])
+    assert_same(course, wholes[fault.course])
 
 
 def test_a_run_that_nothing_befalls_shows_each_image_once_an_epoch(wholes):
-    for whole in wholes:
+    for whole in wholes.values():
         assert_each_image_once(whole)
 
 
@@ -64,30 +61,30 @@ MOMENTS = [
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing_and_leaves_nothing(wholes, tmp_path):
-    course = wholes[0].renewed(tmp_path / "course")
+    course = wholes["cached"].renewed(tmp_path / "course")
     for moment in MOMENTS:
         assert course.run(Strike(moment)).code == -signal.SIGKILL, moment
     course.finish()
-    assert_same(course, wholes[0])
+    assert_same(course, wholes["cached"])
 
 
 def test_starting_over_that_is_killed_in_the_middle_starts_over(wholes, halves, tmp_path):
-    course = halves[0].copy(tmp_path / "course")
+    course = halves["cached"].copy(tmp_path / "course")
     course.settings["overwrite_output_dir"] = True
     assert course.run(Strike(r"os.r\S+ .*/\.checkpoint-6\.partial")).code == -signal.SIGKILL
     course.finish()
-    assert_same(course, wholes[0])
+    assert_same(course, wholes["cached"])
 
 
 def test_of_two_new_runs_that_start_at_once_one_goes_on(wholes, tmp_path):
-    course = wholes[0].renewed(tmp_path / "course")
+    course = wholes["cached"].renewed(tmp_path / "course")
     first = course.start(Strike(r"write .*/\.training_config", how="wait"))
     first.wait_until_here()
     second = course.run(**{"pipeline_anime_ddpm.training.run_folder:PATIENCE": 0.1})
     assert second.code == 2 and "another run is at work there" in second.line("error: ")
     first.go_on()
     assert first.end().code == 0
-    assert_same(course, wholes[0])
+    assert_same(course, wholes["cached"])
 
 
 def test_the_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tmp_path, monkeypatch, capsys):
@@ -99,8 +96,10 @@ def test_the_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tm
         (course.output / "leftover").touch()
         return "nothing"
 
-    faults = [FAULTS[6], Fault("what nobody cleans up", leaves_a_file)]
-    rows = [measure(fault, [(wholes[0], halves[0])], tmp_path, seed=3, tries=1) for fault in faults]
+    faults = [next(fault for fault in FAULTS if fault.name == "Ctrl-C"), Fault("what nobody cleans up", leaves_a_file)]
+    rows = [
+        measure(fault, {"cached": (wholes["cached"], halves["cached"])}, tmp_path, seed=3, tries=1) for fault in faults
+    ]
     assert [(row["tried"], row["survived"]) for row in rows] == [(1, 1), (1, 0)]
     assert "LOST: what nobody cleans up, seed 3" in capsys.readouterr().out
     facts = {"what": "Runs", "machine": "m", "versions": {"torch": "2"}, "date": "d", "command": "c"}

@@ -1,5 +1,6 @@
 """The recipe when gradients are not finite: left out, listed, gone back from once; and none of it is lost by a kill."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -117,3 +118,24 @@ def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_comma
         )
         assert events(tmp_path / "bad")[-1]["event"] == "stopped"
     assert not (tmp_path / "bad" / "unet").exists(), "no pipeline is made of it"
+
+
+@pytest.mark.parametrize(("left", "code"), [("checkpoint-3", None), (None, 2)])
+def test_if_what_it_would_go_back_to_is_damaged_it_goes_back_further_or_says_what_to_do(
+    work, in_process, broken, capsys, caplog, tmp_path, left, code
+):
+    def factor(run):
+        if run.state.step == 8 and is_fast(run):
+            (run.folder / "checkpoint-6" / "progress.json").write_text("{")
+        return float("nan" if run.state.step >= 6 and is_fast(run) else 1)
+
+    broken(factor)
+    settled = settings(work, tmp_path / "run", checkpoints_total_limit=2 if left else 1)
+    with pytest.raises(SystemExit) if code else contextlib.nullcontext() as stop:
+        in_process(*settled)
+    assert (stop and stop.value.code) == code and "checkpoint-6 is damaged" in caplog.text
+    (end,) = [e for e in events(tmp_path / "run") if "checkpoint" in e]
+    assert (end["event"], end["checkpoint"]) == ("went back" if left else "stopped", left)
+    if code:
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "and no whole checkpoint is from before them; look at their images" in error

@@ -233,7 +233,8 @@ class Drawing:
         self.folder.mkdir(parents=True, exist_ok=True)
         facts, record = json.loads(json.dumps(self.facts)), self.folder / FACTS
         if not record.exists():
-            if any(self.folder.iterdir()):
+            cut_off = record.with_name(f".{FACTS}.partial")  # by a kill while it was written
+            if any(path != cut_off for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} holds files of something else; choose another --output_dir.")
             write_whole(record, lambda path: path.write_text(json.dumps(facts | {"keep": keep}, indent=1)))
             return

@@ -281,8 +281,8 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def last_good_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint after a step that had a finite gradient, if there is one."""
-    for checkpoint in reversed(list_checkpoints(output_dir)):
+    """The newest checkpoint that is whole and after a step that had a finite gradient, if there is one."""
+    for checkpoint in _whole_ones(list_checkpoints(output_dir)):
         if not _read_progress(checkpoint).get("numerics", {}).get("in_a_row"):
             return checkpoint
     return None
@@ -302,7 +302,11 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
         UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
     if asked is None or asked == "latest":
-        return _newest_whole(list_checkpoints(output_dir))
+        checkpoints = list_checkpoints(output_dir)
+        newest = next(_whole_ones(checkpoints), None)
+        if checkpoints and newest is None:
+            raise UserError(f"All checkpoints in {output_dir} are damaged; give --overwrite_output_dir to start over.")
+        return newest
     for candidate in (output_dir / Path(asked).name, Path(asked)):
         if (candidate / "progress.json").is_file():
             check_whole(candidate)
@@ -311,19 +315,15 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
 
 
-def _newest_whole(checkpoints: list[Path]) -> Path | None:
+def _whole_ones(checkpoints: list[Path]) -> Iterator[Path]:
+    """From the newest on, passing over those that are damaged and saying so."""
     for checkpoint in reversed(checkpoints):
         try:
             check_whole(checkpoint)
         except DamagedCheckpoint as error:
             logging.warning("%s; going on from the one before.", error.found)
         else:
-            return checkpoint
-    if checkpoints:
-        raise UserError(
-            f"All checkpoints in {checkpoints[0].parent} are damaged; give --overwrite_output_dir to start over."
-        )
-    return None
+            yield checkpoint
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -174,7 +174,7 @@ def check_divergence(numerics: Numerics, step: int, checkpoint: Path | None, fol
         speaks: whether this is the main process.
 
     Raises:
-        UserError: if the run has gone back before, or has no checkpoint from before its gradients were not finite.
+        UserError: if the run has gone back before, or has no whole checkpoint from before gradients were not finite.
     """
     stops = numerics.went_back or checkpoint is None
     facts = {"event": STOPPED if stops else WENT_BACK, "step": step, "attempt": int(numerics.went_back)}
@@ -182,7 +182,7 @@ def check_divergence(numerics: Numerics, step: int, checkpoint: Path | None, fol
         write_event(folder, facts | {"checkpoint": checkpoint and checkpoint.name})
     what = f"{numerics.limit} steps in a row had no finite loss or gradient"
     if stops:
-        why = "also at half the learning rate" if numerics.went_back else "and no checkpoint is from before them"
+        why = "also at half the learning rate" if numerics.went_back else "and no whole checkpoint is from before them"
         raise UserError(
             f"{what}, {why}; look at their images and noise levels in {folder / EVENTS_NAME}, and train in another "
             "--output_dir with a lower --learning_rate, or with --mixed_precision bf16 instead of fp16."

@@ -24,7 +24,7 @@ from .atomic import write_whole
 from .errors import UserError, first_line
 
 QUARTERS = 4
-SECONDS_FOR_LAST_UPLOAD = 600  # to W&B, when a run ends
+SECONDS_FOR_LAST_UPLOAD = 60  # to W&B, when a run ends: nobody waits longer for a server that has gone
 CSV_NAME, CURVE_NAME, SAMPLES_NAME, EVALUATION_NAME = "metrics.csv", "loss.png", "samples", "evaluation.csv"
 
 
@@ -295,8 +295,7 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
         import wandb
 
         away = (wandb.Error,)
-        # what is not uploaded by then stays in the folder
-        wandb_settings["settings"] = wandb.Settings(finish_timeout=SECONDS_FOR_LAST_UPLOAD)
+        wandb_settings["settings"] = wandb.Settings(finish_timeout=SECONDS_FOR_LAST_UPLOAD, finish_timeout_raises=True)
     loggable = {k: v for k, v in settings.items() if v is not None}
     kwargs = {"wandb": wandb_settings}
     try:
@@ -309,3 +308,16 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
         wandb_settings["mode"] = "offline"
         accelerator.trackers.clear()
         accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs=kwargs)
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the accelerator's trackers, and say what becomes of what W&B, which may have gone, does not take."""
+    try:
+        accelerator.end_training()
+    except TimeoutError:
+        logging.warning(
+            "W&B has not taken everything within %g seconds, so the rest is kept offline; `wandb sync %s` uploads it.",
+            SECONDS_FOR_LAST_UPLOAD,
+            accelerator.get_tracker("wandb", unwrap=True).settings.sync_dir,
+        )
+        accelerator.end_training()  # of the other trackers; this one is closed

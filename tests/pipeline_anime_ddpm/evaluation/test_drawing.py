@@ -58,6 +58,12 @@ def test_ranks_and_interruptions_change_no_bit(pipeline, tmp_path):
     assert not list(again.folder.glob(".*.partial"))
 
 
+def test_a_kill_while_the_folder_was_made_the_drawing_s_leaves_no_stranger_in_it(pipeline, tmp_path):
+    (tmp_path / ".drawing.json.partial").write_text("{")
+    drawing(pipeline, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["drawing.json"]
+
+
 def test_what_is_there_is_not_drawn_again(pipeline, tmp_path, monkeypatch):
     made = drawing(pipeline, tmp_path)
     made.draw()

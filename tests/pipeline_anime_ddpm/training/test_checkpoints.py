@@ -20,6 +20,7 @@ from pipeline_anime_ddpm.training.checkpoints import (
     check_checkpoint,
     check_whole,
     find_checkpoint,
+    last_good_checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -278,6 +279,21 @@ def test_the_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, c
     spoil(tmp_path / "checkpoint-1" / file, random.Random(1))
     with pytest.raises(UserError, match=r"All checkpoints in .* are damaged; give --overwrite_output_dir"):
         find_checkpoint(tmp_path, "latest")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("spoil", [fault_kinds.unreadable, fault_kinds.truncated, lambda file, _: file.unlink()])
+def test_a_run_goes_back_to_the_newest_whole_checkpoint_after_a_finite_gradient(
+    tiny_unet, tmp_path, caplog, file, spoil
+):
+    state = new_state(tiny_unet, ("ema", "power-0.1"))
+    for state.step, state.numerics.in_a_row in ((1, 0), (2, 0), (3, 1)):
+        save_checkpoint(tmp_path, state)
+    assert last_good_checkpoint(tmp_path).name == "checkpoint-2" and not caplog.text
+    for name, left in (("checkpoint-3", "checkpoint-2"), ("checkpoint-2", "checkpoint-1"), ("checkpoint-1", None)):
+        spoil(tmp_path / name / file, random.Random(0))
+        found = last_good_checkpoint(tmp_path)
+        assert (found and found.name) == left and f"{name} is damaged" in caplog.text
 
 
 def test_a_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint(tiny_unet, tmp_path):
