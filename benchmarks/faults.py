@@ -76,12 +76,19 @@ def measure(fault: Fault, pairs: dict[str, tuple[Course, Course]], folder: Path,
     return row
 
 
+def with_others(rows: dict[str, dict], what: str, earlier: dict) -> tuple[dict[str, dict], str] | None:
+    """`rows` beside those of other faults in an earlier result, if it is of the same runs, and the command of all."""
+    if earlier["what"] != what:
+        return None
+    return {row["fault"]: row for row in earlier["rows"]} | rows, earlier["command"]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the first try; the next ones count on from it")
     parser.add_argument("--tries", type=int, default=5, help="of each fault")
     parser.add_argument("--jobs", type=int, default=2, help="faults that are tried at the same time")
-    parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--only", default="", help="faults whose name has this in it; the others' earlier rows stay")
     parser.add_argument("--output", type=Path, default=RESULTS / "faults.json")
     arguments = parser.parse_args(argv)
     chosen = [fault for fault in FAULTS if re.search(re.escape(arguments.only), fault.name)]
@@ -93,13 +100,16 @@ def main(argv: list[str] | None = None) -> None:
             faults = [fault for fault in chosen if fault.uses_hub == uses_hub]
             with ThreadPoolExecutor(jobs) as pool:
                 rows |= zip(faults, pool.map(tried, faults), strict=True)
-        rows = [rows[fault] for fault in chosen]
-    command = shlex.join(["python", "benchmarks/faults.py", *(sys.argv[1:] if argv is None else argv)])
     what = (
         f"Runs of {STEPS} steps with a network of a few thousand parameters, from seed {arguments.seed} on; survived: "
         "told what to do, and then by the same command every bit of weights, averages and optimiser, every image once "
         "and no file more or less than in a run that nothing has befallen"
     )
+    command = shlex.join(["python", "benchmarks/faults.py", *(sys.argv[1:] if argv is None else argv)])
+    rows = {fault.name: row for fault, row in rows.items()}
+    if arguments.only and arguments.output.is_file():
+        rows, command = with_others(rows, what, json.loads(arguments.output.read_text())) or (rows, command)
+    rows = [rows[fault.name] for fault in FAULTS if fault.name in rows]
     summary = {key: sum(row[key] for row in rows) for key in ("tried", "survived")}
     write_result(arguments.output, what, command, PACKAGES, rows=rows, summary=summary)
     print(render_faults(json.loads(arguments.output.read_text())))

@@ -89,7 +89,7 @@ def test_of_two_new_runs_that_start_at_once_one_goes_on(wholes, tmp_path):
 
 def test_the_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from faults import measure
+    from faults import measure, with_others
     from render import render_faults
 
     def leaves_a_file(course, random):
@@ -102,6 +102,9 @@ def test_the_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tm
     ]
     assert [(row["tried"], row["survived"]) for row in rows] == [(1, 1), (1, 0)]
     assert "LOST: what nobody cleans up, seed 3" in capsys.readouterr().out
+    found, command = with_others({"new": {"fault": "new"}}, "Runs", {"what": "Runs", "command": "all", "rows": rows})
+    assert list(found) == ["Ctrl-C", "what nobody cleans up", "new"] and command == "all"
+    assert with_others({}, "Runs", {"what": "Other runs", "command": "all", "rows": rows}) is None
     facts = {"what": "Runs", "machine": "m", "versions": {"torch": "2"}, "date": "d", "command": "c"}
     table = render_faults(facts | {"rows": rows, "summary": {"tried": 2, "survived": 1}})
     assert "| Ctrl-C | 1 | 1 | Stopped; everything is in runs/mine/checkpoint-" in table
