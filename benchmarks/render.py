@@ -18,7 +18,7 @@ from common import RESULTS, ROOT
 from render_long_run import render_long_run
 from scaling import render_scaling
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
 
