@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_data import pictures, save
+from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.errors import UserError
@@ -334,6 +335,26 @@ def test_figures_of_the_noise_are_drawn(noise_arms, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "noise_samples.png", "noise_calibration.png"}
+
+
+def test_the_gallery_is_drawn_again_bit_for_bit(tmp_path, render, tiny_unet, monkeypatch):
+    import gallery
+    import sampling_figures
+
+    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), tiny_unet(seed=1)).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(gallery, "SHOWN", 8)
+    monkeypatch.setattr(gallery, "FRAMES", 3)
+    monkeypatch.setattr(sampling_figures, "JUMPS", (1, 2))
+    folders = [tmp_path / name for name in ("first", "again")]
+    for folder in folders:
+        command = ["gallery.py", "--model", str(tmp_path / "model"), "--figures", str(folder)]
+        monkeypatch.setattr(sys, "argv", command)
+        gallery.main()
+    drawn = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].keys() == {"grid.png", "variations.png", "inpainting.png", "interpolation.gif"}
+    with Image.open(folder / "interpolation.gif") as film:
+        assert film.n_frames == 6 and film.size == (32, 32)
 
 
 def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, render, tiny_unet, tiny_vit):
