@@ -59,7 +59,6 @@ VISITORS = 100  # whose last picked face is remembered; each takes a fifth of a 
 KEPT = 24  # faces that a visitor can put aside
 
 DEFAULT_FACES, DEFAULT_FRAMES = 4, 16
-REPAINTS = 4  # times that each step of a repair is done, so that new and old fit
 PREVIEW = 0.35  # seconds between pictures of what is being drawn
 FRAME = 90  # milliseconds
 CANVAS = 448  # pixels of the picture that a mask is painted on
@@ -503,7 +502,7 @@ class Studio:
             mask = ImageOps.fit(mask, size, Image.BOX).point(lambda share: 255 * (share > 32))
             if mask.getextrema() == (0, 0):
                 raise gr.Error("Paint over what is to be drawn anew first.")
-            call = {"image": before, "mask_image": mask, "jump_n_sample": REPAINTS}
+            call = {"image": before, "mask_image": mask}
         count = steps if strength is None else max(1, round(strength * steps))
         with self.stops.of(request) as stop:
             drawing = Drawing(
