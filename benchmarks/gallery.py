@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""The pictures of README's gallery, from the model that comes with the project: the same files bit for bit.
+"""The pictures of README's gallery, from the model that comes with the project.
+
+With as many threads on the same machine they are the same files bit for bit.
 
 python benchmarks/gallery.py
 """

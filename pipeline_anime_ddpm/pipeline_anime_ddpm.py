@@ -857,22 +857,14 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
-        if image is None:
-            sources, rest = _as_list(generator), None
-            if not all(isinstance(one, torch.Generator) for one in sources):
-                raise ValueError("`generator` must be two of torch.Generator.")
-        else:
-            self._check_inversion()
-            if guidance.get("guidance_scale", 1) != 1:
-                raise ValueError("Between images the way is the network's own: leave `guidance_scale` out.")
-            sources = rest = self.prepare_images(image, None, device)[0] * 2 - 1
-        if len(sources) != 2:
-            raise ValueError(f"Give exactly two generators or images to go between, got {len(sources)}.")
+        if image is not None and guidance.get("guidance_scale", 1) != 1:
+            raise ValueError("Between images the way is the network's own: leave `guidance_scale` out.")
+        sources = self._check_ends(generator, image)
         self._check_deterministic(kwargs)
-        if rest is None:
+        if image is None:
             ends = [self.prepare_latents(1, one, device) for one in sources]
         else:
-            ends = self._invert(rest, steps, timesteps).split(1)
+            ends = self._invert(sources, steps, timesteps).split(1)
         shares = torch.linspace(0, 1, num_frames).tolist()
         noise = torch.cat([slerp(*ends, share) for share in shares])
         parts = []
@@ -881,11 +873,24 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             if self.interrupt:
                 break
         frames = torch.cat(parts)
-        if rest is not None and not self.interrupt:  # what inversion has lost at the two ends, blended over
-            missing = rest - frames[[0, -1]]
+        if image is not None and not self.interrupt:  # what inversion has lost at the two ends, blended over
+            missing = sources - frames[[0, -1]]
             weight = torch.tensor(shares, device=device).view(-1, 1, 1, 1)
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
         return AnimeDDPMPipelineOutput(images=self.postprocess(frames, output_type))
+
+    def _check_ends(self, generator: Any, image: Any) -> list[torch.Generator] | torch.Tensor:
+        """The two generators, or the two images as `(2, C, H, W)` in [-1, 1], that `interpolate` goes between."""
+        if image is None:
+            ends = _as_list(generator)
+            if not all(isinstance(one, torch.Generator) for one in ends):
+                raise ValueError("`generator` must be two of torch.Generator.")
+        else:
+            self._check_inversion()
+            ends = self.prepare_images(image, None, self._execution_device)[0] * 2 - 1
+        if len(ends) != 2:
+            raise ValueError(f"Give exactly two generators or images to go between, got {len(ends)}.")
+        return ends
 
     def _check_deterministic(self, call: dict[str, Any]) -> None:
         """Refuse a sampler whose steps, in a `__call__` with these arguments, depend on its generator."""

@@ -12,13 +12,13 @@ import hashlib
 import json
 import re
 import socket
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from loopback import LoopbackServer
 
 TOKEN = "hf_loopback"
 USER = "tester"
@@ -63,10 +63,11 @@ class Fault:
     message: str = ""
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """`with HubServer() as hub:` serves until the block ends. `hub.repos["models/tester/name"]` is a `Repo`."""
 
     def __init__(self):
+        super().__init__(_Handler)
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []  # "GET /api/models/…", in order of arrival
@@ -74,9 +75,6 @@ class HubServer:
         self.cuts_made: list[str] = []  # in whose requests
         self.faults: list[Fault] = []  # that are still to come
         self.served = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.env = {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -100,21 +98,13 @@ class HubServer:
         """The next `times` such requests get no answer: the connection is closed in the middle of what they send."""
         self.faults.append(Fault(requests, times))
 
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-
 
 class _Error(Exception):
     """Arguments: HTTP status, the Hub's error code, and optionally the body."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
+    owner: HubServer
     protocol_version = "HTTP/1.1"
 
     API = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
@@ -135,8 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self):
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
-        self.hub.requests.append(f"{self.command} {self.path}")
-        fault = next((f for f in self.hub.faults if f.times and re.fullmatch(f.requests, self.hub.requests[-1])), None)
+        self.owner.requests.append(f"{self.command} {self.path}")
+        fault = next(
+            (f for f in self.owner.faults if f.times and re.fullmatch(f.requests, self.owner.requests[-1])), None
+        )
         if fault:
             fault.times -= 1
         length = int(self.headers.get("Content-Length") or 0)
@@ -175,17 +167,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        room = self.hub.cuts[0] - self.hub.served if self.hub.cuts and "/resolve/" in self.path else len(data)
+        room = self.owner.cuts[0] - self.owner.served if self.owner.cuts and "/resolve/" in self.path else len(data)
         self.wfile.write(data[:room])
-        self.hub.served += min(room, len(data)) if "/resolve/" in self.path else 0
+        self.owner.served += min(room, len(data)) if "/resolve/" in self.path else 0
         if room < len(data):
-            self.hub.cuts.pop(0)
-            self.hub.cuts_made.append(self.path)
+            self.owner.cuts.pop(0)
+            self.owner.cuts_made.append(self.path)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def repo(self, kind: str | None, name: str) -> Repo:
-        repo = self.hub.repos.get(f"{kind or 'models'}/{name}")
+        repo = self.owner.repos.get(f"{kind or 'models'}/{name}")
         if repo is None or (repo.private and self.headers.get("Authorization") != f"Bearer {TOKEN}"):
             raise _Error(404, "RepoNotFound")
         return repo
@@ -225,11 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.payload)
         kind = request.get("type", "model") + "s"
         name = f"{request.get('organization') or USER}/{request['name']}"
-        url = f"{self.hub.url}/{'' if kind == 'models' else kind + '/'}{name}"
-        if f"{kind}/{name}" in self.hub.repos:
+        url = f"{self.owner.url}/{'' if kind == 'models' else kind + '/'}{name}"
+        if f"{kind}/{name}" in self.owner.repos:
             raise _Error(409, "Conflict", {"error": "You already created this repo", "url": url})
         private = request.get("private") is True or request.get("visibility") == "private"
-        repo = self.hub.repos[f"{kind}/{name}"] = Repo(name, kind, private, request)
+        repo = self.owner.repos[f"{kind}/{name}"] = Repo(name, kind, private, request)
         files = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
         if kind == "spaces":
             files["README.md"] = b"---\nsdk: gradio\n---\n\nCheck out the configuration reference at https://hf.co\n"
@@ -248,14 +240,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.repo(kind, name)
         objects = json.loads(self.payload)["objects"]
         for item in objects:
-            if item["oid"] not in self.hub.lfs:
-                item["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}", "header": {}}}
+            if item["oid"] not in self.owner.lfs:
+                item["actions"] = {"upload": {"href": f"{self.owner.url}/lfs/{item['oid']}", "header": {}}}
         self.reply({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid):
         if hashlib.sha256(self.payload).hexdigest() != oid:
             raise _Error(400, "BadRequest")
-        self.hub.lfs[oid] = self.payload
+        self.owner.lfs[oid] = self.payload
         self.reply({})
 
     def commit(self, kind, name, rev):
@@ -269,12 +261,12 @@ class _Handler(BaseHTTPRequestHandler):
             elif key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
-                files[value["path"]] = self.hub.lfs[value["oid"]]
+                files[value["path"]] = self.owner.lfs[value["oid"]]
             elif key in ("deletedFile", "deletedFolder"):
                 gone = value["path"].rstrip("/")
                 files = {p: c for p, c in files.items() if p != gone and not p.startswith(gone + "/")}
         sha = repo.commit(files, message)
-        self.reply({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
+        self.reply({"success": True, "commitOid": sha, "commitUrl": f"{self.owner.url}/{name}/commit/{sha}"})
 
     def info(self, kind, name, rev):
         repo = self.repo(kind, name)

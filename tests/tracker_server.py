@@ -3,32 +3,23 @@
 
 import gzip
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import LoopbackServer
 
 
-class TrackerServer:
-    """`with TrackerServer() as tracker:` serves until the block ends; connections are refused from then on."""
+class TrackerServer(LoopbackServer):
+    """`with TrackerServer() as tracker:` serves until the block ends."""
 
     def __init__(self):
+        super().__init__(_Handler)
         self.requests: list[str] = []  # "POST /graphql UpsertBucket", in order of arrival
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"tracker": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Of HTTP/1.0, so that no connection outlives its request, or the server."""
 
-    tracker: TrackerServer
+    owner: TrackerServer
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -36,7 +27,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         asked = json.loads(body) if self.path == "/graphql" else {}
         operation, variables = asked.get("operationName", ""), asked.get("variables") or {}
-        self.tracker.requests.append(f"{self.command} {self.path} {operation}".strip())
+        self.owner.requests.append(f"{self.command} {self.path} {operation}".strip())
         answer = json.dumps({"data": self._data(operation, variables)}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -55,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
             bucket = {"id": "run", "name": variables.get("name"), "displayName": "run", "project": project}
             return {"upsertBucket": {"bucket": bucket | {"historyLineCount": 0, "config": "{}"}, "inserted": True}}
         if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.tracker.url}/{name}"} for name in variables["files"]]
+            files = [{"name": name, "uploadUrl": f"{self.owner.url}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "run", "uploadHeaders": [], "files": files}}
         return {}
 

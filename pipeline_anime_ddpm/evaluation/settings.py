@@ -195,7 +195,7 @@ class EvaluationConfig(ReferenceConfig):
             given["guidance_interval"] = (low, high)
         given = {name: value for name, value in given.items() if value != getattr(type(self), name)}
         if given and self.guidance_scale == 1:
-            raise UserError(f"--{next(iter(given))} does nothing without a --guidance_scale other than 1; give one.")
+            raise UserError(f"--{next(iter(given))} does nothing without a --guidance_scale above 1; give one.")
         return given
 
     @property
