@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "model_card" / "results"
@@ -26,6 +27,11 @@ def machine(gpu: str | None = None) -> str:
         name = names[0] if names else name
     memory = psutil.virtual_memory().total / 2**30
     return f"{name}, {psutil.cpu_count(logical=False)} cores, {memory:.0f} GiB, {gpu or 'no GPU used'}"
+
+
+def gpu_name() -> str | None:
+    """The GPU that PyTorch uses, if there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def versions(*packages: str) -> dict[str, str]:

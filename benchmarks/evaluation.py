@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import FACES, RESULTS, drawn_faces, write_result
+from common import FACES, RESULTS, drawn_faces, gpu_name, write_result
 from PIL import Image, ImageFilter
 from render import render_evaluation
 
@@ -199,8 +199,7 @@ def main() -> None:
             f"Metrics of {'real' if settings.real else 'drawn'} faces of {real.resolution} px, {len(training):,} for "
             f"training and {len(real):,} held out; features: {extractor.label or 'inception'}, {extractor.resize}"
         )
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    write_result(settings.output, what, command, PACKAGES, gpu, rows=rows, summary=summary_of(rows))
+    write_result(settings.output, what, command, PACKAGES, gpu_name(), rows=rows, summary=summary_of(rows))
     print(render_evaluation(json.loads(settings.output.read_text())))
     print(f"\nTo reproduce: {command}")
 

@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torchvision
-from common import RESULTS, spread, write_result
+from common import RESULTS, gpu_name, spread, write_result
 from render import render_evaluation_speed
 from torch_fidelity import feature_extractor_inceptionv3
 
@@ -138,7 +138,7 @@ def main() -> None:
     summary = {
         f"images_per_second {r['name']}": r["images_per_second"]["median"] for r in rows if r["kind"] == "network"
     }
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    gpu = gpu_name() if device.type == "cuda" else None
     write_result(settings.output, what, command, PACKAGES, gpu, rows=rows, summary=summary)
     print(render_evaluation_speed(json.loads(settings.output.read_text())))
     print(f"\nTo reproduce: {command}")

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
 from pipeline_anime_ddpm.training.errors import UserError
 
-BATCH = 32  # images drawn at a time: what two cores are fastest with
+BATCH = 500 if torch.cuda.is_available() else 32  # images drawn at a time; two cores are fastest with 32
 
 
 def measured(folder: Path, count: int | None = None) -> dict[str, Any] | None:
@@ -52,7 +54,7 @@ def judge(
             metrics="fid,kid,prc" + ",lpips" * lpips, extractor=settings.extractor,
             extractor_label=settings.label, num_images=count, kid_subset_size=min(count // 2, 1000), seed=seed,
             sampler=solver, num_inference_steps=steps, sampler_options=options or None, floor=floor,
-            output_dir=str(folder), cache_dir=settings.cache_dir, batch_size=BATCH, **more,
+            output_dir=str(folder), cache_dir=settings.cache_dir, batch_size=BATCH, extractor_batch_size=BATCH, **more,
         ),
         show_progress=False,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import FACES, RESULTS, ROOT, write_result
+from common import FACES, RESULTS, ROOT, gpu_name, write_result
 from judging import add_flags, judge, line, measured, slug, values
 from render import render_quality
 
@@ -42,7 +42,7 @@ SAMPLERS = {
 }
 AVERAGE = 0.10  # relative length of the averaged weights that are judged, unless an arm says another
 CHOICE_SEED, JUDGE_SEEDS = 100, (0, 1)  # so that nothing is chosen on the images that are judged
-TIMED_STEPS, ROUNDS = 20, 3
+TIMED_STEPS, ROUNDS = 40, 3
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Bench:
         }
         flags |= {"cache_dir": s.cache_dir} if s.cache_dir else {}
         flags |= {"save_guide_at": round(arm.guide_at * images)} if arm.guide_at else {}
+        flags |= {"mixed_precision": s.mixed_precision} if s.mixed_precision and arm.name != "baseline" else {}
         flags |= arm.flags
         return [sys.executable, str(ROOT / "train_anime_ddpm.py"), *map(as_flag, flags.items())]
 
@@ -216,6 +217,7 @@ class Bench:
                 continue
             found = [values(record) for record in records]
             row = {"kind": kind, "arm": arm.name, "what": arm.what, "images": images, "sampler": self.best_sampler(arm)}
+            row |= {"speed": self.speeds().get(arm.trained)}
             row |= {name: statistics.mean(one[name] for one in found) for name in found[0]}
             row |= {"kid_seeds": [one["kid"] for one in found], "fd_seeds": [one["fd"] for one in found]}
             row |= {"extractor": records[0]["extractor"]["name"], "real": records[0]["real"]["split"]}
@@ -232,9 +234,9 @@ def as_flag(item: tuple[str, Any]) -> str:
 
 
 def rate_of(path: Path) -> float:
-    """Images a second over the last lines of a run's metrics.csv; its first warm up."""
-    header, *lines = (text.split(",") for text in path.read_text().splitlines())
-    return statistics.median(float(text[header.index("images_per_second")]) for text in lines[1:])
+    """Images a second over all lines of a run's metrics.csv but the first, in which it warms up."""
+    header, _, *lines = (text.split(",") for text in path.read_text().splitlines())
+    return statistics.harmonic_mean(float(text[header.index("images_per_second")]) for text in lines)
 
 
 def lpips_of(record: dict[str, Any]) -> dict[str, float]:
@@ -281,6 +283,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--network", default="small")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning_rate", default="4e-4")
+    parser.add_argument("--mixed_precision", choices=("bf16", "fp16"), help="of all arms but the baseline")
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--chosen", type=int, default=250, help="images that a sampler is chosen on")
     parser.add_argument("--judged", type=int, default=2_000, help="images that an arm is judged by")
@@ -306,7 +309,7 @@ def main() -> None:
         raise UserError("Nothing was judged; give --stages choose judge as well.")
     command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
     what = f"Faces at {settings.resolution} px, {settings.images:,} images an arm"
-    write_result(settings.output, what, command, PACKAGES, rows=rows, summary=summarise(rows))
+    write_result(settings.output, what, command, PACKAGES, gpu_name(), rows=rows, summary=summarise(rows))
     print(render_quality(json.loads(settings.output.read_text())))
     print(f"To reproduce: {command}")
 

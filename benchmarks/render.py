@@ -94,7 +94,8 @@ def render_training(result: dict) -> str:
         ratios = [seconds["median"] / peer["epoch_seconds"]["median"]]
         ratios += [row[key] / peer[key] for key in ("saved_activation_bytes", allocated)]
         epoch = f"{seconds['median']:.0f} ({seconds['min']:.0f} to {seconds['max']:.0f})"
-        cells = [TRAINING_NAMES[row["contender"]].format(**row["flags"]), epoch]
+        name = TRAINING_NAMES[row["contender"].removesuffix(" half")].format(**row["flags"])
+        cells = [name + ", bf16" * row["contender"].endswith(" half"), epoch]
         cells += [f"{row[key] / 1e6:.0f}" for key in memory]
         cells += [f"{row['gflop_per_image']:.1f}", f"{row['share_of_limit']:.0%}", *(f"{r:.2f}×" for r in ratios)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -102,12 +103,13 @@ def render_training(result: dict) -> str:
 
 
 def _training_notes(result: dict) -> list[str]:
-    limit = next(row for row in result["rows"] if row.get("kind") == "limit")
-    rate = limit["convolution_gflops"]
+    limits = [row for row in result["rows"] if row.get("kind") == "limit"]
+    rates = {row.get("precision", "no"): f"{row['convolution_gflops']:,.0f} GFLOP/s" for row in limits}
+    rate = " and in bf16 ".join(rates[name] for name in ("no", "bf16") if name in rates)
     error = result["summary"].get("plan_relative_error")
     return [
         "Activations: what one forward pass keeps for its backward pass. The limit: the row's FLOPs at the best rate "
-        f"of a 3×3 convolution of this network here, {rate:.0f} GFLOP/s. An epoch is all images once, on patches one "
+        f"of a 3×3 convolution of this network here, {rate}. An epoch is all images once, on patches one "
         "patch of each, the final phase on full images included in its share; full-size steps run in four passes "
         "there, which is what lowers their activations: accumulating four batches of a quarter would do so as well."
         + (
@@ -411,6 +413,7 @@ def render_quality(result: dict) -> str:
 RENDERERS = {
     "data_loading": render_data_loading,
     "training": render_training,
+    "training_cuda": render_training,
     "evaluation": render_evaluation,
     "evaluation_speed": render_evaluation_speed,
     "calibration_32": render_calibration,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from backends import backends
-from common import FACES, RESULTS, spread, write_result
+from common import FACES, RESULTS, gpu_name, spread, write_result
 from diffusers import DDPMPipeline, DDPMScheduler
 from judging import BATCH, add_flags, judge, line, measured, slug, values
 from render import render_sampling
@@ -314,7 +314,7 @@ def main() -> None:
     if not rows:
         raise UserError("Nothing was measured; give --stages steps or speed, or a --distilled network.")
     command = shlex.join(["python", "benchmarks/sampling.py", *sys.argv[1:]])
-    write_result(settings.output, what, command, PACKAGES, rows=rows, summary=summarise(rows))
+    write_result(settings.output, what, command, PACKAGES, gpu_name(), rows=rows, summary=summarise(rows))
     print(render_sampling(json.loads(settings.output.read_text())))
     print(f"To reproduce: {command}")
 

@@ -10,7 +10,6 @@ all of them. All train the same network on the same images, with the same batch 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import multiprocessing
 import os
@@ -18,12 +17,11 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import FACES, RESULTS, ROOT, drawn_faces, spread, write_result
+from common import FACES, RESULTS, ROOT, drawn_faces, gpu_name, spread, write_result
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -49,24 +47,36 @@ OURS = {
     "patch": PATCHES,
     "patch memory": {**PATCHES, "gradient_checkpointing": "selective"},
 }
+HALF = " half"  # ends the name of what is the same in bf16, which CPUs that have no instructions for it are left out of
 
 
 NEEDED = ("peer", "plain", "speed", "memory", "patch")  # for the summary
 
 
+def names() -> list[str]:
+    """Of all contenders that this machine can time."""
+    every = ["peer", *OURS]
+    return every + [name + HALF for name in every if name not in ("plain", "blocks")] * torch.cuda.is_available()
+
+
+def precision_of(name: str) -> str:
+    return "bf16" if name.endswith(HALF) else "no"
+
+
 def flags_of(name: str, settings: argparse.Namespace) -> dict:
     """The flags of a contender, with its patch sides in pixels."""
-    flags, full = OURS.get(name, {}), settings.resolution
-    return {**flags, "patch_sizes": f"{full // 4},{full // 2},{full}"} if "patch_sizes" in flags else flags
+    flags, full = OURS.get(name.removesuffix(HALF), {}), settings.resolution
+    flags = {**flags, "patch_sizes": f"{full // 4},{full // 2},{full}"} if "patch_sizes" in flags else flags
+    return {**flags, "mixed_precision": precision_of(name)} if name.endswith(HALF) else flags
 
 
 class Peer:
     """The step of `train_unconditional.py --use_ema` with its other defaults."""
 
-    def __init__(self, settings: argparse.Namespace, images: torch.Tensor, folder: str):
+    def __init__(self, name: str, settings: argparse.Namespace, images: torch.Tensor, folder: str):
         from accelerate import Accelerator
 
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(mixed_precision=precision_of(name))
         self.unet = UNet2DModel.from_config(UNet2DModel.load_config(f"{settings.folder}/unet"))
         self.noise = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
         optimizer = torch.optim.AdamW(self.unet.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -112,7 +122,7 @@ class Ours:
             model_config_name_or_path=f"{settings.folder}/unet", resolution=settings.resolution, random_flip=True,
             train_batch_size=settings.batch, max_train_steps=10_000, **flags_of(name, settings),
         )  # fmt: skip
-        accelerator = recipe.build_accelerator(config, "no")
+        accelerator = recipe.build_accelerator(config, precision_of(name))
         recipe.check_machine(config, accelerator.device)
         unet, noise = recipe.build_model(config)
         patches = recipe.build_patches(config, unet)
@@ -136,9 +146,6 @@ def shares(patches) -> dict[int, float]:
     result = {side: (1 - final) * (first + last) / 2 for side, first, last in pairs}
     result[patches.resolution] = result.get(patches.resolution, 0.0) + final
     return result
-
-
-CONTENDERS: dict[str, Callable] = {"peer": Peer} | {name: functools.partial(Ours, name) for name in OURS}
 
 
 def saved_bytes(contender: Peer | Ours, side: int) -> int:
@@ -205,7 +212,7 @@ def serve(name: str, settings: argparse.Namespace, pipe) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(settings.threads)
     images = torch.load(f"{settings.folder}/images.pt", weights_only=True)
-    contender = CONTENDERS[name](settings, images, f"{settings.folder}/{name}")
+    contender = (Ours if name.removesuffix(HALF) in OURS else Peer)(name, settings, images, f"{settings.folder}/{name}")
     timed_round(contender)  # allocates optimiser states, chooses kernels
     pipe.send("ready")
     while (order := pipe.recv()) != "end":
@@ -232,7 +239,8 @@ def run_contenders(settings: argparse.Namespace) -> dict[str, dict]:
         processes.append(context.Process(target=serve, args=(name, settings, theirs), daemon=True))
         processes[-1].start()
         theirs.close()  # so that a contender that fails ends the benchmark
-        pipes[name].recv()
+    for pipe in pipes.values():  # they get ready side by side
+        pipe.recv()
     results = {name: {"rounds": []} for name in pipes}
     for _ in range(settings.rounds):
         for name, pipe in pipes.items():
@@ -247,15 +255,16 @@ def run_contenders(settings: argparse.Namespace) -> dict[str, dict]:
     return results
 
 
-def convolution_rate(settings: argparse.Namespace) -> float:
+def convolution_rate(settings: argparse.Namespace, dtype: torch.dtype = torch.float32) -> float:
     """FLOP/s of this machine in 3×3 convolutions of the network's widths, forward and backward: the best of them."""
     torch.set_num_threads(settings.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    best = 0.0
+    best, kind = 0.0, {"device": device, "dtype": dtype, "requires_grad": True}
+    last = torch.channels_last if dtype != torch.float32 else torch.contiguous_format  # as each is trained
     for level, channels in enumerate(settings.channels):
         side = settings.resolution >> level
-        x = torch.randn(settings.batch, channels, side, side, requires_grad=True, device=device)
-        weight = torch.randn(channels, channels, 3, 3, requires_grad=True, device=device)
+        x = torch.randn(settings.batch, channels, side, side, **kind).to(memory_format=last)
+        weight = torch.randn(channels, channels, 3, 3, **kind)
         for _ in range(5):
             begin = time.perf_counter()
             output = F.conv2d(x, weight, padding=1)
@@ -279,7 +288,7 @@ def planned(name: str, settings: argparse.Namespace) -> int:
     return cost.peak_bytes
 
 
-def rows_of(results: dict[str, dict], settings: argparse.Namespace, rate: float) -> list[dict]:
+def rows_of(results: dict[str, dict], settings: argparse.Namespace, rates: dict[str, float]) -> list[dict]:
     """One row a contender: epoch time, memory, FLOPs, and how near the machine's limit it comes."""
     rows, steps = [], settings.epoch_images / settings.batch
     for name, result in results.items():
@@ -292,7 +301,7 @@ def rows_of(results: dict[str, dict], settings: argparse.Namespace, rate: float)
             "images_per_second": settings.epoch_images / seconds["median"],
             "step_seconds": {side: spread([one[side] for one in result["rounds"]]) for side in sides},
             "step_shares": sides, "gflop_per_image": flops / 1e9,
-            "limit_images_per_second": rate / flops,
+            "limit_images_per_second": rates[precision_of(name)] / flops,
         }  # fmt: skip
         row["share_of_limit"] = row["images_per_second"] / row["limit_images_per_second"]
         rows.append(row | {key: value for key, value in result.items() if key.endswith("_bytes")})
@@ -359,7 +368,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", default=names(), choices=names())
     parser.add_argument("--output", type=Path, default=RESULTS / "training.json")
     settings = parser.parse_args()
     if missing := [name for name in NEEDED if name not in settings.contenders]:
@@ -372,22 +381,24 @@ def main() -> None:
         faces = str(FACES) if real else settings.data
         settings.data = faces or drawn_faces(settings.folder, settings.images, settings.resolution)
         write_images(settings)
-        before = convolution_rate(settings)
+        kinds = {"no": torch.float32} | ({"bf16": torch.bfloat16} if torch.cuda.is_available() else {})
+        before = {name: convolution_rate(settings, dtype) for name, dtype in kinds.items()}
         results = run_contenders(settings)
-        rate = max(before, convolution_rate(settings))  # a limit is what the machine can do at its best
+        rates = {  # a limit is what the machine can do at its best
+            name: max(before[name], convolution_rate(settings, dtype)) for name, dtype in kinds.items()
+        }
         plans = {} if torch.cuda.is_available() else {n: planned(n, settings) for n in ("plain", "speed", "memory")}
     what = (
         f"Training steps of a UNet2DModel with {settings.parameters / 1e6:.1f} M parameters "
         f"({', '.join(map(str, settings.channels))} channels) on {'real' if real else 'drawn'} faces of "
-        f"{settings.resolution} px, batch {settings.batch}, float32, {settings.threads} threads, "
+        f"{settings.resolution} px, batch {settings.batch}, {settings.threads} threads, "
         f"{settings.rounds} rounds"
     )
-    rows = rows_of(results, settings, rate)
-    rows.append({"kind": "limit", "convolution_gflops": rate / 1e9})
+    rows = rows_of(results, settings, rates)
+    rows += [{"kind": "limit", "precision": name, "convolution_gflops": rate / 1e9} for name, rate in rates.items()]
     rows += [{"kind": "plan", "contender": name, "planned_peak_bytes": peak} for name, peak in plans.items()]
     summary = summary_of([r for r in rows if "kind" not in r], plans)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    write_result(settings.output, what, command, PACKAGES, gpu, rows=rows, summary=summary, notes=NOTES)
+    write_result(settings.output, what, command, PACKAGES, gpu_name(), rows=rows, summary=summary, notes=NOTES)
     print(render_training(json.loads(settings.output.read_text())))
     print(f"\nTo reproduce: {command}")
 
