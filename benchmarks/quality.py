@@ -42,7 +42,7 @@ SAMPLERS = {
 }
 AVERAGE = 0.10  # relative length of the averaged weights that are judged, unless an arm says another
 CHOICE_SEED, JUDGE_SEEDS = 100, (0, 1)  # so that nothing is chosen on the images that are judged
-TIMED_STEPS, ROUNDS = 40, 3
+TIMED_STEPS, ROUNDS = 40, 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Bench:
 
     # --- training ---
 
-    def command(self, arm: Arm, images: int, output: Path, checkpoints: int = 10_000) -> list[str]:
+    def command(self, arm: Arm, images: int, output: Path, checkpoints: int = 500) -> list[str]:
         """The training's own command. A constant learning rate: the run could end at any time and be as good."""
         s = self.settings
         start = (

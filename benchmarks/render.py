@@ -93,7 +93,8 @@ def render_training(result: dict) -> str:
         seconds = row["epoch_seconds"]
         ratios = [seconds["median"] / peer["epoch_seconds"]["median"]]
         ratios += [row[key] / peer[key] for key in ("saved_activation_bytes", allocated)]
-        epoch = f"{seconds['median']:.0f} ({seconds['min']:.0f} to {seconds['max']:.0f})"
+        digits = 0 if seconds["median"] >= 100 else 2
+        epoch = "{median:.{0}f} ({min:.{0}f} to {max:.{0}f})".format(digits, **seconds)
         name = TRAINING_NAMES[row["contender"].removesuffix(" half")].format(**row["flags"])
         cells = [name + ", bf16" * row["contender"].endswith(" half"), epoch]
         cells += [f"{row[key] / 1e6:.0f}" for key in memory]

@@ -37,7 +37,8 @@ def command(*arguments):
 
 
 def environment(**more):
-    return os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | more
+    cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return os.environ | cpu | more
 
 
 def run(*arguments, **env):

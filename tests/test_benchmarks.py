@@ -1,5 +1,6 @@
 """The benchmarks run, and README shows what they measured and nothing else."""
 
+import argparse
 import json
 import math
 import shutil
@@ -72,6 +73,36 @@ def test_training_is_measured_from_end_to_end(tmp_path, render):
     assert rows["patch"]["step_shares"] == {"8": 0.225, "16": 0.225, "32": pytest.approx(0.55)}
     assert render.render_training(result) in done.stdout
     assert "To reproduce: python benchmarks/training.py --images 24" in done.stdout
+
+
+def test_where_there_is_a_gpu_each_contender_is_timed_in_half_precision_too(render, monkeypatch):
+    import training
+
+    settings = argparse.Namespace(resolution=64)
+    assert training.flags_of("patch", settings) == {"patch_sizes": "16,32,64"}
+    assert training.flags_of("patch half", settings) == {"patch_sizes": "16,32,64", "mixed_precision": "bf16"}
+    assert [training.precision_of(name) for name in ("peer", "peer half", "patch memory half")] == [
+        "no",
+        "bf16",
+        "bf16",
+    ]
+    for gpu, half in ((False, 0), (True, 5)):
+        monkeypatch.setattr(training.torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        names = training.names()
+        assert sum(name.endswith(" half") for name in names) == half and names[0] == "peer"
+    of_one = {"sides": {"64": 1.0}, "rounds": [{64: 0.05}], "flops": {64: 3.2e12}}
+    of_one |= {"saved_activation_bytes": 8e8, "cuda_allocated_bytes": 1e9, "cuda_reserved_bytes": 2e9}
+    results = {name: of_one | {"peak_rss_bytes": 3e9} for name in ("peer", "peer half")}
+    settings = argparse.Namespace(resolution=64, epoch_images=320, batch=32)
+    rows = training.rows_of(results, settings, {"no": 1e14, "bf16": 4e14})
+    assert [row["share_of_limit"] for row in rows] == pytest.approx([0.64, 0.16])
+    rows += [
+        {"kind": "limit", "precision": name, "convolution_gflops": rate} for name, rate in (("no", 1e5), ("bf16", 4e5))
+    ]
+    facts = {"what": "steps", "machine": "this", "versions": {"torch": "2"}, "date": "today", "command": "again"}
+    text = render.render_training(facts | {"rows": rows, "summary": {}})
+    assert "| `train_unconditional.py`, bf16 | 0.50 (0.50 to 0.50) | 800 | 1000 | 2000 | 3000 |" in text
+    assert "100,000 GFLOP/s and in bf16 400,000 GFLOP/s" in text
 
 
 def test_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
@@ -420,7 +451,9 @@ def test_the_speed_of_arms_is_told_by_that_of_the_baseline(tmp_path, render, mon
         output = Path(next(flag.partition("=")[2] for flag in command if flag.startswith("--output_dir")))
         output.mkdir(parents=True)
         speed = {"baseline": 10.0, "patch": 25.0}[output.name.partition("-")[0]]
-        rows = "".join(f"{step},{value}\n" for step, value in ((5, 1.0), (10, speed), (15, speed * 1.5), (20, speed * 0.75)))
+        rows = "".join(
+            f"{step},{value}\n" for step, value in ((5, 1.0), (10, speed), (15, speed * 1.5), (20, speed * 0.75))
+        )
         (output / "metrics.csv").write_text(f"step,images_per_second\n{rows}")
 
     monkeypatch.setattr(quality.subprocess, "run", train)

@@ -64,7 +64,7 @@ def test_it_says_how_long_it_will_take(whole):
     assert "to go at" in whole[1].stdout
 
 
-def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process, capsys, monkeypatch):
+def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process, capsys):
     output = work / "killed"
     arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6)
     process = subprocess.Popen(
@@ -77,7 +77,6 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process
     process.kill()
     process.wait()
     assert not (output / "checkpoint-60").exists(), "killed too late to show anything"
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     in_process(*arguments)
     assert "Resuming from" in capsys.readouterr().out
     assert_same_bits(final_state(whole[0]), final_state(output))
@@ -87,7 +86,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process
             assert mine["loss"] == theirs["loss"]
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_process, monkeypatch):
+def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_process):
     output = work / "stopped"
     arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6, checkpointing_steps=1000)
     process = subprocess.Popen(
@@ -102,7 +101,6 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_proces
     assert process.returncode == 130
     assert "To resume, run the same command again." in text
     assert len(list(output.glob("checkpoint-*"))) == 1
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     in_process(*arguments)
     assert_same_bits(final_state(whole[0]), final_state(output))
 
@@ -146,8 +144,7 @@ def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_pr
         ({"mixed_precision": "fp16"}, "leave it away on a CPU"),
     ],
 )
-def test_a_mistake_costs_one_sentence_and_nothing_else(work, tmp_path, in_process, capsys, monkeypatch, settings, says):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+def test_a_mistake_costs_one_sentence_and_nothing_else(work, tmp_path, in_process, capsys, settings, says):
     output = tmp_path / "new"
     with pytest.raises(SystemExit) as exit:
         in_process(*flags(work, output, **settings))

@@ -1,6 +1,7 @@
 """Streaming: each image once an epoch whoever reads, the very next one after a stop, and steady on a bad network."""
 
 import json
+import time
 from collections import Counter
 
 import numpy as np
@@ -186,9 +187,13 @@ def test_more_readers_than_images_and_another_number_of_readers_are_refused(tmp_
 def test_the_feed_tells_how_long_it_was_waited_for_and_stops_its_threads(tmp_path):
     import threading
 
+    before = threading.active_count()
     feed = stream_of(Numbers([48]), tmp_path).feed(FeedPlan(4, 0, 100))
     assert torch.is_tensor(next(feed))
     assert 0 < feed.seconds_waited < 5
-    before = threading.active_count()
+    assert threading.active_count() > before
     feed.close()
-    assert threading.active_count() < before
+    deadline = time.monotonic() + 10  # those that decode are told to end, and not waited for
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
