@@ -12,6 +12,7 @@ from typing import TypeVar
 from filelock import FileLock
 
 Entry = TypeVar("Entry")
+REPLACED = ".replaced.partial"
 
 
 def lock(folder: Path) -> FileLock:
@@ -59,21 +60,41 @@ def write_whole(path: Path, text: str) -> None:
 def remove_folder(folder: Path) -> None:
     """Take its name away first, so that a kill never leaves half of what looks whole."""
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     os.replace(folder, partial)
-    shutil.rmtree(partial)
+    remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all in it; of a link, the link alone. Nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def publish_folder(partial: Path, final: Path) -> None:
-    """Make sure that every byte of `partial` is on disk, then give it the name `final` in one step."""
+    """Make sure that every byte of `partial` is on disk, then give it the name `final` in one step.
+
+    If there is one of that name already, it has none for a moment; `restore_replaced` makes good a kill just then.
+    """
     for path in [*partial.iterdir(), partial]:
         _sync(path)
-    replaced = final.with_name(f".{final.name}.replaced.partial")
-    if final.exists():
+    replaced = final.with_name(f".{final.name}{REPLACED}")
+    if os.path.lexists(final):
+        remove(replaced)
         os.replace(final, replaced)
     os.replace(partial, final)
     _sync(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove(replaced)
+
+
+def restore_replaced(parent: Path) -> None:
+    """Give back the names of the folders in `parent` that a kill has kept from being replaced."""
+    for replaced in parent.glob(f".*{REPLACED}"):
+        final = parent / replaced.name[1 : -len(REPLACED)]
+        if not os.path.lexists(final):
+            os.replace(replaced, final)
 
 
 def _sync(path: Path) -> None:

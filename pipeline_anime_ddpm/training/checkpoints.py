@@ -27,10 +27,15 @@ from .atomic import publish_folder, remove_folder
 from .ema import WeightAverage
 from .errors import UserError, first_line
 from .numerics import Numerics
+from .parsing import parse_json
 from .tracking import LossMeter
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DIGESTS = "digests.json"  # SHA-256 of every other file; checkpoints of before there were any are taken without
+PROGRESS = {
+    "step": int, "data": dict, "feeds": list, "images_per_step": int, "model": dict, "optimizer": dict,
+    "lr_scheduler": dict, "averages": dict,
+}  # fmt: skip
 
 
 class DamagedCheckpoint(UserError):
@@ -153,6 +158,7 @@ def _write(folder: Path, state: TrainingState) -> None:
         "numerics": state.numerics.state_dict(),
         "averages": {key: average.step for key, average in state.averages.items()},
         "channels_last": _is_channels_last(state.unet),
+        "has_digests": True,
     }
     (folder / "progress.json").write_text(json.dumps(progress, indent=1))
     digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
@@ -174,6 +180,17 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
         UserError: if the checkpoint is unreadable, or was written for other data or another batch.
     """
     progress = _read_progress(folder)
+    _check_same_run(folder, progress, state)
+    try:
+        _put_back(folder, progress, state)
+    except UserError:
+        raise
+    except Exception as error:  # of safetensors, the file system, or whoever is given back what it does not know
+        raise DamagedCheckpoint(folder, error) from error
+
+
+def _check_same_run(folder: Path, progress: dict[str, Any], state: TrainingState) -> None:
+    """Raise a UserError if the checkpoint was written for other data, or for another batch."""
     for name, here in state.data.items():
         there = progress["data"].get(name)
         if there != here:
@@ -186,13 +203,13 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
             f"{folder} was written for {progress['images_per_step']} images a step and this run takes "
             f"{state.images_per_step}; --train_batch_size x --gradient_accumulation_steps x processes must stay."
         )
-    try:
-        weights = load_file(folder / "unet.safetensors")
-        optimizer_tensors = load_file(folder / "optimizer.safetensors")
-        meter = load_file(folder / "meter.safetensors")
-        shadows = {key: load_file(folder / f"{key}.safetensors") for key in state.averages}
-    except Exception as error:  # safetensors and the file system each have errors of their own
-        raise DamagedCheckpoint(folder, error) from error
+
+
+def _put_back(folder: Path, progress: dict[str, Any], state: TrainingState) -> None:
+    weights = load_file(folder / "unet.safetensors")
+    optimizer_tensors = load_file(folder / "optimizer.safetensors")
+    meter = load_file(folder / "meter.safetensors")
+    shadows = {key: load_file(folder / f"{key}.safetensors") for key in state.averages}
     in_blocks = any(tensor.dtype == torch.uint8 for tensor in optimizer_tensors.values())
     if in_blocks and progress["channels_last"] != _is_channels_last(state.unet):
         raise UserError(
@@ -247,21 +264,24 @@ def check_checkpoint(
 
 def _read_progress(folder: Path) -> dict[str, Any]:
     try:
-        progress = json.loads((folder / "progress.json").read_text())
-    except (OSError, ValueError) as error:
+        progress = parse_json((folder / "progress.json").read_text())
+        if "ema_step" in progress:  # written when there was at most one average
+            used = progress["model"].pop("use_ema")
+            progress["model"]["averages"] = ["ema"] if used else []
+            progress["averages"] = {"ema": progress["ema_step"]} if used else {}
+        parts = {name: type(progress[name]) for name in PROGRESS}
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise DamagedCheckpoint(folder, error) from error
-    if "ema_step" in progress:  # written when there was at most one average
-        used = progress["model"].pop("use_ema")
-        progress["model"]["averages"] = ["ema"] if used else []
-        progress["averages"] = {"ema": progress["ema_step"]} if used else {}
+    if parts != PROGRESS:
+        raise DamagedCheckpoint(folder, ValueError("progress.json does not hold what it should"))
     return progress
 
 
 def check_whole(folder: Path) -> None:
     """Raise a DamagedCheckpoint unless every file is, bit for bit, as it was written."""
     try:
-        if (folder / DIGESTS).exists():
-            digests = json.loads((folder / DIGESTS).read_text())
+        if (folder / DIGESTS).exists() or _read_progress(folder).get("has_digests"):
+            digests = parse_json((folder / DIGESTS).read_text())
             for name, digest in digests.items():
                 if _digest(folder / name) != digest:
                     raise ValueError(f"{name} has changed since it was written")
@@ -289,29 +309,35 @@ def last_good_checkpoint(output_dir: Path) -> Path | None:
 
 
 def drop_checkpoints_after(output_dir: Path, step: int) -> None:
-    """Delete the checkpoints of a run that goes back to `step`."""
+    """Delete the checkpoints that a run which goes on from `step` will write again."""
     for checkpoint in list_checkpoints(output_dir):
         if int(CHECKPOINT_NAME.fullmatch(checkpoint.name)[1]) > step:
             remove_folder(checkpoint)
 
 
-def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
+def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = False) -> Path | None:
     """The checkpoint to resume from: the one asked for, else the newest that is whole, else None.
+
+    Args:
+        asked: `latest`, the name of a checkpoint in `output_dir`, or the path of any.
+        asked_before: whether the run there has gone on from `asked` already. It is further now, if it has got to a
+            checkpoint of its own, and goes on from the newest.
 
     Raises:
         UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
-    if asked is None or asked == "latest":
-        checkpoints = list_checkpoints(output_dir)
+    checkpoints = list_checkpoints(output_dir)
+    if asked is None or asked == "latest" or (asked_before and checkpoints):
         newest = next(_whole_ones(checkpoints), None)
         if checkpoints and newest is None:
             raise UserError(f"All checkpoints in {output_dir} are damaged; give --overwrite_output_dir to start over.")
         return newest
-    for candidate in (output_dir / Path(asked).name, Path(asked)):
+    here = output_dir / Path(asked).name
+    for candidate in (here, Path(asked)) if Path(asked).name == asked else (Path(asked), here):
         if (candidate / "progress.json").is_file():
             check_whole(candidate)
             return candidate
-    there = ", ".join(p.name for p in list_checkpoints(output_dir)) or "none"
+    there = ", ".join(p.name for p in checkpoints) or "none"
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
 
 

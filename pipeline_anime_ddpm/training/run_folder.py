@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from diffusers import UNet2DModel
 from filelock import FileLock, Timeout
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
-from .atomic import publish_folder, remove_folder
+from .atomic import publish_folder, remove, remove_folder, restore_replaced
 from .checkpoints import list_checkpoints
 from .config import TrainingConfig
 from .data.cache import SKIPPED
@@ -58,11 +59,8 @@ def check_output_dir(config: TrainingConfig) -> None:
         raise UserError(f"--output_dir {folder} holds files that are not a training run; choose an empty folder.")
     if config.overwrite_output_dir:
         return
-    try:
-        before = parse_yaml(record.read_text())
-    except ValueError:
-        before = None
-    if not isinstance(before, dict):
+    before = _recorded(folder)
+    if before is None:
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
     now = config.to_dict()
     changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
@@ -72,6 +70,21 @@ def check_output_dir(config: TrainingConfig) -> None:
             f"--output_dir {folder} holds another run ({was}); choose another folder, or give --overwrite_output_dir "
             "to delete that run."
         )
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in the folder; None if they cannot be read."""
+    try:
+        before = parse_yaml((folder / CONFIG_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return before if isinstance(before, dict) else None
+
+
+def asked_before(config: TrainingConfig) -> bool:
+    """Whether the run in the output folder was told already to go on from this `--resume_from_checkpoint`."""
+    before = _recorded(Path(config.output_dir)) or {}
+    return before.get("resume_from_checkpoint") == config.resume_from_checkpoint
 
 
 def _check_writable(folder: Path) -> None:
@@ -88,7 +101,7 @@ def output_lock(config: TrainingConfig) -> FileLock:
 
 
 def keep_others_out(lock: FileLock) -> None:
-    """Take the lock, if its folder is there yet. Main process only.
+    """Take the lock, if its folder is there yet, and make good what a kill has left half replaced. Main process only.
 
     Raises:
         UserError: if another run is at work in the folder.
@@ -102,6 +115,7 @@ def keep_others_out(lock: FileLock) -> None:
         raise UserError(
             f"--output_dir {folder}: another run is at work there; wait for its end, or choose another folder."
         ) from error
+    restore_replaced(folder)
 
 
 def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Path:
@@ -133,12 +147,12 @@ def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Pa
             RECORD_NAME,
             BEST,
         ):
-            _remove(folder / name)
+            remove(folder / name)
         for checkpoint in list_checkpoints(folder):
             remove_folder(checkpoint)
-        _remove(folder / CONFIG_NAME)  # the last, since without it the folder is nobody's
+        remove(folder / CONFIG_NAME)  # the last, since without it the folder is nobody's
     for leftover in [*folder.glob(LEFTOVER), *(folder / BEST).glob(LEFTOVER)]:
-        _remove(leftover)
+        remove(leftover)
     config.save(folder / CONFIG_NAME)
     return folder
 
@@ -178,10 +192,3 @@ def usage(folder: Path) -> str:
         "from diffusers import DiffusionPipeline\n"
         f'DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)().images[0].save("face.png")'
     )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

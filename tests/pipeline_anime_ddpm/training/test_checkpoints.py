@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline_anime_ddpm.training import checkpoints
+from pipeline_anime_ddpm.training.atomic import restore_replaced
 from pipeline_anime_ddpm.training.checkpoints import (
     TrainingState,
     check_checkpoint,
@@ -145,6 +146,45 @@ def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
         find_checkpoint(tmp_path, "checkpoint-7")
 
 
+def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(tiny_unet, tmp_path, monkeypatch):
+    state, mine, other = new_state(tiny_unet), tmp_path / "mine", tmp_path / "other"
+    save_checkpoint(mine, state)
+    save_checkpoint(other, state)
+    assert find_checkpoint(mine, str(other / "checkpoint-0")) == other / "checkpoint-0", "and not the one of that name"
+    state.step = 1
+    save_checkpoint(mine, state)
+    for asked in ("checkpoint-0", str(other / "checkpoint-0")):
+        assert find_checkpoint(mine, asked).name == "checkpoint-0"
+        assert find_checkpoint(mine, asked, asked_before=True) == mine / "checkpoint-1"
+        assert find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), asked_before=True).parent == other
+    monkeypatch.chdir(tmp_path / "other")
+    assert find_checkpoint(tmp_path / "new", "checkpoint-0").resolve() == other / "checkpoint-0"
+
+
+@pytest.mark.parametrize(
+    "spoilt", [[], {}, {"step": "3"}, {"model": None}, {"feeds": {}}, {"averages": {}}, {"optimizer": {}}, "[" * 10**5]
+)
+def test_progress_that_says_something_else_is_damage(tiny_unet, tmp_path, spoilt):
+    state = new_state(tiny_unet)
+    folder = save_checkpoint(tmp_path, state)
+    record = folder / "progress.json"
+    whole = json.loads(record.read_text())
+    record.write_text(spoilt if isinstance(spoilt, str) else json.dumps(whole | spoilt if spoilt else spoilt))
+    with pytest.raises(UserError, match=f"{folder} is damaged"):
+        load_checkpoint(folder, new_state(tiny_unet))
+
+
+def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_unet, tmp_path):
+    state = new_state(tiny_unet)
+    kept = save_checkpoint(tmp_path / "other", state)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint-0").symlink_to(kept)
+    state.step = 1
+    save_checkpoint(tmp_path / "run", state, keep=1)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-1"]
+    check_whole(kept)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -265,7 +305,9 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, fi
 
 
 @pytest.mark.parametrize("file", [*FILES, "meter.safetensors", "digests.json"])
-@pytest.mark.parametrize("spoil", [fault_kinds.unreadable, fault_kinds.truncated, fault_kinds.flipped])
+@pytest.mark.parametrize(
+    "spoil", [fault_kinds.unreadable, fault_kinds.truncated, fault_kinds.flipped, lambda file, _: file.unlink()]
+)
 def test_the_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, caplog, file, spoil):
     state = new_state(tiny_unet, ("ema", "power-0.1"))
     for _ in range(2):
@@ -322,6 +364,27 @@ def test_a_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint
     written = found.index("checkpoint-2")
     assert first.name == "checkpoint-1" and found == ["checkpoint-1"] * written + ["checkpoint-2"] * (number - written)
     assert written > 10 and number - written > 5, "files written, and an old checkpoint deleted, one by one"
+
+
+def test_a_kill_at_any_operation_of_saving_a_checkpoint_anew_leaves_one_of_them(tiny_unet, tmp_path):
+    state, folder = new_state(tiny_unet), tmp_path / "run"
+    first = save_checkpoint(tmp_path / "first", state)
+    state.numerics.went_back = True
+    nameless = 0
+    for number in itertools.count(1):
+        shutil.copytree(tmp_path / "first", folder)
+        if (child := os.fork()) == 0:
+            fault_runs.strike_at_operation(tmp_path, fault_runs.Strike(rf"\S+ {folder}", number))
+            save_checkpoint(folder, state)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        nameless += not list_checkpoints(folder)
+        restore_replaced(folder)
+        check_whole(find_checkpoint(folder, None))
+        if status == 0:
+            break
+        shutil.rmtree(folder)
+    assert nameless == 1 and [p.name for p in folder.iterdir()] == [first.name]
 
 
 def test_a_disk_that_is_full_leaves_nothing_of_a_checkpoint_and_the_one_before(tiny_unet, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.errors import UserError
-from pipeline_anime_ddpm.training.run_folder import check_output_dir, claim_output_dir, export_pipeline
+from pipeline_anime_ddpm.training.run_folder import asked_before, check_output_dir, claim_output_dir, export_pipeline
 from schedulers import AnimeNoiseScheduler
 
 
@@ -42,6 +42,25 @@ def test_a_damaged_record_gets_a_sentence(tmp_path):
         (tmp_path / "training_config.yaml").write_text(content)
         with pytest.raises(UserError, match="is damaged"):
             check_output_dir(config(tmp_path))
+    (tmp_path / "training_config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="is damaged"):
+        check_output_dir(config(tmp_path))
+
+
+def test_the_run_remembers_what_it_was_told_to_go_on_from(tmp_path):
+    told = config(tmp_path / "run", resume_from_checkpoint="checkpoint-3")
+    assert not asked_before(told)
+    claim_output_dir(told)
+    assert asked_before(told) and not asked_before(config(tmp_path / "run", resume_from_checkpoint="checkpoint-6"))
+
+
+def test_overwriting_takes_a_link_away_and_not_what_it_leads_to(tmp_path):
+    folder, kept = tmp_path / "run", tmp_path / "kept"
+    claim_output_dir(config(folder))
+    kept.mkdir()
+    (folder / "samples").symlink_to(kept)
+    claim_output_dir(config(folder, overwrite_output_dir=True))
+    assert kept.is_dir() and not (folder / "samples").exists()
 
 
 def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
