@@ -49,7 +49,7 @@ from pipeline_anime_ddpm.training.ema import (
     drop_snapshots_after,
     save_snapshot,
 )
-from pipeline_anime_ddpm.training.errors import UserError, needs_extra, one_sentence_errors
+from pipeline_anime_ddpm.training.errors import UserError, again, again_without, needs_extra, one_sentence_errors
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
@@ -68,6 +68,7 @@ from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side
 from pipeline_anime_ddpm.training.provenance import write_provenance
 from pipeline_anime_ddpm.training.run_folder import (
     BEST,
+    asked_before,
     check_output_dir,
     claim_output_dir,
     export_pipeline,
@@ -79,7 +80,7 @@ from pipeline_anime_ddpm.training.run_folder import (
 )
 from pipeline_anime_ddpm.training.samples import draw_samples, drawing_steps, sampling_pipeline
 from pipeline_anime_ddpm.training.schedule import RunSchedule
-from pipeline_anime_ddpm.training.stopping import StopRequest, lost_ranks
+from pipeline_anime_ddpm.training.stopping import StopRequest
 from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, end_training, start_trackers
 from schedulers import AnimeNoiseScheduler
 
@@ -121,6 +122,7 @@ def main() -> None:
     lock = output_lock(config)
     if accelerator.is_main_process:
         keep_others_out(lock)
+    accelerator.wait_for_everyone()
     unet, scheduler = build_model(config)
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
@@ -138,6 +140,7 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         claim_output_dir(config, lock)
+        drop_checkpoints_after(run.folder, run.state.step)
         drop_snapshots_after(run.folder, schedule.images(run.state.step))
         drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
@@ -145,12 +148,13 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:
         start_trackers(accelerator, config.trackers, config.to_dict(), run.folder)
-    while run.state.step < schedule.total_steps:
-        train(run)
-        if run.state.numerics.diverged:
-            go_back(run)
-    if accelerator.is_main_process:
-        finish(run)
+    with again_without("--overwrite_output_dir", config.overwrite_output_dir):
+        while run.state.step < schedule.total_steps:
+            train(run)
+            if run.state.numerics.diverged:
+                go_back(run)
+        if accelerator.is_main_process:
+            finish(run)
     end_training(accelerator)
 
 
@@ -164,7 +168,7 @@ def train(run: Run) -> None:
     if config.torch_compile:
         warm_up(run)
     feed = open_feed(run)
-    with kept_if_data_fail(run, feed), lost_ranks(run.accelerator), bar:
+    with contextlib.closing(feed), kept_if_data_fail(run, feed), bar:
         for batch in feed:
             gradient_norm = train_step(run, batch)
             bar.update()
@@ -178,7 +182,6 @@ def train(run: Run) -> None:
                 save_what_is_due(run, log, feed)
             if stop.requested(state.step) and not last:
                 stop_here(run, feed)
-    feed.close()
     stop.close()
 
 
@@ -384,7 +387,7 @@ def choose_checkpoint(config: TrainingConfig, unet: UNet2DModel, scheduler: Anim
     """The newest checkpoint, or the one asked for, made sure that it is this model's; None for a new run."""
     if config.overwrite_output_dir:
         return None
-    checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint)
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint, asked_before(config))
     if checkpoint is not None:
         averages = [f"power-{length:g}" for length in config.ema_lengths] + ["ema"] * config.use_ema
         check_checkpoint(checkpoint, unet, scheduler, averages=averages)
@@ -498,9 +501,9 @@ def stop_here(run: Run, feed: Feed) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
     save_everything(run, feed)
     if run.accelerator.is_main_process:
-        without = " without --overwrite_output_dir" if run.config.overwrite_output_dir else ""
         checkpoint = checkpoint_folder(run.folder, run.state.step)
-        print(f"\nStopped; everything is in {checkpoint}. To resume, run the same command again{without}.", flush=True)
+        sentence = f"Stopped; everything is in {checkpoint}. To resume, run the same command again."
+        print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
     end_training(run.accelerator)
     sys.exit(130)
 

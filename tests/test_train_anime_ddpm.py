@@ -1,6 +1,7 @@
 """The recipe end to end, as a user runs it: train, look, load, kill, resume, stop, make mistakes."""
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,26 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_proces
     assert len(list(output.glob("checkpoint-*"))) == 1
     in_process(*arguments)
     assert_same_bits(final_state(whole[0]), final_state(output))
+
+
+def test_the_end_of_the_launcher_is_meant_for_the_run(work, whole, in_process):
+    """`accelerate launch` passes no signal on; also, one that all processes get must not end those that decode."""
+    output = work / "launched"
+    streaming = {"streaming": True, "dataloader_num_workers": 2, "checkpointing_steps": 1000}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(SCRIPT)]
+    for whom in ("launcher", "all"):
+        arguments = flags(work, output / whom, **streaming)
+        process = subprocess.Popen(
+            [*launch, *arguments], env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        deadline = time.monotonic() + 150
+        while not (output / whom / "metrics.csv").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGTERM) if whom == "launcher" else os.killpg(process.pid, signal.SIGTERM)
+        text = process.communicate(timeout=100)[0]  # until the run, which has the other end, is gone too
+        assert "To resume, run the same command again." in text, text
+        assert len(list((output / whom).glob("checkpoint-*"))) == 1
 
 
 def test_two_ranks_train_together_and_resume_with_the_same_bits(work):

@@ -295,7 +295,9 @@ class TrainingConfig:
     # --- output, checkpoints, resuming ---
     output_dir: str = setting("anime-ddpm-model", "Where the finished pipeline, samples, curve and checkpoints go.")
     overwrite_output_dir: bool = setting(
-        False, "Delete the run that is in the output folder and start over; by default the same command resumes it."
+        False,
+        "Delete the run that is in the output folder and start over; by default the same command resumes it. Leave it "
+        "away when you give the command again.",
     )
     checkpointing_steps: int = setting(500, "Save the whole training state every so many optimiser steps.")
     checkpoints_total_limit: int | None = setting(
@@ -303,7 +305,8 @@ class TrainingConfig:
     )
     resume_from_checkpoint: str | None = setting(
         None,
-        "A checkpoint's folder, or `latest`. By default the newest one in the output folder; without any, a new run.",
+        "A checkpoint's name or folder, or `latest`. By default the newest one in the output folder; without any, a "
+        "new run. Later checkpoints in the output folder are deleted; the same command again goes on from the newest.",
     )
     save_model_epochs: int = setting(10, "Write the pipeline to the output folder every so many epochs and at the end.")
 

@@ -6,9 +6,9 @@ it next reads the losses anyway. The gradient's norm decides, which all ranks sh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ from accelerate.utils import gather_object
 
 from schedulers import AnimeNoiseScheduler
 
+from .atomic import write_whole
 from .errors import UserError
+from .parsing import parse_json
 
 EVENTS_NAME = "numerics.jsonl"
 SKIPPED, SPIKE, WENT_BACK, STOPPED = "skipped", "spike", "went back", "stopped"
@@ -251,11 +253,9 @@ def drop_events_after(folder: Path, step: int, went_back: bool) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        with_end = line.endswith("\n")  # else a kill has cut it off
-        facts = json.loads(line) if with_end else {}
-        if with_end and (facts["attempt"] < went_back or facts["step"] <= step):
-            kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError, TypeError, LookupError):  # what a kill has cut off, or a disk has spoilt
+            facts = parse_json(line)
+            if line.endswith("\n") and (facts["attempt"] < went_back or facts["step"] <= step):
+                kept.append(line)
+    write_whole(path, "".join(kept))

@@ -1,16 +1,33 @@
-"""Ctrl-C and SIGTERM end a run between two steps, on all ranks together; a rank that is gone ends it at once."""
+"""Ctrl-C, SIGTERM and the end of the launcher end a run between two steps, on all ranks together."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
-from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
+import psutil
 import torch
 from accelerate import Accelerator
 
-from .errors import LostRank
+LAUNCHERS = frozenset({"accelerate", "accelerate-launch", "accelerate.commands.launch", "torchrun"})
+
+
+def find_launcher() -> int | None:
+    """The process that has started this one, if it is `accelerate launch` or `torchrun`.
+
+    Whoever ends that means this one as well; but `accelerate launch`, if it is told to end, does so alone.
+    """
+    try:
+        parent = psutil.Process(os.getppid())
+        words = {Path(word).name for word in parent.cmdline()}
+    except psutil.Error:
+        return None
+    return parent.pid if words & LAUNCHERS else None
+
+
+LAUNCHER = find_launcher()
 
 
 class StopRequest:
@@ -37,28 +54,11 @@ class StopRequest:
 
     def requested(self, step: int) -> bool:
         """True on every rank after the same step."""
+        if LAUNCHER not in (None, os.getppid()) and not self._told:
+            self._remember(signal.SIGTERM, None)
         if self.accelerator.num_processes == 1:
             return self._told
         if step % self.every:
             return False
         told = torch.tensor(float(self._told), device=self.accelerator.device)
         return self.accelerator.reduce(told, reduction="sum").item() > 0
-
-
-@contextlib.contextmanager
-def lost_ranks(accelerator: Accelerator) -> Iterator[None]:
-    """With several ranks, say in one sentence that another one has gone, which shows in what they share.
-
-    Raises:
-        LostRank: instead of the error of PyTorch's backend.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        from_backend = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-        if accelerator.num_processes == 1 or not from_backend:
-            raise
-        raise LostRank(
-            "Another process of this run has ended or cannot be reached; see what it says, and run the same command "
-            "again to go on from the last checkpoint."
-        ) from error

@@ -24,6 +24,7 @@ from .atomic import write_whole
 from .errors import UserError, first_line
 
 QUARTERS = 4
+WORDS = frozenset({"conditions"})  # the columns of tables that hold no numbers
 SECONDS_FOR_LAST_UPLOAD = 60  # to W&B, when a run ends: nobody waits longer for a server that has gone
 CSV_NAME, CURVE_NAME, SAMPLES_NAME, EVALUATION_NAME = "metrics.csv", "loss.png", "samples", "evaluation.csv"
 
@@ -88,14 +89,23 @@ class CsvTable:
             self._write_all()
 
     def _read(self, first_images: int) -> list[dict[str, Any]]:
-        """What an earlier process of this run has written; a row that a kill cut off is left out."""
+        """What an earlier process of this run has written, without rows that a kill cut off or a disk has spoilt."""
         if not self.path.exists():
             return []
-        with open(self.path, newline="") as file:
-            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file) if all(row.values())]
-        for row in rows:
-            row["images"], row["step"] = int(row["images"]), int(row["step"])
+        rows = []
+        try:
+            with open(self.path, newline="", errors="replace") as file:
+                for row in csv.DictReader(file):
+                    with contextlib.suppress(ValueError, TypeError, LookupError):
+                        rows.append(self._parsed(row))
+        except csv.Error as error:
+            logging.warning("%s is damaged (%s); rows from there on are lost.", self.path, error)
         return [row for row in rows if row["images"] <= first_images]
+
+    def _parsed(self, row: dict[str, str]) -> dict[str, Any]:
+        """Raises an error if a value is missing or no number where it should be one."""
+        numbers = {name: float(value) for name, value in row.items() if name not in WORDS}
+        return numbers | {name: int(row[name]) for name in ("images", "step")} | {n: row[n] for n in WORDS & row.keys()}
 
     def _write_all(self) -> None:
         """Rewrite the file beside and rename it, so that a kill never leaves half a table."""
@@ -119,13 +129,6 @@ class CsvTable:
             return
         with open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self.fields, restval="nan").writerow(row)
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 class RunLog:

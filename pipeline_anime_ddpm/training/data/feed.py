@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import psutil
@@ -67,9 +68,10 @@ class Feed:
         self._batches.close()
 
 
-def ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches workers too; the main process decides, and still needs their batch."""
+def leave_stopping_to_main(worker: int, done: Event) -> None:
+    """Ctrl-C and SIGTERM may reach workers too; the main process decides, and needs batches until it is `done`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if done.is_set() else None)
 
 
 def threads_for(processes: int) -> int:

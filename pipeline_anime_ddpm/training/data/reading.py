@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -20,6 +21,7 @@ from datasets.utils.file_utils import xopen
 from filelock import FileLock
 
 from ..errors import NETWORK_ERROR, UserError, first_line
+from ..parsing import parse_json
 from .decoding import MOST_BYTES, UndecodableImage, decode_image
 from .sources import EncodedImage, Source
 
@@ -199,7 +201,12 @@ def read_skipped(path: Path) -> set[Skipped]:
     """What a `skipped.jsonl` lists; nothing if it is not there."""
     if not path.exists():
         return set()
-    return {Skipped(**json.loads(line)) for line in path.read_text().splitlines() if line.endswith("}")}
+    found = set()
+    for line in path.read_text(errors="replace").splitlines():
+        # what a kill has cut off, or a disk has spoilt, is passed over
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            found.add(Skipped(**{name: str(value) for name, value in parse_json(line).items()}))
+    return found
 
 
 def check_skipped(skipped: int, num_images: int, max_fraction: float, listed: Path) -> None:

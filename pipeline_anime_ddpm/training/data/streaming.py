@@ -9,6 +9,7 @@ follows from (seed, epoch, reader, block), so that the place of a reader is five
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
-from .feed import Feed, FeedPlan, ignore_ctrl_c, threads_for
+from .feed import Feed, FeedPlan, leave_stopping_to_main, threads_for
 from .reading import Decoder, SkipLog, Skipped, crop, read_unit
 from .sources import EncodedImage, Source
 
@@ -309,24 +310,28 @@ class StreamFeed(Feed):
 
     def _serve(self) -> Iterator[torch.Tensor]:
         data, plan = self.data, self.plan
+        done = torch.multiprocessing.Event()
         loader = DataLoader(
             self._reader(),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=plan.num_workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_ctrl_c,
+            worker_init_fn=functools.partial(leave_stopping_to_main, done=done),
         )
-        for step, batch in enumerate(loader, start=plan.first_step):
-            if isinstance(batch, Failure):
-                raise UserError(batch.sentence)
-            self.places[batch.reader] = batch.place
-            self.next_reader = (batch.reader + 1) % self.readers_here
-            self.num_read += batch.num_read
-            self._names.append((step, batch.names))
-            known = data.num_images or max(self.num_read * plan.world, JUDGED_FROM)
-            data.skip_log.add(batch.skipped, known)
-            yield batch.images
+        try:
+            for step, batch in enumerate(loader, start=plan.first_step):
+                if isinstance(batch, Failure):
+                    raise UserError(batch.sentence)
+                self.places[batch.reader] = batch.place
+                self.next_reader = (batch.reader + 1) % self.readers_here
+                self.num_read += batch.num_read
+                self._names.append((step, batch.names))
+                known = data.num_images or max(self.num_read * plan.world, JUDGED_FROM)
+                data.skip_log.add(batch.skipped, known)
+                yield batch.images
+        finally:
+            done.set()
 
     def _reader(self) -> Reader:
         data, plan = self.data, self.plan

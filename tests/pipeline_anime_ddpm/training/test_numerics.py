@@ -185,6 +185,7 @@ def test_a_resumed_run_forgets_what_it_will_see_again(tmp_path):
     for step, attempt in ((3, 0), (8, 0), (4, 1), (9, 1)):
         write_event(tmp_path, {"step": step, "attempt": attempt})
     with open(tmp_path / EVENTS_NAME, "a") as file:
+        file.write('{"step": "3"}\nnothing\n[]\n{"step": 3}\n')  # spoilt by a disk
         file.write('{"step": 4, "att')  # cut off by a kill
 
     def left(step, went_back):

@@ -1,10 +1,12 @@
 """Streaming: each image once an epoch whoever reads, the very next one after a stop, and steady on a bad network."""
 
 import json
+import signal
 import time
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -163,6 +165,41 @@ def test_broken_images_are_skipped_listed_once_and_counted(tmp_path, monkeypatch
     (tmp_path / "skipped.jsonl").unlink()
     with pytest.raises(UserError, match=r"1 of 256 images cannot be decoded, more than --max_skipped_fraction 0.001"):
         list(strict)
+
+
+def test_what_a_kill_or_a_disk_has_spoilt_of_the_list_is_passed_over(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    SkipLog(path, 1).add([Skipped("a.png", "not an image")], 1)
+    path.write_bytes(path.read_bytes() + b'\xff\n[1]\n{"name": 7}\n{"na')
+    assert read_skipped(path) == {Skipped("a.png", "not an image")}
+
+
+def test_workers_leave_it_to_the_main_process_to_stop(tmp_path):
+    """Ctrl-C and a scheduler's SIGTERM reach all processes."""
+    undisturbed = [ids(b) for b in stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))]
+    feed = stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))
+    seen = [ids(next(feed))]
+    workers = psutil.Process().children()
+    for worker in workers:
+        worker.send_signal(signal.SIGINT)
+        worker.terminate()
+    seen += [ids(batch) for batch in feed]
+    assert seen == undisturbed and len(workers) == 2
+
+
+def test_workers_that_are_at_work_end_with_the_feed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Numbers, "read", lambda *_: time.sleep(1000))
+    feed = stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patches:
+        patches.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_next_data", interrupted)
+        next(feed)
+    begin = time.monotonic()
+    assert psutil.wait_procs(psutil.Process().children(), timeout=30)[1] == []
+    assert time.monotonic() - begin < 20
+
+
+def interrupted(self):
+    raise KeyboardInterrupt
 
 
 def test_nothing_but_broken_images_ends_the_run(tmp_path, monkeypatch):

@@ -50,10 +50,13 @@ def test_a_resumed_run_drops_the_rows_it_will_write_again(accelerator, tmp_path)
     assert {"images_per_second", "peak_memory_mb", "step"} <= rows[0].keys()
 
 
-@pytest.mark.parametrize("rest", ["20,2,1.0", "20,2,1,1,1,1,1,1,", "2"])
-def test_a_row_cut_off_by_a_kill_is_dropped(accelerator, tmp_path, rest):
+@pytest.mark.parametrize(
+    "rest",
+    [b"20,2,1.0", b"20,2,1,1,1,1,1,1,", b"2", b"20,2" + 7 * b",\xff", b"x,2" + 7 * b",1", b"20,2" + 99 * b",1"],
+)
+def test_a_row_cut_off_by_a_kill_or_spoilt_by_a_disk_is_dropped(accelerator, tmp_path, rest):
     row(RunLog(tmp_path, accelerator, 0), 10)
-    with open(tmp_path / "metrics.csv", "a") as file:
+    with open(tmp_path / "metrics.csv", "ab") as file:
         file.write(rest)
     assert [r["images"] for r in RunLog(tmp_path, accelerator, 100).rows] == [10]
 
