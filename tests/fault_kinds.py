@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from fault_runs import STEPS, VIT, Attempt, Course, Strike, noted, numbered_png, start
+import psutil
+from fault_runs import BROKEN_AT, STEPS, VIT, Attempt, Course, Strike, noted, numbered_png, start
 from tracker_server import TrackerServer
 
 PAGE = 4096
@@ -139,6 +140,50 @@ def stopped_by(number: signal.Signals) -> Callable[[Course, Random], str]:
         return attempt.line("Stopped; ")
 
     return strike
+
+
+def told_to_end_with_its_workers(course: Course, random: Random) -> str:
+    """As a scheduler does, which tells all processes of a job; the workers' batches are needed still."""
+    course.half()
+    attempt = course.start(Strike("step", random.randint(7, STEPS - 2), "wait"))
+    attempt.wait_until_here()
+    workers = psutil.Process(attempt.process.pid).children()
+    for process in (*workers, attempt.process):
+        process.terminate()
+    attempt.go_on()
+    assert attempt.end().code == 130 and len(workers) == 2, attempt.said
+    return attempt.line("Stopped; ")
+
+
+def launcher_told_to_end(course: Course, random: Random) -> str:
+    """It passes nothing on."""
+    course.half()
+    launcher, attempt = course.launch(random.randint(7, STEPS - 2))
+    while not (attempt.folder / "here").exists():
+        assert launcher.poll() is None, attempt.said
+        time.sleep(0.01)
+    run = psutil.Process(launcher.pid).children()
+    launcher.terminate()
+    launcher.wait()
+    attempt.go_on()
+    assert len(run) == 1 and not psutil.wait_procs(run, timeout=60)[1], attempt.said
+    return attempt.line("Stopped; ")
+
+
+def rank_killed(course: Course, random: Random) -> str:
+    course.half()
+    attempt = course.run(Strike("step", random.randint(7, STEPS - 1)))
+    _killed(attempt)
+    assert [other.exitcode for other in attempt.others] == [2] and "Traceback" not in attempt.said, attempt.said
+    return attempt.line("error: ")
+
+
+def killed_after_what_is_not_finite(course: Course, random: Random) -> str:
+    """The steps without a finite gradient are left out and written down as in the run that is not killed."""
+    course.half()
+    _killed(course.run(Strike("step", random.randint(7, STEPS - 1))))
+    assert course.events().count("skipped") == len(BROKEN_AT)
+    return course.attempts[0].line(f"{len(BROKEN_AT)} steps from")
 
 
 def disk_full_while_saving(course: Course, random: Random) -> str:
@@ -373,6 +418,10 @@ FAULTS = [
     Fault("`kill -9` of `anime-ddpm evaluate`", evaluation_killed),
     Fault("Ctrl-C", stopped_by(signal.SIGINT)),
     Fault("SIGTERM", stopped_by(signal.SIGTERM)),
+    Fault("SIGTERM to all processes of a run that decodes in workers", told_to_end_with_its_workers, "workers", True),
+    Fault("SIGTERM to `accelerate launch`", launcher_told_to_end),
+    Fault("one of two ranks is killed", rank_killed, "ranks"),
+    Fault("a gradient is not finite, and `kill -9` after that", killed_after_what_is_not_finite, "broken"),
     Fault("the disk is full when a checkpoint is due", disk_full_while_saving),
     Fault("the disk is full while the cache is built", disk_full_while_caching),
     Fault("a file of the newest checkpoint cannot be read", damaged(unreadable)),

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +36,9 @@ sys.path[:0] = HERE
 
 from evaluation_data import save_tiny_vit  # noqa: E402
 from hub_server import HubServer  # noqa: E402
-from recipe_runs import assert_same_bits, final_state, flags  # noqa: E402
+from recipe_runs import assert_same_bits, environment, final_state, flags, rank_environment  # noqa: E402
+
+from pipeline_anime_ddpm.training.objective import diffusion_loss  # noqa: E402
 
 PRELOADED = [
     "train_anime_ddpm", "pipeline_anime_ddpm.cli", "pipeline_anime_ddpm.evaluation.recipe", "matplotlib.figure",
@@ -46,6 +49,7 @@ NETWORK = {  # with dropout, for which randomness must come back too
     "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "dropout": 0.1,
 }  # fmt: skip
 IMAGES, BATCH, STEPS = 20, 4, 12
+BROKEN_AT = (4, 5)
 VIT = "tiny-vit"  # what evaluations look with
 SETTINGS = {
     "max_train_steps": STEPS, "train_batch_size": BATCH, "checkpointing_steps": 3, "checkpoints_total_limit": 2,
@@ -79,14 +83,16 @@ def noted(folder: Path) -> Strike:
 
 @dataclass
 class Attempt:
-    """One process: how it ended, and what it said."""
+    """One process, or that of the last rank and the others: how it ended, and what they said."""
 
     process: multiprocessing.Process
     folder: Path
+    others: list[multiprocessing.Process] = field(default_factory=list)
 
     def end(self, timeout: float = 600) -> "Attempt":
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, "it does not end"
+        for process in (self.process, *self.others):
+            process.join(timeout)
+            assert process.exitcode is not None, "it does not end"
         return self
 
     def wait_until_here(self) -> None:
@@ -101,6 +107,10 @@ class Attempt:
     @property
     def code(self) -> int | None:
         return self.process.exitcode
+
+    @property
+    def succeeded(self) -> bool:
+        return all(process.exitcode == 0 for process in (self.process, *self.others))
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -128,6 +138,8 @@ class Course:
     settings: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
     patches: dict = field(default_factory=dict)  # module-level names, `package.module:NAME`, and their values
+    lasting: dict = field(default_factory=dict)  # those that are part of the command
+    ranks: int = 1
     attempts: list[Attempt] = field(default_factory=list)
     operations: tuple[str, ...] = ()  # on files, of a run that nothing has befallen, and how long that took
     seconds: float = 2.0
@@ -136,13 +148,33 @@ class Course:
     def output(self) -> Path:
         return self.folder / "run"
 
+    def arguments(self) -> list[str]:
+        settings = {"train_data_dir": self.work / "faces", "cache_dir": self.folder / "cache"} | SETTINGS
+        return flags(self.work, self.output, **settings | self.settings)
+
     def start(self, strike: Strike | None = None, **patches) -> Attempt:
         folder = self.folder / f"attempt-{len(self.attempts)}"
         folder.mkdir(parents=True)
-        settings = {"train_data_dir": self.work / "faces", "cache_dir": self.folder / "cache"} | SETTINGS
-        arguments = flags(self.work, self.output, **settings | self.settings)
-        self.attempts.append(start(None, arguments, folder, strike, self.environment, self.patches | patches))
+        arguments = self.arguments()
+        patches |= self.patches | self.lasting
+        attempts = [
+            start(None, arguments, folder, strike if rank == self.ranks - 1 else None, self.environment | its, patches)
+            for rank, its in enumerate(rank_environment(self.ranks))
+        ]
+        *others, last = (attempt.process for attempt in attempts)
+        self.attempts.append(Attempt(last, folder, others))
         return self.attempts[-1]
+
+    def launch(self, step: int) -> tuple[subprocess.Popen, Attempt]:
+        """By `accelerate launch`, as a user does; it waits before `step`."""
+        folder = self.folder / f"attempt-{len(self.attempts)}"
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", __file__, str(folder), str(step)]
+        launcher = subprocess.Popen(
+            [*command, *self.arguments()], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.attempts.append(Attempt(None, folder))
+        return launcher, self.attempts[-1]
 
     def run(self, strike: Strike | None = None, **patches) -> Attempt:
         return self.start(strike, **patches).end()
@@ -166,27 +198,30 @@ class Course:
     def finish(self) -> Attempt:
         """The same command again, undisturbed."""
         last = self.run()
-        assert last.code == 0, last.said[-3000:]
+        assert last.succeeded, last.said[-3000:]
         return last
 
     def undisturbed(self) -> "Course":
         """Run from the beginning to the end, and note what the others are measured by."""
         begin = time.monotonic()
         attempt = self.run(noted(self.folder))
-        assert attempt.code == 0, attempt.said[-3000:]
+        assert attempt.succeeded, attempt.said[-3000:]
         self.seconds = time.monotonic() - begin
         self.operations = attempt.operations
         return self
 
     def ids(self) -> dict[int, list[int]]:
-        """The images of each step, over all attempts; a step that two have done had the same in both."""
-        seen: dict[int, list[int]] = {}
+        """The images of each step, over all attempts and ranks; a step that two have done had the same in both."""
+        seen: dict[tuple[int, int], list[int]] = {}
         for attempt in self.attempts:
             for line in (attempt.folder / "ids").read_text().splitlines() if (attempt.folder / "ids").exists() else ():
                 with contextlib.suppress(json.JSONDecodeError):  # a kill cuts a line off
-                    step, ids = json.loads(line)
-                    assert seen.setdefault(step, ids) == ids, f"step {step}: {ids} after {seen[step]}"
-        return seen
+                    step, rank, ids = json.loads(line)
+                    assert seen.setdefault((step, rank), ids) == ids, f"step {step}: {ids} after {seen[step, rank]}"
+        steps: dict[int, list[int]] = {}
+        for (step, _), ids in sorted(seen.items()):
+            steps.setdefault(step, []).extend(ids)
+        return steps
 
     def files(self) -> set[str]:
         """What lies in the output folder and the cache, without trackers' own files.
@@ -205,24 +240,32 @@ class Course:
         path = self.output / "evaluation.csv"
         return path.read_text() if path.exists() else ""
 
+    def events(self) -> str:
+        """What it wrote down of gradients that were not finite."""
+        path = self.output / "numerics.jsonl"
+        return path.read_text() if path.exists() else ""
+
     def losses(self) -> list[str]:
         with open(self.output / "metrics.csv") as file:
             return [row["loss"] for row in csv.DictReader(file)]
 
 
 def assert_same(course: Course, whole: Course) -> None:
-    """Every bit of weights, averages and optimiser; the images of every step; the losses; what it measured of itself,
-    and the pipeline that it kept for that; the names of all files."""
+    """Every bit of weights, averages and optimiser; the images of every step; the losses; what was not finite; what it
+    measured of itself, and the pipeline that it kept for that; the names of all files."""
     assert_same_bits(final_state(whole.output), final_state(course.output))
     assert course.ids() == whole.ids() and sorted(whole.ids()) == list(range(STEPS))
-    assert course.losses() == whole.losses() and course.evaluations() == whole.evaluations()
+    assert course.losses() == whole.losses() and course.events() == whole.events()
+    assert course.evaluations() == whole.evaluations()
     for best in whole.output.glob("best/unet/*.safetensors"):
         assert (course.output / best.relative_to(whole.output)).read_bytes() == best.read_bytes()
     assert course.files() == whole.files(), course.files() ^ whole.files()
 
 
 def assert_each_image_once(whole: Course) -> None:
-    """In every epoch that is complete."""
+    """In every epoch that is complete. Workers that stream begin theirs at different times: see test_streaming."""
+    if "dataloader_num_workers" in whole.settings:
+        return
     order = [image for _, ids in sorted(whole.ids().items()) for image in ids]
     for epoch in range(STEPS * BATCH // IMAGES):
         assert sorted(order[epoch * IMAGES : (epoch + 1) * IMAGES]) == list(range(IMAGES))
@@ -250,11 +293,25 @@ def make_work(folder: Path) -> Path:
 
 
 def make_courses(folder: Path, hub: HubServer) -> dict[str, Course]:
-    """By name: a run on cached images, one on images that are streamed from a Hub, and one that measures itself."""
+    """By name: a run on cached images, one on images that are streamed from a Hub, one that does that in workers, one
+    that measures itself, one of two ranks, and one that meets gradients which are not finite."""
     work = make_work(folder / "work")
-    judged = {"eval_steps": 4, "eval_images": 8, "eval_extractor": work / VIT, "save_best": True}
-    settings = {"cached": {}, "streamed": put_on_hub(hub, folder / "tables"), "judged": judged}
-    return {name: Course(folder / name, work, hub, more) for name, more in settings.items()}
+    streamed = put_on_hub(hub, folder / "tables")
+    settings = {
+        "cached": {}, "streamed": streamed, "workers": streamed | {"dataloader_num_workers": 2},
+        "judged": {"eval_steps": 4, "eval_images": 8, "eval_extractor": work / VIT, "save_best": True},
+        "ranks": {"train_batch_size": BATCH // 2}, "broken": {},
+    }  # fmt: skip
+    courses = {name: Course(folder / name, work, hub, more) for name, more in settings.items()}
+    courses["ranks"].ranks = 2
+    courses["broken"].lasting = {"train_anime_ddpm:step_loss": broken_loss}
+    return courses
+
+
+def broken_loss(run, part):
+    """In place of the recipe's: no number in two steps."""
+    loss, error = diffusion_loss(run.model, run.scheduler, part)
+    return loss * float("nan" if run.state.step in BROKEN_AT else 1), error
 
 
 def put_on_hub(hub: HubServer, folder: Path) -> dict:
@@ -304,6 +361,8 @@ def started_server():
 def _run(
     command: str | None, arguments: list[str], folder: Path, strike: Strike | None, environment: dict, patches: dict
 ) -> None:
+    multiprocessing.current_process()._config["daemon"] = False  # which may have no workers
+    multiprocessing.set_start_method("fork", force=True)  # they need not import everything again
     log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     sys.stdout.reconfigure(line_buffering=True)
@@ -330,7 +389,8 @@ def _note_steps(recipe: ModuleType, folder: Path, strike: Strike | None) -> None
     train_step, ids = recipe.train_step, os.open(folder / "ids", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def noting(run, images):
-        os.write(ids, json.dumps([run.state.step, images[:, 0, 0, 0].tolist()]).encode() + b"\n")
+        line = [run.state.step, run.accelerator.process_index, images[:, 0, 0, 0].tolist()]
+        os.write(ids, json.dumps(line).encode() + b"\n")
         if strike and run.state.step == strike.number:
             _do(folder, strike)
         return train_step(run, images)
@@ -374,3 +434,8 @@ def _do(folder: Path, strike: Strike) -> None:
             time.sleep(0.01)
     else:
         os.kill(os.getpid(), strike.how)
+
+
+if __name__ == "__main__":  # of `Course.launch`, on one core as the other runs of a course
+    one_thread = {"pipeline_anime_ddpm.training.hardware:use_cpu_cores": lambda device: 1}
+    _run(None, sys.argv[3:], Path(sys.argv[1]), Strike("step", int(sys.argv[2]), "wait"), {}, one_thread)

@@ -9,7 +9,6 @@ OUT/<name>_<rank>.txt, and how they ended, by run and rank, in OUT/exits.json.
 import json
 import os
 import signal
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib.figure  # noqa: F401  used by the runs
 import torch
-from recipe_runs import flags
+from recipe_runs import flags, rank_environment
 
 import train_anime_ddpm
 from pipeline_anime_ddpm.training.errors import one_sentence_errors
@@ -26,23 +25,14 @@ from pipeline_anime_ddpm.training.errors import one_sentence_errors
 GLOBAL_BATCH, STEPS, CHECKPOINTS, KILLED_AT, BROKEN_AT = 8, 12, 4, 6, 5
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def fork_ranks(world: int, task, log: Path) -> list[int]:
     """Call `task(rank)` in `world` processes with the environment that `torchrun` gives; their exit codes."""
-    port, children = free_port(), []
-    for rank in range(world):
+    children = []
+    for rank, environment in enumerate(rank_environment(world)):
         if child := os.fork():
             children.append(child)
             continue
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        } if world > 1 else {}  # fmt: skip
+        os.environ |= environment
         file = os.open(f"{log}_{rank}.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
         os.dup2(file, 2)

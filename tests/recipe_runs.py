@@ -1,6 +1,7 @@
 """How tests run the recipe as a user does, and what they compare."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,16 @@ def run(*arguments, **env):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def rank_environment(world):
+    """What `torchrun` tells each of `world` ranks on one machine."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    of_ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(world)]
+    return [{name: str(value) for name, value in one.items()} if world > 1 else {} for one in of_ranks]
 
 
 def final_state(folder):
