@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import socket
 import tarfile
 from pathlib import Path
 
@@ -388,8 +389,94 @@ def test_links_of_a_folder_are_followed_to_files_and_said_and_no_pipe_is_opened(
     (folder / "device.png").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.png")
     assert sorted(read_all(folder)) == ["file.png", "inside.png", "set.png"]
-    assert "1 of the 3 images are links that lead out of" in caplog.text and "file.png" in caplog.text
+    assert "1 of the 3 files are links that lead out of" in caplog.text and "file.png" in caplog.text
     assert len(read_folder(folder)) == 3
+
+
+README = """---
+configs:
+- config_name: default
+  {}
+---
+"""
+
+
+@pytest.fixture
+def private(tmp_path):
+    """Pictures that lie beside a data set, alone and in a table."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "photo.png").write_bytes(png(99))
+    table = pyarrow.table({"image": [{"bytes": png(99), "path": "photo.png"}]})
+    pyarrow.parquet.write_table(table, tmp_path / "private" / "train.parquet")
+    return tmp_path / "private"
+
+
+ELSEWHERE = {
+    "images": "data_files: {private}/*.png",
+    "a table": "data_files: {private}/train.parquet",
+    "above": "data_files: ../private/train.parquet",
+    "a folder": "data_dir: {private}",
+    "a folder above": "data_dir: ../private",
+    "an address": "data_files: http://127.0.0.1:{port}/train.parquet",
+    "another data set": "data_files: hf://datasets/other/set/train.parquet",
+    "a chain": "data_files: zip://*.png::http://127.0.0.1:{port}/faces.zip",
+    "a link": "data_files: link/*.parquet",
+}
+
+
+@pytest.mark.parametrize("flag", ["train_data_dir", "dataset_name"])
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_a_data_set_that_names_files_elsewhere_is_refused_before_they_are_asked_for(
+    what, flag, tmp_path, private, caplog
+):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"image": [{"bytes": png(), "path": "a.png"}]}), folder / "a.parquet")
+    (folder / "link").symlink_to(private)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        named = ELSEWHERE[what].format(private=private, port=server.getsockname()[1])
+        (folder / "README.md").write_text(README.format(named))
+        with pytest.raises(UserError, match=r"which is not in it, and only its own files are opened"):
+            open_source(TrainingConfig(**{flag: str(folder)}))
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
+    (folder / "README.md").write_text(README.format("data_files: '*.parquet'"))
+    (folder / "b.parquet").symlink_to(private / "train.parquet")  # what lies in the folder is the user's own choice
+    assert sorted(picture[0, 0, 0] for picture in read_all(folder).values()) == [7, 99]
+    assert "1 of the 2 files are links that lead out of" in caplog.text and "b.parquet" in caplog.text
+
+
+def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_path, private, run_python):
+    code = """
+import sys
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        print(open_source(TrainingConfig(dataset_name=name)).num_images)
+    except UserError as error:
+        print(error)
+"""
+    named = [ELSEWHERE["images"].format(private=private), ELSEWHERE["a folder"].format(private=private)]
+    named += ["data_files: hf://datasets/me/own/*.parquet", "data_dir: ../own@main", "data_files: '*.parquet'"]
+    readmes = [tmp_path / f"{number}.md" for number in range(len(named))]
+    for number, readme in enumerate(readmes):
+        readme.write_text(README.format(named[number]))
+        hub.add_dataset(f"me/set{number}", {"README.md": readme, "train.parquet": private / "train.parquet"})
+    hub.add_dataset("me/own", {"train.parquet": private / "train.parquet"})
+    names = [*(f"me/set{number}" for number in range(len(named))), "me/own"]
+    *refused, own, plain = run_python(code, *names, env=hub.env | {"HF_DATASETS_OFFLINE": "0"}).splitlines()
+    assert [own, plain] == ["1", "1"]
+    assert len(refused) == 4 and all("which is not in it" in sentence for sentence in refused), refused
+
+
+def test_other_files_of_a_data_set_are_not_opened(tmp_path):
+    """HDF5 links to other files, and the readers of more formats than are looked through here."""
+    (tmp_path / "train.h5").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"files such as train\.h5; give one of images"):
+        open_source(TrainingConfig(dataset_name=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["absolute", "relative", "address", "pipe"])

@@ -23,6 +23,7 @@ from huggingface_hub import HfFileSystem
 from ..config import TrainingConfig
 from ..errors import HUB_ERRORS, UserError, first_line
 from .decoding import IMAGE_SUFFIXES, MOST_BYTES
+from .own_files import looking_only_into
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ ARCHIVE_SUFFIXES = frozenset({".zip"})
 MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
 FEW_SHARDS = 64  # below this a table is read by row groups instead of files, where it has them
 ROWS_AT_ONCE = 64
+BUILDERS = frozenset({"parquet", "arrow", "imagefolder", "webdataset"})  # of `datasets`, whose files are opened
 
 
 class EncodedImage(NamedTuple):
@@ -336,7 +338,6 @@ def _open_folder(config: TrainingConfig) -> Source:
         options = {"drop_labels": True, "drop_metadata": True}
         return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
     paths = by_kind["image"]
-    _tell_of_links(paths, folder)
     return ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
 
 
@@ -346,7 +347,7 @@ def _tell_of_links(paths: list[Path], folder: Path) -> None:
     outside = [path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(inside)]
     if outside:
         logger.warning(
-            "%d of the %d images are links that lead out of %s, such as %s; they are trained on as well.",
+            "%d of the %d files are links that lead out of %s, such as %s; they are trained on as well.",
             len(outside),
             len(paths),
             folder,
@@ -364,7 +365,8 @@ def _kind(name: str) -> str | None:
 
 def _builder(config: TrainingConfig) -> datasets.DatasetBuilder:
     name = config.dataset_name or config.train_data_dir
-    return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
+    with looking_only_into(name):
+        return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
 
 
 def _open_dataset(config: TrainingConfig, split: str) -> Source:
@@ -392,6 +394,11 @@ def _split_paths(builder: datasets.DatasetBuilder, name: str, split: str) -> lis
 def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder, split: str) -> Tables:
     name = config.dataset_name or config.train_data_dir
     paths = _split_paths(builder, name, split)
+    if builder.info.builder_name not in BUILDERS:  # of others, some follow links in their files to anywhere
+        raise UserError(
+            f"The data set {name!r} is made of files such as {PurePosixPath(paths[0]).name}; give one of images, "
+            "parquet, arrow, tar or zip files."
+        )
     files, remote = _facts(paths)
     return Tables(name, builder.as_streaming_dataset(split=split), files, paths, remote, config.image_column)
 
@@ -411,5 +418,6 @@ def _facts(paths: list[str]) -> tuple[list[DataFile], bool]:
 
 
 def _local_files(paths: list[Path], folder: Path) -> list[DataFile]:
+    _tell_of_links(paths, folder)
     facts = ((path, path.stat()) for path in paths)
     return [DataFile(path.relative_to(folder).as_posix(), s.st_size, str(s.st_mtime_ns)) for path, s in facts]
