@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,14 @@ def _holds_of_hub(name: str) -> Callable[[str], bool]:
         return path.startswith(inside) and not {"", ".."} & set(path.removeprefix(inside).split("/"))
 
     return holds
+
+
+def is_row_within(path: str, own: Collection[str]) -> bool:
+    """Whether a row of a table names one of the data set's `own` files, or a member of one of its zips.
+
+    Longer chains, `zip://a::http://…::<own file>`, end in a file of the data set too, but are opened from the middle.
+    """
+    member, _, file = path.rpartition("::")
+    if "::" not in path:
+        return path in own
+    return file in own and file.lower().endswith(".zip") and member.startswith("zip://") and "::" not in member

@@ -23,7 +23,7 @@ from huggingface_hub import HfFileSystem
 from ..config import TrainingConfig
 from ..errors import HUB_ERRORS, UserError, first_line
 from .decoding import IMAGE_SUFFIXES, MOST_BYTES
-from .own_files import looking_only_into
+from .own_files import is_row_within, looking_only_into
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class Tables(Source):
 
     def _image(self, name: str, content: bytes | None, path: str | None) -> EncodedImage:
         """A row of a table may name any file of this machine, or an address; only the data set's own are opened."""
-        if content is None and path is not None and path.rpartition("::")[2] not in self._own:
+        if content is None and path is not None and not is_row_within(path, self._own):
             return EncodedImage(name, None, refused="a row that points to a file outside of the data set")
         return EncodedImage(name, content, path)
 
