@@ -33,7 +33,7 @@ from pipeline_anime_ddpm.training.data import cache, open_data
 from pipeline_anime_ddpm.training.data.decoding import UndecodableImage, decode_image
 from pipeline_anime_ddpm.training.data.own_files import is_row_within
 from pipeline_anime_ddpm.training.data.reading import Decoder, Skipped, read_unit
-from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.data.sources import DataFile, TarFiles, open_source
 from pipeline_anime_ddpm.training.ema import _load_pipeline as load_run
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import parse_config
@@ -351,23 +351,47 @@ def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_
             read_all(tmp_path)
 
 
-def test_a_sparse_member_of_a_tar_is_not_written_out(tmp_path):
-    """A few bytes stand for gigabytes of zeros."""
+def sparse_member(size, holes=b"1\n0\n0\n"):
+    """A few bytes that stand for `size`, most of them zeros."""
     names = (
         b"GNU.sparse.major=1\n",
         b"GNU.sparse.minor=0\n",
         b"GNU.sparse.name=big.png\n",
-        b"GNU.sparse.realsize=99999999999\n",
+        b"GNU.sparse.realsize=%d\n" % size,
     )
     records = b"".join(b"%d %s" % (len(name) + 3, name) for name in names)
     header = member("pax", tarfile.XHDTYPE, len(records)).tobuf(tarfile.USTAR_FORMAT)
-    content = b"1\n0\n0\n".ljust(512, b"\0")
+    content = holes.ljust(512, b"\0")
     body = member("GNUSparseFile.0/big.png", size=len(content)).tobuf(tarfile.USTAR_FORMAT)
+    return header + records.ljust(512, b"\0") + body + content
+
+
+SPARSE = {99_999_999_999: "a file of 99,999,999,999 bytes", 2**28: "a sparse file, whose zeros are not in the tar"}
+
+
+@pytest.mark.parametrize("size", SPARSE)
+def test_a_sparse_member_of_a_tar_is_not_written_out(size, tmp_path):
     whole = member("small.png").tobuf(tarfile.USTAR_FORMAT) + png().ljust(512, b"\0")
-    (tmp_path / "0.tar").write_bytes(whole + header + records.ljust(512, b"\0") + body + content + bytes(1024))
+    (tmp_path / "0.tar").write_bytes(whole + sparse_member(size) + bytes(1024))
     small, big = read_all(tmp_path).values()
     assert small.shape == (3, 8, 8)
-    assert big == Skipped("0.tar/big.png", "a file of 99,999,999,999 bytes")
+    assert big == Skipped("0.tar/big.png", SPARSE[size])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("what", ["holes that are none", "a header before a header"])
+def test_a_tar_that_leads_its_reader_astray_is_a_sentence(what, streamed, tmp_path):
+    first = [member(f"{n}.png").tobuf(tarfile.GNU_FORMAT) + png().ljust(512, b"\0") for n in range(10)]
+    headers = member("pax", tarfile.XHDTYPE, 0).tobuf(tarfile.USTAR_FORMAT) * 3000
+    spoilt = {"holes that are none": sparse_member(9, b"9" * 512), "a header before a header": headers}[what]
+    (tmp_path / "0.tar").write_bytes(b"".join(first) + spoilt + bytes(1024))
+    files = [DataFile("0.tar", (tmp_path / "0.tar").stat().st_size, "1")]
+    with pytest.raises(UserError, match="damaged after"):
+        if not streamed:
+            read_all(tmp_path)
+        source = TarFiles("set", [str(tmp_path / "0.tar")], files, True, None)  # of the Hub: not counted when opened
+        source.remote = False  # not read again and again
+        list(read_unit(source, 0))
 
 
 def test_a_compressed_tar_is_refused(tmp_path):
@@ -452,7 +476,7 @@ def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_pa
     code = """
 import sys
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.data.sources import DataFile, TarFiles, open_source
 from pipeline_anime_ddpm.training.errors import UserError
 for name in sys.argv[1:]:
     try:

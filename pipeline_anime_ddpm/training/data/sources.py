@@ -128,7 +128,9 @@ def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
         def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
             try:
                 return super().fromtarfile(archive)
-            except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            except (
+                tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, IndexError, RecursionError
+            ) as error:  # fmt: skip
                 raise tarfile.ReadError(f"damaged after {archive.offset:,} bytes: {error}") from error
 
     return tarfile.open(mode=mode, tarinfo=Member, **where)
@@ -138,6 +140,7 @@ class TarFiles(Source):
     """Tar archives of images, WebDataset's layout or any other; a unit is one archive.
 
     Nothing is unpacked to disk, so that a member's name is no more than a name; links and devices are passed over.
+    Sparse files, which may be much larger than the archive, are left out.
 
     Args:
         column: WebDataset's field, such as `jpg` or `mask.png`; None for every image in the archives.
@@ -156,6 +159,8 @@ class TarFiles(Source):
                 name = f"{self.files[unit].name}/{member.name}"
                 if member.size > MOST_BYTES:
                     yield EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
+                elif member.issparse():
+                    yield EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")
                 else:
                     yield EncodedImage(name, archive.extractfile(member).read())
 
