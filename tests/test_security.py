@@ -33,7 +33,8 @@ from pipeline_anime_ddpm.training.data import cache, open_data
 from pipeline_anime_ddpm.training.data.decoding import UndecodableImage, decode_image
 from pipeline_anime_ddpm.training.data.own_files import is_row_within
 from pipeline_anime_ddpm.training.data.reading import Decoder, Skipped, read_unit
-from pipeline_anime_ddpm.training.data.sources import DataFile, TarFiles, open_source
+from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.data.units import DataFile, TarFiles
 from pipeline_anime_ddpm.training.ema import _load_pipeline as load_run
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import parse_config
@@ -173,7 +174,7 @@ def test_libraries_that_unpickle_are_held_to_tensors(tmp_path, trap):
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.unsafe_load", "yaml.full_load", "os.system",
              "pandas.read_pickle", "pd.read_pickle", "eval", "exec", "yaml.safe_load", "joblib.load", "marshal.loads",
              "shelve.open", "tarfile.open", "shutil.unpack_archive"}  # fmt: skip
-ALLOWED = {("sources.py", "tarfile.open")}
+ALLOWED = {("units.py", "tarfile.open")}
 NEEDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 
 
@@ -476,7 +477,7 @@ def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_pa
     code = """
 import sys
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data.sources import DataFile, TarFiles, open_source
+from pipeline_anime_ddpm.training.data.sources import open_source
 from pipeline_anime_ddpm.training.errors import UserError
 for name in sys.argv[1:]:
     try:
@@ -537,6 +538,50 @@ def test_a_row_of_a_table_opens_nothing_through_a_chain_that_ends_in_its_own_fil
         with pytest.raises(BlockingIOError):  # nobody has called
             server.accept()
     assert [skipped.reason for skipped in read] == ["a row that points to a file outside of the data set"] * 4
+
+
+def write_table(path, contents, **options):
+    image = pyarrow.StructArray.from_arrays([pyarrow.array(contents, pyarrow.binary())], ["bytes"])
+    pyarrow.parquet.write_table(pyarrow.table({"image": image}), path, **options)
+
+
+def test_a_value_that_repeats_in_a_table_is_unpacked_once_and_not_without_end(tmp_path):
+    """As a dictionary, a megabyte stands in a thousand rows for the price of one."""
+    write_table(
+        tmp_path / "0.parquet", [png() + bytes(2**20)] * 1000, compression="zstd", dictionary_pagesize_limit=2**30
+    )
+    assert (tmp_path / "0.parquet").stat().st_size < 5000
+    source = open_source(TrainingConfig(train_data_dir=str(tmp_path)))
+    before = pyarrow.default_memory_pool().max_memory()
+    read = list(read_unit(source, 0))
+    assert pyarrow.default_memory_pool().max_memory() - before < 20 * 2**20
+    assert 10 < sum(image.content is not None for image in read) < 20
+    assert read[999].refused.startswith("a row of 1,048,")
+
+
+def test_a_table_that_unpacks_to_what_no_pictures_do_is_refused(tmp_path):
+    contents = [png(number) + bytes(2**20) for number in range(20)]
+    write_table(tmp_path / "0.parquet", contents, compression="zstd", use_dictionary=False)
+    assert (tmp_path / "0.parquet").stat().st_size < 20_000
+    with pytest.raises(UserError, match=r"0\.parquet unpacks [\d,]+ bytes to 2\d,\d{3},\d{3}, as no pictures do"):
+        open_source(TrainingConfig(train_data_dir=str(tmp_path)))
+    write_table(tmp_path / "0.parquet", contents, compression="none", use_dictionary=False)
+    assert len(read_all(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_value_of_a_table_that_is_too_large_is_not_read(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline_anime_ddpm.training.data.tables.MOST_BYTES", 1000)
+    rows = [{"bytes": png(), "path": "a.png"}, {"bytes": bytes(1001), "path": "b.png"}]
+    table = pyarrow.table({"image": rows})
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
+    else:
+        with pyarrow.ipc.new_stream(str(tmp_path / "0.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    read = read_all(tmp_path)
+    assert read["a.png"].shape == (3, 8, 8)
+    assert read["b.png"] == Skipped("b.png", "a file of 1,001 bytes")
 
 
 def test_a_row_is_a_file_of_the_data_set_or_a_member_of_its_zip():

@@ -22,7 +22,7 @@ from ..atomic import find_or_make
 from ..errors import UserError
 from .feed import threads_for
 from .reading import Decoder, Skipped, read_skipped, read_unit
-from .sources import Source
+from .units import Source
 
 FORMAT = 1  # of the files below; raise it with every change of what they hold
 PIXELS, INDEX, FACTS, SKIPPED = "pixels.bin", "index.npy", "facts.json", "skipped.jsonl"

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from ..errors import NETWORK_ERROR, UserError, first_line
 from .decoding import MOST_BYTES, UndecodableImage, decode_image
-from .sources import EncodedImage, Source
+from .units import EncodedImage, Source
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline_anime_ddpm import cli
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import cache, open_data, wants_streaming
-from pipeline_anime_ddpm.training.data.sources import ImageFiles
+from pipeline_anime_ddpm.training.data.units import ImageFiles
 from pipeline_anime_ddpm.training.errors import UserError
 
 
@@ -141,7 +141,7 @@ def test_large_data_sets_of_the_hub_are_streamed_unless_told_otherwise(faces):
 
 
 def cache_file(size):
-    from pipeline_anime_ddpm.training.data.sources import DataFile
+    from pipeline_anime_ddpm.training.data.units import DataFile
 
     return DataFile("0.png", int(size), "1")
 

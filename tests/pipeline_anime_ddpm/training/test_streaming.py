@@ -11,8 +11,8 @@ import torch
 from pipeline_anime_ddpm.training.data import reading, streaming
 from pipeline_anime_ddpm.training.data.feed import FeedPlan
 from pipeline_anime_ddpm.training.data.reading import SkipLog, Skipped, read_skipped, read_unit
-from pipeline_anime_ddpm.training.data.sources import DataFile, EncodedImage, Source
 from pipeline_anime_ddpm.training.data.streaming import StreamedData, deal
+from pipeline_anime_ddpm.training.data.units import DataFile, EncodedImage, Source
 from pipeline_anime_ddpm.training.errors import UserError
 
 
