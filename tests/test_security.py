@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import socket
 import tarfile
 from pathlib import Path
@@ -40,7 +41,9 @@ from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.plan_report import fake_model
-from pipeline_anime_ddpm.training.tracking import LossMeter
+from pipeline_anime_ddpm.training.provenance import RECORD_NAME
+from pipeline_anime_ddpm.training.run_folder import CONFIG_NAME
+from pipeline_anime_ddpm.training.tracking import CURVE_NAME, LossMeter
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -273,18 +276,32 @@ def test_weights_in_pieces_stay_in_their_folder(model):
         load_pipeline(str(model))
 
 
-def test_no_link_is_published(model, tmp_path):
-    (tmp_path / "private.png").write_bytes(png())
+LINKS = {"samples/000.png": "file", "samples": "folder", CURVE_NAME: "file", CONFIG_NAME: "file", RECORD_NAME: "file"}
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_no_link_is_published(link, model, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "000.png").write_bytes(png())
+    (model / CONFIG_NAME).write_text("seed: 0")
+    there = tmp_path / "private" if LINKS[link] == "folder" else tmp_path / "private" / "000.png"
+    (model / link).parent.mkdir(exist_ok=True)
+    (model / link).unlink(missing_ok=True)
+    (model / link).symlink_to(there)
+    (tmp_path / "bundle").mkdir()
+    for source in (model, tmp_path / "named"):  # the folder that was named may be a link itself
+        source.exists() or source.symlink_to(model)
+        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself there"):
+            build_bundle(Publication(source), tmp_path / "bundle", "you/faces")
+        shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
+
+
+def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
-    (model / "samples" / "000.png").symlink_to(tmp_path / "private.png")
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"000\.png is a link"):
-        build_bundle(Publication(model), tmp_path / "a", "you/faces")
-    (model / "samples" / "000.png").unlink()
     (model / "samples" / "000.png").write_bytes(b"private words")
+    (tmp_path / "bundle").mkdir()
     with pytest.raises(UserError, match=r"000\.png is no picture"):
-        build_bundle(Publication(model), tmp_path / "b", "you/faces")
+        build_bundle(Publication(model), tmp_path / "bundle", "you/faces")
 
 
 # ------------------------------------------------------------------------------------------------------------ data
