@@ -28,9 +28,14 @@ BUILDERS = frozenset({"parquet", "arrow", "imagefolder", "webdataset"})  # of `d
 
 
 def check_source(config: TrainingConfig) -> None:
-    """Raise a UserError for a `--train_data_dir` without images, before anything else is done."""
+    """Look at a folder of images before anything else is done.
+
+    Raises:
+        UserError: if a `--train_data_dir` is none or holds no images, or the run would write among its own data.
+    """
     if config.dataset_name is not None and config.train_data_dir is not None:
         logger.warning("--train_data_dir is ignored, since --dataset_name is given.")
+    _check_outside(config)
     if config.dataset_name is not None or config.train_data_dir is None:
         return
     folder = Path(config.train_data_dir)
@@ -38,6 +43,18 @@ def check_source(config: TrainingConfig) -> None:
         raise UserError(f"--train_data_dir {folder} is not a folder; give the folder that holds your images.")
     if not any(p.suffix.lower() in _DATA_SUFFIXES for p in folder.rglob("*")):
         raise UserError(f"--train_data_dir {folder} holds no images; put png, jpg, webp, parquet or tar files in it.")
+
+
+def _check_outside(config: TrainingConfig) -> None:
+    name = config.dataset_name or config.train_data_dir
+    if name is None or not os.path.isdir(name):
+        return
+    for flag, folder in (("--output_dir", config.output_dir), ("--cache_dir", config.cache_dir)):
+        if folder is not None and Path(folder).resolve().is_relative_to(Path(name).resolve()):
+            raise UserError(
+                f"{flag} {folder} is inside of the data folder {name}, and what is written there would be taken for "
+                "data; choose a folder elsewhere."
+            )
 
 
 _DATA_SUFFIXES = IMAGE_SUFFIXES | TABLE_SUFFIXES | ARCHIVE_SUFFIXES | {".tar"}

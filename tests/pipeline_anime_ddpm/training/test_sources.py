@@ -142,6 +142,19 @@ def test_a_folder_without_images_gets_one_sentence(tmp_path, make, says):
         check_source(config_for(folder, tmp_path))
 
 
+@pytest.mark.parametrize("data", ["train_data_dir", "dataset_name"])
+@pytest.mark.parametrize("flag", ["output_dir", "cache_dir"])
+def test_a_run_does_not_write_among_its_own_data(flag, data, tmp_path):
+    """Its samples would be training data of the next run, and a resumed one would find its data changed."""
+    make_folder(tmp_path / "set", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    settings = {"train_data_dir": None, data: str(tmp_path / "set")}
+    for place in (tmp_path / "set", tmp_path / "set" / "deep" / "run", tmp_path / "link" / "run"):
+        with pytest.raises(UserError, match=rf"--{flag} .* is inside of the data folder .* choose a folder elsewhere"):
+            check_source(config_for(None, tmp_path, **settings, **{flag: str(place)}))
+    check_source(config_for(None, tmp_path, **settings, **{flag: str(tmp_path / "set beside")}))
+
+
 def test_a_data_set_without_a_train_split_gets_one_sentence(tmp_path):
     make_tables(tmp_path / "set", 2)
     (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").unlink()
