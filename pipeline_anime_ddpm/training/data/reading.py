@@ -52,8 +52,8 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
             yield from itertools.islice(source.read(unit), start, None)
         except (*NETWORK_ERRORS, MemoryError) as error:
             raise UserError(
-                f"{source.name} cannot be read any more ({first_line(error)}); put its files right, and run the same "
-                "command again."
+                f"{source.name} cannot be read any more ({first_line(error)}); bring its files back as they were and "
+                "run the same command again; a run that has begun does not go on with others."
             ) from error
         return
     waits = iter(WAITS)
@@ -192,7 +192,9 @@ class SkipLog:
         total = len(known) + len(new)
         if new and not known:
             logger.warning("%s: %s; it is skipped, and listed in %s as all others.", *new[0], self.path)
-        check_skipped(total, num_images, self.max_fraction, self.path)
+        # a run that has begun does not go on with other files
+        mend = "allow more, or put them right and choose another --output_dir"
+        check_skipped(total, num_images, self.max_fraction, self.path, mend)
 
 
 def read_skipped(path: Path) -> set[Skipped]:
@@ -202,10 +204,12 @@ def read_skipped(path: Path) -> set[Skipped]:
     return {Skipped(**json.loads(line)) for line in path.read_text().splitlines() if line.endswith("}")}
 
 
-def check_skipped(skipped: int, num_images: int, max_fraction: float, listed: Path) -> None:
-    """Raise a UserError if more than `max_fraction` of the images are skipped."""
+def check_skipped(
+    skipped: int, num_images: int, max_fraction: float, listed: Path, mend: str = "put them right, or allow more"
+) -> None:
+    """Raise a UserError that says how to `mend` it if more than `max_fraction` of the images are skipped."""
     if skipped > max_fraction * num_images:
         raise UserError(
             f"{skipped:,} of {num_images:,} images cannot be decoded, more than --max_skipped_fraction "
-            f"{max_fraction:g} allows; {listed} lists them: put them right, or allow more."
+            f"{max_fraction:g} allows; {listed} lists them: {mend}."
         )
