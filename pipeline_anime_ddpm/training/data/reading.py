@@ -50,11 +50,8 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
     if not source.remote:
         try:
             yield from itertools.islice(source.read(unit), start, None)
-        except (*NETWORK_ERRORS, MemoryError) as error:
-            raise UserError(
-                f"{source.name} cannot be read any more ({first_line(error)}); bring its files back as they were and "
-                "run the same command again; a run that has begun does not go on with others."
-            ) from error
+        except Exception as error:  # of a broken file, almost anything
+            raise _broken(source, error) from error
         return
     waits = iter(WAITS)
     while True:
@@ -66,6 +63,17 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
             return
         except NETWORK_ERRORS as error:
             _wait(waits, source.name, error)
+        except Exception as error:  # which no waiting mends
+            raise _broken(source, error) from error
+
+
+def _broken(source: Source, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(
+        f"{source.name} cannot be read any more ({first_line(error)}); put its files right, and for a run that has "
+        "begun just as they were, and run the same command again."
+    )
 
 
 def _wait(waits: Iterator[float], name: str, error: Exception) -> None:
@@ -94,6 +102,10 @@ def _content(image: EncodedImage, remote: bool) -> bytes:
             if not remote:
                 raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
             _wait(waits, image.name, error)
+        except UndecodableImage:
+            raise
+        except Exception as error:  # of a zip that is encrypted, damaged or none
+            raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
 
 
 def _read_file(path: str) -> bytes:

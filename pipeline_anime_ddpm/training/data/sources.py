@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import datasets
-from datasets.exceptions import DatasetsError
 from huggingface_hub import HfFileSystem
 
 from ..config import TrainingConfig
-from ..errors import HUB_ERRORS, UserError, first_line
+from ..errors import UserError, first_line
 from .decoding import IMAGE_SUFFIXES
 from .own_files import looking_only_into
 from .tables import ParquetFiles, Tables, image_column
@@ -70,7 +68,10 @@ def open_source(config: TrainingConfig, split: str = "train") -> Source:
         UserError: if they cannot be found, or it is not clear which column holds them.
     """
     with _one_sentence(config):
-        return _open_folder(config) if config.dataset_name is None else _open_dataset(config, split)
+        source = _open_folder(config) if config.dataset_name is None else _open_dataset(config, split)
+    if source.num_images == 0:
+        raise UserError(f"The data set {source.name!r} holds no images; put some into it, or choose another.")
+    return source
 
 
 def available_splits(config: TrainingConfig) -> list[str]:
@@ -88,10 +89,12 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
     """What libraries say of a data set that cannot be loaded, as one sentence."""
     try:
         yield
-    except (*HUB_ERRORS, DatasetsError, tarfile.TarError, MemoryError, OverflowError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a broken file or README.md, almost anything
         name = config.dataset_name or config.train_data_dir
         raise UserError(
-            f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path."
+            f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path, and its files."
         ) from error
 
 

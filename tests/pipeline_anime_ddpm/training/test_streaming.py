@@ -170,7 +170,7 @@ def test_broken_images_are_skipped_listed_once_and_counted(tmp_path, monkeypatch
         list(strict)
 
 
-def test_files_that_break_in_the_middle_are_to_be_brought_back_as_they_were(tmp_path):
+def test_files_that_break_in_the_middle_have_to_come_back_as_they_were(tmp_path):
     """Put right in another way they are other data, with which a checkpoint does not go on."""
     (tmp_path / "faces").mkdir()
     for name in ("a.parquet", "b.parquet"):
@@ -180,7 +180,7 @@ def test_files_that_break_in_the_middle_are_to_be_brought_back_as_they_were(tmp_
     data = open_data(TrainingConfig(**settings), 2, False)
     whole = (tmp_path / "faces" / "b.parquet").read_bytes()
     (tmp_path / "faces" / "b.parquet").write_bytes(whole[:-40])
-    with pytest.raises(UserError, match=r"faces cannot be read any more .*; bring its files back as they were"):
+    with pytest.raises(UserError, match=r"faces cannot be read any more .*; put its files right, .* just as they were"):
         list(data.feed(FeedPlan(4, 0, 4)))
     (tmp_path / "faces" / "b.parquet").write_bytes(whole)
     assert open_data(TrainingConfig(**settings), 2, False).facts == data.facts
