@@ -515,6 +515,17 @@ for name in sys.argv[1:]:
     assert len(refused) == 4 and all("which is not in it" in sentence for sentence in refused), refused
 
 
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_the_yaml_of_a_data_set_does_not_repeat_itself_without_end(name, tmp_path, private):
+    shutil.copy(private / "train.parquet", tmp_path)
+    fence = "---\n" if name == "README.md" else ""
+    for lines, refused in ((2, False), (8, True)):
+        text = "\n".join([*BOMB.splitlines()[: 1 + lines], "configs: *b"])
+        (tmp_path / name).write_text(f"{fence}{text}\n{fence}")
+        with pytest.raises(UserError, match="its YAML repeats parts" if refused else "config_name"):
+            open_source(TrainingConfig(dataset_name=str(tmp_path)))
+
+
 def test_other_files_of_a_data_set_are_not_opened(tmp_path):
     """HDF5 links to other files, and the readers of more formats than are looked through here."""
     (tmp_path / "train.h5").write_bytes(b"x")

@@ -13,6 +13,7 @@ from huggingface_hub import HfFileSystem
 
 from ..config import TrainingConfig
 from ..errors import UserError, first_line
+from ..parsing import few_aliases
 from .decoding import IMAGE_SUFFIXES
 from .own_files import looking_only_into
 from .tables import ParquetFiles, Tables, image_column
@@ -141,7 +142,7 @@ def _kind(name: str) -> str | None:
 
 def _builder(config: TrainingConfig) -> datasets.DatasetBuilder:
     name = config.dataset_name or config.train_data_dir
-    with looking_only_into(name):
+    with looking_only_into(name), few_aliases():
         return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
 
 
