@@ -223,6 +223,9 @@ HOSTILE = {
     "a quantiser": {NETWORK: {"quantization_config": {"quant_method": "torchao"}}},
     "a block by the name of a function": {NETWORK: {"down_block_types": ["os.system", "os.system"]}},
     "a billion noise levels": {NOISE: {"num_train_timesteps": 10**9}},
+    "a number of a thousand digits": {NOISE: {"beta_start": 10**1000}},
+    "half a pixel": {NETWORK: {"sample_size": 1.5}},
+    "pixels that are none": {NETWORK: {"sample_size": -1}},
     "noise that is none": {NOISE: {"trained_betas": [float("nan")] * 20}},
 }
 
