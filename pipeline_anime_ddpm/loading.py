@@ -129,13 +129,17 @@ def check_network(config: dict[str, Any], file: str) -> None:
     layers = config.get("layers_per_block", 1)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
         raise ValueError(f"{file} asks for {str(layers)[:100]} layers a block")
+    size = config.get("sample_size")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if size is not None and not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"{file} has sample_size = {str(size)[:100]}")
 
 
 def _check_numbers(config: dict[str, Any], file: str) -> None:
     for key, value in config.items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)) and abs(number) > MOST_NUMBER:
-                raise ValueError(f"{file} has {key[:100]} = {number:.3g}")
+                raise ValueError(f"{file} has {key[:100]} = {str(number)[:20]}")
 
 
 def _fetch(name: str | Path, file: str, cache_dir: str | None, revision: str | None = None) -> Path | None:

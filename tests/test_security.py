@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import re
+import shutil
+import socket
 import tarfile
 from pathlib import Path
 
@@ -30,14 +32,18 @@ from pipeline_anime_ddpm.training.checkpoints import TrainingState, load_checkpo
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import cache, open_data
 from pipeline_anime_ddpm.training.data.decoding import UndecodableImage, decode_image
+from pipeline_anime_ddpm.training.data.own_files import is_row_within
 from pipeline_anime_ddpm.training.data.reading import Decoder, Skipped, read_unit
 from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.data.units import DataFile, TarFiles
 from pipeline_anime_ddpm.training.ema import _load_pipeline as load_run
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.plan_report import fake_model
-from pipeline_anime_ddpm.training.tracking import LossMeter
+from pipeline_anime_ddpm.training.provenance import RECORD_NAME
+from pipeline_anime_ddpm.training.run_folder import CONFIG_NAME
+from pipeline_anime_ddpm.training.tracking import CURVE_NAME, LossMeter
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -171,7 +177,7 @@ def test_libraries_that_unpickle_are_held_to_tensors(tmp_path, trap):
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.unsafe_load", "yaml.full_load", "os.system",
              "pandas.read_pickle", "pd.read_pickle", "eval", "exec", "yaml.safe_load", "joblib.load", "marshal.loads",
              "shelve.open", "tarfile.open", "shutil.unpack_archive"}  # fmt: skip
-ALLOWED = {("sources.py", "tarfile.open")}
+ALLOWED = {("units.py", "tarfile.open")}
 NEEDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 
 
@@ -217,6 +223,9 @@ HOSTILE = {
     "a quantiser": {NETWORK: {"quantization_config": {"quant_method": "torchao"}}},
     "a block by the name of a function": {NETWORK: {"down_block_types": ["os.system", "os.system"]}},
     "a billion noise levels": {NOISE: {"num_train_timesteps": 10**9}},
+    "a number of a thousand digits": {NOISE: {"beta_start": 10**1000}},
+    "half a pixel": {NETWORK: {"sample_size": 1.5}},
+    "pixels that are none": {NETWORK: {"sample_size": -1}},
     "noise that is none": {NOISE: {"trained_betas": [float("nan")] * 20}},
 }
 
@@ -270,18 +279,32 @@ def test_weights_in_pieces_stay_in_their_folder(model):
         load_pipeline(str(model))
 
 
-def test_no_link_is_published(model, tmp_path):
-    (tmp_path / "private.png").write_bytes(png())
+LINKS = {"samples/000.png": "file", "samples": "folder", CURVE_NAME: "file", CONFIG_NAME: "file", RECORD_NAME: "file"}
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_no_link_is_published(link, model, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "000.png").write_bytes(png())
+    (model / CONFIG_NAME).write_text("seed: 0")
+    there = tmp_path / "private" if LINKS[link] == "folder" else tmp_path / "private" / "000.png"
+    (model / link).parent.mkdir(exist_ok=True)
+    (model / link).unlink(missing_ok=True)
+    (model / link).symlink_to(there)
+    (tmp_path / "bundle").mkdir()
+    for source in (model, tmp_path / "named"):  # the folder that was named may be a link itself
+        source.exists() or source.symlink_to(model)
+        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself there"):
+            build_bundle(Publication(source), tmp_path / "bundle", "you/faces")
+        shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
+
+
+def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
-    (model / "samples" / "000.png").symlink_to(tmp_path / "private.png")
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"000\.png is a link"):
-        build_bundle(Publication(model), tmp_path / "a", "you/faces")
-    (model / "samples" / "000.png").unlink()
     (model / "samples" / "000.png").write_bytes(b"private words")
+    (tmp_path / "bundle").mkdir()
     with pytest.raises(UserError, match=r"000\.png is no picture"):
-        build_bundle(Publication(model), tmp_path / "b", "you/faces")
+        build_bundle(Publication(model), tmp_path / "bundle", "you/faces")
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -349,23 +372,47 @@ def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_
             read_all(tmp_path)
 
 
-def test_a_sparse_member_of_a_tar_is_not_written_out(tmp_path):
-    """A few bytes stand for gigabytes of zeros."""
+def sparse_member(size, holes=b"1\n0\n0\n"):
+    """A few bytes that stand for `size`, most of them zeros."""
     names = (
         b"GNU.sparse.major=1\n",
         b"GNU.sparse.minor=0\n",
         b"GNU.sparse.name=big.png\n",
-        b"GNU.sparse.realsize=99999999999\n",
+        b"GNU.sparse.realsize=%d\n" % size,
     )
     records = b"".join(b"%d %s" % (len(name) + 3, name) for name in names)
     header = member("pax", tarfile.XHDTYPE, len(records)).tobuf(tarfile.USTAR_FORMAT)
-    content = b"1\n0\n0\n".ljust(512, b"\0")
+    content = holes.ljust(512, b"\0")
     body = member("GNUSparseFile.0/big.png", size=len(content)).tobuf(tarfile.USTAR_FORMAT)
+    return header + records.ljust(512, b"\0") + body + content
+
+
+SPARSE = {99_999_999_999: "a file of 99,999,999,999 bytes", 2**28: "a sparse file, whose zeros are not in the tar"}
+
+
+@pytest.mark.parametrize("size", SPARSE)
+def test_a_sparse_member_of_a_tar_is_not_written_out(size, tmp_path):
     whole = member("small.png").tobuf(tarfile.USTAR_FORMAT) + png().ljust(512, b"\0")
-    (tmp_path / "0.tar").write_bytes(whole + header + records.ljust(512, b"\0") + body + content + bytes(1024))
+    (tmp_path / "0.tar").write_bytes(whole + sparse_member(size) + bytes(1024))
     small, big = read_all(tmp_path).values()
     assert small.shape == (3, 8, 8)
-    assert big == Skipped("0.tar/big.png", "a file of 99,999,999,999 bytes")
+    assert big == Skipped("0.tar/big.png", SPARSE[size])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("what", ["holes that are none", "a header before a header"])
+def test_a_tar_that_leads_its_reader_astray_is_a_sentence(what, streamed, tmp_path):
+    first = [member(f"{n}.png").tobuf(tarfile.GNU_FORMAT) + png().ljust(512, b"\0") for n in range(10)]
+    headers = member("pax", tarfile.XHDTYPE, 0).tobuf(tarfile.USTAR_FORMAT) * 3000
+    spoilt = {"holes that are none": sparse_member(9, b"9" * 512), "a header before a header": headers}[what]
+    (tmp_path / "0.tar").write_bytes(b"".join(first) + spoilt + bytes(1024))
+    files = [DataFile("0.tar", (tmp_path / "0.tar").stat().st_size, "1")]
+    with pytest.raises(UserError, match="damaged after"):
+        if not streamed:
+            read_all(tmp_path)
+        source = TarFiles("set", [str(tmp_path / "0.tar")], files, True, None)  # of the Hub: not counted when opened
+        source.remote = False  # not read again and again
+        list(read_unit(source, 0))
 
 
 def test_a_compressed_tar_is_refused(tmp_path):
@@ -388,8 +435,105 @@ def test_links_of_a_folder_are_followed_to_files_and_said_and_no_pipe_is_opened(
     (folder / "device.png").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.png")
     assert sorted(read_all(folder)) == ["file.png", "inside.png", "set.png"]
-    assert "1 of the 3 images are links that lead out of" in caplog.text and "file.png" in caplog.text
+    assert "1 of the 3 files are links that lead out of" in caplog.text and "file.png" in caplog.text
     assert len(read_folder(folder)) == 3
+
+
+README = """---
+configs:
+- config_name: default
+  {}
+---
+"""
+
+
+@pytest.fixture
+def private(tmp_path):
+    """Pictures that lie beside a data set, alone and in a table."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "photo.png").write_bytes(png(99))
+    table = pyarrow.table({"image": [{"bytes": png(99), "path": "photo.png"}]})
+    pyarrow.parquet.write_table(table, tmp_path / "private" / "train.parquet")
+    return tmp_path / "private"
+
+
+ELSEWHERE = {
+    "images": "data_files: {private}/*.png",
+    "a table": "data_files: {private}/train.parquet",
+    "above": "data_files: ../private/train.parquet",
+    "a folder": "data_dir: {private}",
+    "a folder above": "data_dir: ../private",
+    "an address": "data_files: http://127.0.0.1:{port}/train.parquet",
+    "another data set": "data_files: hf://datasets/other/set/train.parquet",
+    "a chain": "data_files: zip://*.png::http://127.0.0.1:{port}/faces.zip",
+    "a link": "data_files: link/*.parquet",
+}
+
+
+@pytest.mark.parametrize("flag", ["train_data_dir", "dataset_name"])
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_a_data_set_that_names_files_elsewhere_is_refused_before_they_are_asked_for(
+    what, flag, tmp_path, private, caplog
+):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"image": [{"bytes": png(), "path": "a.png"}]}), folder / "a.parquet")
+    (folder / "link").symlink_to(private)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        named = ELSEWHERE[what].format(private=private, port=server.getsockname()[1])
+        (folder / "README.md").write_text(README.format(named))
+        with pytest.raises(UserError, match=r"which is not in it, and only its own files are opened"):
+            open_source(TrainingConfig(**{flag: str(folder)}))
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
+    (folder / "README.md").write_text(README.format("data_files: '*.parquet'"))
+    (folder / "b.parquet").symlink_to(private / "train.parquet")  # what lies in the folder is the user's own choice
+    assert sorted(picture[0, 0, 0] for picture in read_all(folder).values()) == [7, 99]
+    assert "1 of the 2 files are links that lead out of" in caplog.text and "b.parquet" in caplog.text
+
+
+def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_path, private, run_python):
+    code = """
+import sys
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.data.sources import open_source
+from pipeline_anime_ddpm.training.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        print(open_source(TrainingConfig(dataset_name=name)).num_images)
+    except UserError as error:
+        print(error)
+"""
+    named = [ELSEWHERE["images"].format(private=private), ELSEWHERE["a folder"].format(private=private)]
+    named += ["data_files: hf://datasets/me/own/*.parquet", "data_dir: ../own@main", "data_files: '*.parquet'"]
+    readmes = [tmp_path / f"{number}.md" for number in range(len(named))]
+    for number, readme in enumerate(readmes):
+        readme.write_text(README.format(named[number]))
+        hub.add_dataset(f"me/set{number}", {"README.md": readme, "train.parquet": private / "train.parquet"})
+    hub.add_dataset("me/own", {"train.parquet": private / "train.parquet"})
+    names = [*(f"me/set{number}" for number in range(len(named))), "me/own"]
+    *refused, own, plain = run_python(code, *names, env=hub.env | {"HF_DATASETS_OFFLINE": "0"}).splitlines()
+    assert [own, plain] == ["1", "1"]
+    assert len(refused) == 4 and all("which is not in it" in sentence for sentence in refused), refused
+
+
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_the_yaml_of_a_data_set_does_not_repeat_itself_without_end(name, tmp_path, private):
+    shutil.copy(private / "train.parquet", tmp_path)
+    fence = "---\n" if name == "README.md" else ""
+    for lines, refused in ((2, False), (8, True)):
+        text = "\n".join([*BOMB.splitlines()[: 1 + lines], "configs: *b"])
+        (tmp_path / name).write_text(f"{fence}{text}\n{fence}")
+        with pytest.raises(UserError, match="its YAML repeats parts" if refused else "config_name"):
+            open_source(TrainingConfig(dataset_name=str(tmp_path)))
+
+
+def test_other_files_of_a_data_set_are_not_opened(tmp_path):
+    """HDF5 links to other files, and the readers of more formats than are looked through here."""
+    (tmp_path / "train.h5").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"files such as train\.h5; give one of images"):
+        open_source(TrainingConfig(dataset_name=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["absolute", "relative", "address", "pipe"])
@@ -408,6 +552,76 @@ def test_a_row_of_a_table_opens_no_file_outside_of_the_data_set(kind, tmp_path, 
     first, second = read_all(tmp_path / "set").values()
     assert isinstance(first, np.ndarray)
     assert isinstance(second, Skipped) and "outside of the data set" in second.reason
+
+
+def test_a_row_of_a_table_opens_nothing_through_a_chain_that_ends_in_its_own_file(tmp_path, private):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    own = folder / "own.parquet"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
+        begins = [f"file://{private}/photo.png", f"local://{private}/photo.png", address, f"zip://a.png::{address}"]
+        rows = [{"bytes": None, "path": f"{begin}::{own}"} for begin in begins]
+        kinds = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+        pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array(rows, kinds)}), own)
+        read = read_all(folder).values()
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
+    assert [skipped.reason for skipped in read] == ["a row that points to a file outside of the data set"] * 4
+
+
+def write_table(path, contents, **options):
+    image = pyarrow.StructArray.from_arrays([pyarrow.array(contents, pyarrow.binary())], ["bytes"])
+    pyarrow.parquet.write_table(pyarrow.table({"image": image}), path, **options)
+
+
+def test_a_value_that_repeats_in_a_table_is_unpacked_once_and_not_without_end(tmp_path):
+    """As a dictionary, a megabyte stands in a thousand rows for the price of one."""
+    write_table(
+        tmp_path / "0.parquet", [png() + bytes(2**20)] * 1000, compression="zstd", dictionary_pagesize_limit=2**30
+    )
+    assert (tmp_path / "0.parquet").stat().st_size < 5000
+    source = open_source(TrainingConfig(train_data_dir=str(tmp_path)))
+    before = pyarrow.default_memory_pool().max_memory()
+    read = list(read_unit(source, 0))
+    assert pyarrow.default_memory_pool().max_memory() - before < 20 * 2**20
+    assert 10 < sum(image.content is not None for image in read) < 20
+    assert read[999].refused.startswith("a row of 1,048,")
+
+
+def test_a_table_that_unpacks_to_what_no_pictures_do_is_refused(tmp_path):
+    contents = [png(number) + bytes(2**20) for number in range(20)]
+    write_table(tmp_path / "0.parquet", contents, compression="zstd", use_dictionary=False)
+    assert (tmp_path / "0.parquet").stat().st_size < 20_000
+    with pytest.raises(UserError, match=r"0\.parquet unpacks [\d,]+ bytes to 2\d,\d{3},\d{3}, as no pictures do"):
+        open_source(TrainingConfig(train_data_dir=str(tmp_path)))
+    write_table(tmp_path / "0.parquet", contents, compression="none", use_dictionary=False)
+    assert len(read_all(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_value_of_a_table_that_is_too_large_is_not_read(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline_anime_ddpm.training.data.tables.MOST_BYTES", 1000)
+    rows = [{"bytes": png(), "path": "a.png"}, {"bytes": bytes(1001), "path": "b.png"}]
+    table = pyarrow.table({"image": rows})
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
+    else:
+        with pyarrow.ipc.new_stream(str(tmp_path / "0.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    read = read_all(tmp_path)
+    assert read["a.png"].shape == (3, 8, 8)
+    assert read["b.png"] == Skipped("b.png", "a file of 1,001 bytes")
+
+
+def test_a_row_is_a_file_of_the_data_set_or_a_member_of_its_zip():
+    own = {"/set/a.png", "/set/a.zip", "hf://datasets/me/set@main/a.zip"}
+    members = ["zip://b/c.png::/set/a.zip", "zip://b.png::hf://datasets/me/set@main/a.zip"]
+    assert all(is_row_within(path, own) for path in [*own, *members])
+    chains = ["zip://b.png::zip://a.zip::/set/a.zip", "zip://b.png::http://127.0.0.1/::/set/a.zip"]
+    others = ["/set/b.png", "zip://b.png::/set/a.png", "file:///b.png::/set/a.zip", "::/set/a.zip", "", "::"]
+    assert not any(is_row_within(path, own) for path in chains + others)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):

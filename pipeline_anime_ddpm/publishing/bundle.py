@@ -17,6 +17,7 @@ from ..loading import load_pipeline
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
+from ..training.provenance import RECORD_NAME
 from ..training.run_folder import CONFIG_NAME
 from ..training.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
 from .card import CardFacts, Evaluation, Samples, Weights, render_card
@@ -72,7 +73,11 @@ def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: 
     evaluations = [read_evaluation(path, pipeline) for path in publication.evaluations]
     if publication.stock:
         check_stock(pipeline)
-    training = read_training(publication.run) if publication.run else None
+    training = None
+    if publication.run:
+        for name in (CONFIG_NAME, RECORD_NAME):
+            check_own(publication.run / name, publication.run)
+        training = read_training(publication.run)
     if training and publication.run != publication.source:  # the run's end is not where best/ or an average is from
         training = dataclasses.replace(training, images=None, hours=None)
     save_weights(publication, folder)
@@ -166,21 +171,34 @@ def save_record(
     if training is not None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
         if (publication.run / CURVE_NAME).is_file():
-            copy_own(publication.run / CURVE_NAME, folder / CURVE_NAME)
+            copy_own(publication.run / CURVE_NAME, publication.run, folder / CURVE_NAME)
     if evaluations:
         records = [evaluation.record for evaluation in evaluations]
         (folder / METRICS_NAME).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
 
 
-def copy_own(file: Path, target: Path) -> None:
-    """Copy a file of a run; a link could bring one along that was never meant to be seen.
+def copy_own(file: Path, folder: Path, target: Path) -> None:
+    """Copy a file of `folder`, which the user has named.
 
     Raises:
-        UserError: for a link.
+        UserError: if `check_own` does.
     """
-    if file.is_symlink():
-        raise UserError(f"{file} is a link, and may lead to what is private; put the file itself there, or remove it.")
+    check_own(file, folder)
     shutil.copyfile(file, target)
+
+
+def check_own(file: Path, folder: Path) -> None:
+    """Raise a UserError if there is a link on the way from `folder` to `file`.
+
+    It could bring along what was never meant to be seen; `folder` itself may be one.
+    """
+    way = [file, *file.parents]
+    for place in way[: way.index(folder)]:
+        if place.is_symlink():
+            kind = "folder" if place.is_dir() else "file"
+            raise UserError(
+                f"{place} is a link, and may lead to what is private; put the {kind} itself there, or remove it."
+            )
 
 
 def save_samples(
@@ -190,11 +208,11 @@ def save_samples(
     (folder / SAMPLES_NAME).mkdir()
     for evaluation in evaluations:
         if (grid := evaluation.path.with_name(GRID_NAME)).is_file():
-            copy_own(grid, folder / SAMPLES_NAME / GRID_NAME)
+            copy_own(grid, grid.parent, folder / SAMPLES_NAME / GRID_NAME)
             return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", evaluation.grid_caption)
     grids = sorted((publication.source / SAMPLES_NAME).glob("*.png"))
     for grid in grids:
-        copy_own(grid, folder / SAMPLES_NAME / grid.name)
+        copy_own(grid, publication.source, folder / SAMPLES_NAME / grid.name)
     if grids:
         return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
     pipeline.set_progress_bar_config(disable=True)

@@ -5,12 +5,15 @@ A few kilobytes of either can ask for gigabytes, or for more depth than the inte
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 MOST_CHARACTERS = 16_000_000  # of a file; the largest that this project writes has a few hundred thousand
+MOST_ALIASES = 20  # in what libraries read: together they stand for at most some thousand times the text
 
 
 class _Alias(ValueError):
@@ -39,6 +42,25 @@ def parse_yaml(text: str) -> Any:
         raise
     except Exception as error:  # PyYAML's own, and whatever its constructors raise for values that are none
         raise ValueError("it is not valid YAML") from error
+
+
+@contextlib.contextmanager
+def few_aliases() -> Iterator[None]:
+    """While a library reads YAML that others have written, a ValueError for more than `MOST_ALIASES` in a text."""
+    whole = yaml.SafeLoader.compose_node
+
+    def compose_node(self: yaml.SafeLoader, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases = getattr(self, "aliases", 0) + 1
+            if self.aliases > MOST_ALIASES:
+                raise _Alias("its YAML repeats parts by aliases (*name); write them out")
+        return whole(self, parent, index)
+
+    yaml.SafeLoader.compose_node = compose_node
+    try:
+        yield
+    finally:
+        yaml.SafeLoader.compose_node = whole
 
 
 def parse_json(text: str | bytes) -> Any:

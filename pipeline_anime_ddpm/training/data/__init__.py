@@ -17,8 +17,9 @@ from .cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
 from .cached import CachedData
 from .feed import Feed, FeedPlan
 from .reading import SkipLog, check_skipped
-from .sources import Source, check_source, open_source
+from .sources import check_source, open_source
 from .streaming import StreamedData
+from .units import Source
 
 __all__ = ["CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "prepare_batch"]
 

@@ -22,9 +22,9 @@ from ..atomic import find_or_make
 from ..errors import UserError
 from .feed import threads_for
 from .reading import Decoder, Skipped, read_skipped, read_unit
-from .sources import Source
+from .units import Source
 
-FORMAT = 1  # of the files below; raise it with every change of what they hold
+FORMAT = 2  # of the files below; raise it with every change of what they hold
 PIXELS, INDEX, FACTS, SKIPPED = "pixels.bin", "index.npy", "facts.json", "skipped.jsonl"
 GIVE_UP_AFTER = 1000  # images in a row that cannot be decoded
 
@@ -57,13 +57,20 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A finished cache: a folder of pixels.bin, index.npy, facts.json and skipped.jsonl."""
+    """A finished cache: a folder of pixels.bin, index.npy, facts.json and skipped.jsonl.
+
+    Attributes:
+        num_bytes: size of pixels.bin.
+        digests: SHA-256 of index.npy and skipped.jsonl.
+        created: seconds since 1970.
+    """
 
     folder: Path
     key: CacheKey
     num_images: int
     num_skipped: int
     num_bytes: int
+    digests: dict[str, str]
     created: float
 
     @property
@@ -129,15 +136,22 @@ def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Skipped]:
 
 
 def _open(folder: Path) -> CacheEntry | None:
-    """The cache in `folder`; None if there is none, or it is not whole."""
+    """The cache in `folder`; None if there is none, or it is not whole.
+
+    Of the pixels, which are too many to be read for this, the size is compared; all else is compared byte by byte.
+    """
     try:
         facts = json.loads((folder / FACTS).read_text())
         entry = CacheEntry(folder=folder, key=CacheKey(**facts.pop("key")), **facts)
-        whole = (folder / PIXELS).stat().st_size == entry.num_bytes
-        whole = whole and entry.index().shape == (entry.num_images, 3)
+        whole = (folder / PIXELS).stat().st_size == entry.num_bytes and entry.key.folder_name == folder.name
+        whole = whole and _digests(folder) == entry.digests and entry.index().shape == (entry.num_images, 3)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError):
         return None
     return entry if whole else None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (INDEX, SKIPPED)}
 
 
 def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
@@ -174,6 +188,7 @@ def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) 
         "num_images": len(index),
         "num_skipped": len(skipped),
         "num_bytes": offset * np.dtype(key.dtype).itemsize,
+        "digests": _digests(folder),
         "created": time.time(),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1))

@@ -23,7 +23,7 @@ from filelock import FileLock
 from ..errors import NETWORK_ERROR, UserError, first_line
 from ..parsing import parse_json
 from .decoding import MOST_BYTES, UndecodableImage, decode_image
-from .sources import EncodedImage, Source
+from .units import EncodedImage, Source
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,8 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
     if not source.remote:
         try:
             yield from itertools.islice(source.read(unit), start, None)
-        except (*NETWORK_ERRORS, MemoryError) as error:
-            raise UserError(
-                f"{source.name} cannot be read any more ({first_line(error)}); put its files right, and run the same "
-                "command again."
-            ) from error
+        except Exception as error:  # of a broken file, almost anything
+            raise _broken(source, error) from error
         return
     waits = iter(WAITS)
     while True:
@@ -68,6 +65,17 @@ def read_unit(source: Source, unit: int, start: int = 0) -> Iterator[EncodedImag
             return
         except NETWORK_ERRORS as error:
             _wait(waits, source.name, error)
+        except Exception as error:  # which no waiting mends
+            raise _broken(source, error) from error
+
+
+def _broken(source: Source, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(
+        f"{source.name} cannot be read any more ({first_line(error)}); put its files right, and for a run that has "
+        "begun just as they were, and run the same command again."
+    )
 
 
 def _wait(waits: Iterator[float], name: str, error: Exception) -> None:
@@ -96,6 +104,10 @@ def _content(image: EncodedImage, remote: bool) -> bytes:
             if not remote:
                 raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
             _wait(waits, image.name, error)
+        except UndecodableImage:
+            raise
+        except Exception as error:  # of a zip that is encrypted, damaged or none
+            raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
 
 
 def _read_file(path: str) -> bytes:
@@ -194,7 +206,9 @@ class SkipLog:
         total = len(known) + len(new)
         if new and not known:
             logger.warning("%s: %s; it is skipped, and listed in %s as all others.", *new[0], self.path)
-        check_skipped(total, num_images, self.max_fraction, self.path)
+        # a run that has begun does not go on with other files
+        mend = "allow more, or put them right and choose another --output_dir"
+        check_skipped(total, num_images, self.max_fraction, self.path, mend)
 
 
 def read_skipped(path: Path) -> set[Skipped]:
@@ -209,10 +223,12 @@ def read_skipped(path: Path) -> set[Skipped]:
     return found
 
 
-def check_skipped(skipped: int, num_images: int, max_fraction: float, listed: Path) -> None:
-    """Raise a UserError if more than `max_fraction` of the images are skipped."""
+def check_skipped(
+    skipped: int, num_images: int, max_fraction: float, listed: Path, mend: str = "put them right, or allow more"
+) -> None:
+    """Raise a UserError that says how to `mend` it if more than `max_fraction` of the images are skipped."""
     if skipped > max_fraction * num_images:
         raise UserError(
             f"{skipped:,} of {num_images:,} images cannot be decoded, more than --max_skipped_fraction "
-            f"{max_fraction:g} allows; {listed} lists them: put them right, or allow more."
+            f"{max_fraction:g} allows; {listed} lists them: {mend}."
         )

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..errors import UserError
 from .feed import Feed, FeedPlan, leave_stopping_to_main, threads_for
 from .reading import Decoder, SkipLog, Skipped, crop, read_unit
-from .sources import EncodedImage, Source
+from .units import EncodedImage, Source
 
 ORDER, MIX = 0, 1  # two purposes never share random numbers
 KNOWN_BATCHES = 1024  # the last ones, whose images can be named

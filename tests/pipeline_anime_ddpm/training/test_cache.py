@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline_anime_ddpm import cli
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import cache, open_data, wants_streaming
-from pipeline_anime_ddpm.training.data.sources import ImageFiles
+from pipeline_anime_ddpm.training.data.units import ImageFiles
 from pipeline_anime_ddpm.training.errors import UserError
 
 
@@ -48,15 +48,42 @@ def test_images_are_decoded_once_and_again_only_when_something_changes(faces, mo
     assert len(cache.list_caches(first.entry.folder.parent)) == 5
 
 
-def test_a_damaged_cache_and_the_leavings_of_a_killed_process_are_made_anew(faces):
-    entry = open_data(config_for(faces), 8, False).entry
-    whole = (entry.folder / cache.PIXELS).read_bytes()
-    (entry.folder / cache.PIXELS).write_bytes(whole[:-1])
+def cut(content):
+    return content[:-1]
+
+
+def turned(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        (cache.PIXELS, cut),
+        (cache.INDEX, cut),
+        (cache.INDEX, turned),
+        (cache.SKIPPED, cut),
+        (cache.SKIPPED, turned),
+        (cache.FACTS, cut),
+        (cache.FACTS, lambda content: content.replace(b'"resolution": 8', b'"resolution": 9')),
+        (cache.FACTS, lambda content: content.replace(b'"num_images": 39', b'"num_images": 38')),
+    ],
+)
+def test_a_damaged_cache_and_the_leavings_of_a_killed_process_are_made_anew(name, spoil, faces):
+    (faces / "07.png").write_bytes(b"not an image")
+    config = config_for(faces, max_skipped_fraction=0.03)
+    entry = open_data(config, 8, False).entry
+    before = {file.name: file.read_bytes() for file in entry.folder.iterdir()}
+    spoilt = spoil(before[name])
+    assert spoilt != before[name]
+    (entry.folder / name).write_bytes(spoilt)
     leavings = entry.folder.parent / f".{entry.folder.name}.x.partial"
     leavings.mkdir()
-    again = open_data(config_for(faces), 8, False).entry
-    assert (again.folder / cache.PIXELS).read_bytes() == whole
+    again = open_data(config, 8, False).entry
+    assert again.folder == entry.folder and again.created > entry.created
     assert not leavings.exists()
+    for name in (cache.PIXELS, cache.INDEX, cache.SKIPPED):
+        assert (again.folder / name).read_bytes() == before[name]
 
 
 def test_a_failure_in_the_middle_leaves_no_cache(faces, monkeypatch):
@@ -141,7 +168,7 @@ def test_large_data_sets_of_the_hub_are_streamed_unless_told_otherwise(faces):
 
 
 def cache_file(size):
-    from pipeline_anime_ddpm.training.data.sources import DataFile
+    from pipeline_anime_ddpm.training.data.units import DataFile
 
     return DataFile("0.png", int(size), "1")
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import open_data
+from pipeline_anime_ddpm.training.data.feed import FeedPlan
 from pipeline_anime_ddpm.training.data.reading import read_unit
 from pipeline_anime_ddpm.training.data.sources import check_source, open_source
 from pipeline_anime_ddpm.training.errors import UserError
@@ -142,8 +143,153 @@ def test_a_folder_without_images_gets_one_sentence(tmp_path, make, says):
         check_source(config_for(folder, tmp_path))
 
 
+@pytest.mark.parametrize("data", ["train_data_dir", "dataset_name"])
+@pytest.mark.parametrize("flag", ["output_dir", "cache_dir"])
+def test_a_run_does_not_write_among_its_own_data(flag, data, tmp_path):
+    """Its samples would be training data of the next run, and a resumed one would find its data changed."""
+    make_folder(tmp_path / "set", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    settings = {"train_data_dir": None, data: str(tmp_path / "set")}
+    for place in (tmp_path / "set", tmp_path / "set" / "deep" / "run", tmp_path / "link" / "run"):
+        with pytest.raises(UserError, match=rf"--{flag} .* is inside of the data folder .* choose a folder elsewhere"):
+            check_source(config_for(None, tmp_path, **settings, **{flag: str(place)}))
+    check_source(config_for(None, tmp_path, **settings, **{flag: str(tmp_path / "set beside")}))
+
+
 def test_a_data_set_without_a_train_split_gets_one_sentence(tmp_path):
     make_tables(tmp_path / "set", 2)
     (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").unlink()
     with pytest.raises(UserError, match="no train split"):
         open_source(config_for(None, tmp_path, train_data_dir=None, dataset_name=str(tmp_path / "set")))
+
+
+BYTES, TEXT = pyarrow.binary(), pyarrow.string()
+IMAGE = pyarrow.struct({"bytes": BYTES, "path": TEXT})
+MIXED = pyarrow.struct({"path": TEXT, "more": pyarrow.int8(), "bytes": BYTES})
+ENCODED = {"bytes": png(7), "path": "a.png"}
+
+
+def odd_table(values, kind=None, metadata=None, name="image", file="a.parquet"):
+    def make(folder):
+        table = pyarrow.table({name: pyarrow.array(values, kind)}).replace_schema_metadata(metadata)
+        if file.endswith(".parquet"):
+            pyarrow.parquet.write_table(table, folder / file)
+        else:
+            with pyarrow.ipc.new_stream(str(folder / file), table.schema) as writer:
+                writer.write_table(table)
+
+    return make
+
+
+def odd_file(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def locked_zip(folder):
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("a.png", png(7))
+    content = (folder / "a.zip").read_bytes()
+    places = [content.index(b"PK\3\4") + 6, content.index(b"PK\1\2") + 8]  # the flag that it is encrypted
+    (folder / "a.zip").write_bytes(bytes(byte | (at in places) for at, byte in enumerate(content)))
+
+
+def beside_a_table(readme, name="README.md"):
+    def make(folder):
+        odd_table([ENCODED], IMAGE)(folder)
+        (folder / name).write_text(readme)
+
+    return make
+
+
+def image_beside(name, content):
+    def make(folder):
+        (folder / "a.png").write_bytes(png(7))
+        (folder / name).write_text(content)
+
+    return make
+
+
+ODD = {  # what is made of it: red values, or a part of the sentence
+    "null": (odd_table([None, ENCODED, {"bytes": None, "path": None}], IMAGE), [7]),
+    "nothing but null": (odd_table([None, None]), "hold images"),
+    "bytes alone": (odd_table([png(7), None], pyarrow.binary()), [7]),
+    "large bytes": (odd_table([png(7)], pyarrow.large_binary()), [7]),
+    "views": (odd_table([png(7)], pyarrow.binary_view()), "hold images"),
+    "bytes of a width": (odd_table([png(7)], pyarrow.binary(len(png(7)))), "hold images"),
+    "fields in another order": (
+        odd_table(
+            [{"path": "a", "more": 1, "bytes": png(7)}],
+            pyarrow.struct({"path": pyarrow.string(), "more": pyarrow.int8(), "bytes": pyarrow.binary()}),
+        ),
+        [7],
+    ),
+    "paths that are numbers": (odd_table([{"bytes": png(7), "path": 3}]), [7]),
+    "paths that are no text": (
+        odd_table(
+            [{"bytes": png(7), "path": b"\xff"}], pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.binary()})
+        ),
+        [7],
+    ),
+    "paths alone": (
+        odd_table(["/dev/zero"], metadata={"huggingface": '{"info": {"features": {"image": {"_type": "Image"}}}}'}),
+        "hold images",
+    ),
+    "lists of images": (odd_table([[ENCODED, ENCODED]], pyarrow.list_(IMAGE)), "hold images"),
+    "pixels": (odd_table([[[1, 2], [3, 4]]]), "hold images"),
+    "a struct in a struct": (odd_table([{"bytes": {"bytes": png(7)}}]), "hold images"),
+    "no rows": (odd_table([], IMAGE), "holds no images"),
+    "no columns": (lambda folder: pyarrow.parquet.write_table(pyarrow.table({}), folder / "a.parquet"), "hold images"),
+    "a column with a dot": (odd_table([ENCODED], IMAGE, name="a.b"), [7]),
+    "an unknown feature": (
+        odd_table([ENCODED], IMAGE, {"huggingface": '{"info": {"features": {"image": {"_type": "Nope"}}}}'}),
+        "Nope",
+    ),
+    "features without end": (odd_table([ENCODED], IMAGE, {"huggingface": "[" * 100_000}), "cannot be loaded"),
+    "an arrow file": (odd_table([ENCODED, None], IMAGE, file="a.arrow"), [7]),
+    "an arrow file of lists": (odd_table([[ENCODED]], pyarrow.list_(IMAGE), file="a.arrow"), "hold images"),
+    "an arrow file that is none": (odd_file("a.arrow", b"ARROW1\0\0" + bytes(range(100))), "cannot be loaded"),
+    "a parquet file that is none": (odd_file("a.parquet", b"PAR1" + bytes(range(100))), "cannot be loaded"),
+    "an empty parquet file": (odd_file("a.parquet", b""), "cannot be loaded"),
+    "a zip that is none": (odd_file("a.zip", b"PK\3\4" + bytes(range(100))), "not a zip"),
+    "an empty zip": (
+        odd_file("a.zip", b"PK\5\6" + bytes(18)),
+        "None of the 0 images",
+        "too few images",
+        "No (supported) data files",
+    ),
+    "a zip that is encrypted": (locked_zip, "such as a.png", "zip://a.png"),
+    "an empty tar": (odd_file("a.tar", bytes(10240)), "holds no images"),
+    "a tar that is none": (odd_file("a.tar", bytes(range(256)) * 4), "cannot be loaded"),
+    "a README.md that is none": (beside_a_table("---\n: : [\n---\n"), "cannot be loaded"),
+    "a README.md of numbers": (beside_a_table("---\n- 3\n---\n"), "cannot be loaded"),
+    "features that are none": (beside_a_table("---\ndataset_info:\n  features: 7\n---\n"), "cannot be loaded"),
+    "files that are none": (
+        beside_a_table("---\nconfigs:\n- config_name: default\n  data_files: 7\n---\n"),
+        "Expected data_files",
+    ),
+    "infos that are none": (beside_a_table("[7]", "dataset_infos.json"), "cannot be loaded"),
+    "YAML that is none": (beside_a_table("[", ".huggingface.yaml"), "cannot be loaded"),
+    "a csv beside images": (image_beside("metadata.csv", "file_name,text\n../../a.png,x\n"), [7]),
+    "another csv beside images": (image_beside("labels.csv", "a,b\n1,2\n"), [7], "files such as labels.csv"),
+}
+
+
+@pytest.mark.parametrize(
+    ("flag", "streaming"), [("train_data_dir", False), ("dataset_name", False), ("train_data_dir", True)]
+)
+@pytest.mark.parametrize("what", ODD)
+def test_odd_data_are_read_or_refused_in_a_sentence(what, flag, streaming, tmp_path):
+    make, *results = ODD[what]
+    (tmp_path / "set").mkdir()
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "set")
+    settings = {"train_data_dir": None, flag: str(tmp_path / "set"), "streaming": streaming}
+    config = config_for(None, tmp_path, **settings, max_skipped_fraction=0.9)
+    try:
+        batch = next(open_data(config, 8, False).feed(FeedPlan(1, 0, 1)))
+    except UserError as error:
+        sentence = str(error)
+        assert "\n" not in sentence and sentence.endswith(".")
+        assert any(isinstance(result, str) and result in sentence for result in results), sentence
+    else:
+        assert batch[:, 0, 0, 0].tolist() in results

@@ -1,0 +1,184 @@
+"""The encoded images of a data set in units, each of which is read in its order: image files and tars."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from datasets.utils.file_utils import xopen
+
+from ..errors import UserError
+from .decoding import IMAGE_SUFFIXES, MOST_BYTES
+
+MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
+
+
+class EncodedImage(NamedTuple):
+    """One image file: its content, or where to read it, or why it is not read."""
+
+    name: str
+    content: bytes | None
+    path: str | None = None
+    refused: str | None = None
+
+
+class DataFile(NamedTuple):
+    """A file of the data set. `version` changes with its content: the Hub's content id, or the time of change."""
+
+    name: str
+    size: int
+    version: str
+
+
+class Source(ABC):
+    """The encoded images of a data set, in units (files, row groups) that can only be read from their beginning.
+
+    Attributes:
+        name: what the user called it.
+        remote: whether reading goes over a network, and may have to be repeated.
+        num_units: how many units there are.
+        unit_sizes: images in each unit, corrupt ones included; None if that is known only after reading.
+    """
+
+    name: str
+    remote: bool
+    num_units: int
+    unit_sizes: list[int] | None
+    files: list[DataFile]
+    column: str | None = None
+
+    @abstractmethod
+    def read(self, unit: int) -> Iterator[EncodedImage]:
+        """The images of one unit, always in the same order."""
+
+    @property
+    def num_images(self) -> int | None:
+        """How many images there are, corrupt ones included; None if that is known only after reading."""
+        return None if self.unit_sizes is None else sum(self.unit_sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(f.size for f in self.files)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with every change of a file: what a cache is keyed by."""
+        return _digest([self.column, *map(list, sorted(self.files))])
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The same for a copy of the data elsewhere: what a resumed run is compared by."""
+        return _digest([self.column, *([f.name, f.size] for f in sorted(self.files))])
+
+
+def _digest(facts: list) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+class ImageFiles(Source):
+    """Single image files. A unit is every n-th of them, so that it mixes the folders."""
+
+    def __init__(self, name: str, paths: list[str], files: list[DataFile], remote: bool = False):
+        self.name, self.paths, self.files, self.remote = name, paths, files, remote
+        self.num_units = min(MOST_UNITS, len(paths))
+        self.unit_sizes = [len(paths[unit :: self.num_units]) for unit in range(self.num_units)]
+
+    def read(self, unit: int) -> Iterator[EncodedImage]:
+        numbers = range(unit, len(self.paths), self.num_units)
+        return (EncodedImage(self.files[n].name, None, self.paths[n]) for n in numbers)
+
+
+def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
+    """An archive of `size` bytes: uncompressed, so that no more comes out of it than there is in it.
+
+    What is damaged in the middle is an error, which tarfile takes for the end. So is a member that goes back, which
+    tarfile would read for ever, or beyond the end, which it would count up to.
+    """
+
+    class Member(tarfile.TarInfo):
+        def _block(self, count: int) -> int:
+            if not 0 <= count <= size:
+                raise tarfile.ReadError(f"a member claims {count:,} bytes")
+            return super()._block(count)
+
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+            try:
+                return super().fromtarfile(archive)
+            except (
+                tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, IndexError, RecursionError
+            ) as error:  # fmt: skip
+                raise tarfile.ReadError(f"damaged after {archive.offset:,} bytes: {error}") from error
+
+    return tarfile.open(mode=mode, tarinfo=Member, **where)
+
+
+class TarFiles(Source):
+    """Tar archives of images, WebDataset's layout or any other; a unit is one archive.
+
+    Nothing is unpacked to disk, so that a member's name is no more than a name; links and devices are passed over.
+    Sparse files, which may be much larger than the archive, are left out.
+
+    Args:
+        column: WebDataset's field, such as `jpg` or `mask.png`; None for every image in the archives.
+    """
+
+    def __init__(self, name: str, paths: list[str], files: list[DataFile], remote: bool, column: str | None):
+        self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
+        self.num_units = len(paths)
+        self._check_fields()
+        self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
+
+    def read(self, unit: int) -> Iterator[EncodedImage]:
+        size = self.files[unit].size
+        with xopen(self.paths[unit], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
+            for member in filter(self._is_wanted, archive):
+                name = f"{self.files[unit].name}/{member.name}"
+                if member.size > MOST_BYTES:
+                    yield EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
+                elif member.issparse():
+                    yield EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")
+                else:
+                    yield EncodedImage(name, archive.extractfile(member).read())
+
+    def _count(self, unit: int) -> int:
+        with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
+            return sum(map(self._is_wanted, archive))
+
+    def _is_wanted(self, member: tarfile.TarInfo) -> bool:
+        if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+            return False
+        if self.column is not None:
+            return _field(member.name) == self.column.lower()
+        return PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+
+    def _check_fields(self) -> None:
+        """Refuse archives whose examples hold two images each, such as a picture and its mask."""
+        keys: dict[str, str] = {}
+        size = self.files[0].size
+        with xopen(self.paths[0], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
+            for member in filter(self._is_wanted, archive):
+                key, field = member.name[: -len(_field(member.name))], _field(member.name)
+                if keys.setdefault(key, field) != field:
+                    raise UserError(
+                        f"The examples of {self.name} hold several images, {keys[key]} and {field}; name the one to "
+                        f"train on, as in --image_column {keys[key]}."
+                    )
+                if len(keys) == 10:
+                    return
+        if not keys:
+            raise UserError(
+                f"{self.files[0].name} holds no images" + (f" named *.{self.column}." if self.column else ".")
+            )
+
+
+def _field(name: str) -> str:
+    """WebDataset's name of a file's role in its example: all after the first dot."""
+    return PurePosixPath(name).name.partition(".")[2].lower()
