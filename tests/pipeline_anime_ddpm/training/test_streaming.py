@@ -247,13 +247,14 @@ def test_more_readers_than_images_and_another_number_of_readers_are_refused(tmp_
 def test_the_feed_tells_how_long_it_was_waited_for_and_stops_its_threads(tmp_path):
     import threading
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     feed = stream_of(Numbers([48]), tmp_path).feed(FeedPlan(4, 0, 100))
     assert torch.is_tensor(next(feed))
     assert 0 < feed.seconds_waited < 5
-    assert threading.active_count() > before
+    its = set(threading.enumerate()) - before
+    assert its
     feed.close()
     deadline = time.monotonic() + 10  # those that decode are told to end, and not waited for
-    while threading.active_count() > before:
+    while any(thread.is_alive() for thread in its):
         assert time.monotonic() < deadline
         time.sleep(0.01)
