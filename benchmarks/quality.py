@@ -119,9 +119,13 @@ class Bench:
         }
         flags |= {"cache_dir": s.cache_dir} if s.cache_dir else {}
         flags |= {"save_guide_at": round(arm.guide_at * images)} if arm.guide_at else {}
-        flags |= {"mixed_precision": s.mixed_precision} if s.mixed_precision and arm.name != "baseline" else {}
+        flags |= {"mixed_precision": self.mixing(arm)} if self.mixing(arm) else {}
         flags |= arm.flags
         return [sys.executable, str(ROOT / "train_anime_ddpm.py"), *map(as_flag, flags.items())]
+
+    def mixing(self, arm: Arm) -> str | None:
+        """What its training is mixed with; the peer does not do that unless told to."""
+        return None if arm.trained == "baseline" else self.settings.mixed_precision
 
     def start_of(self, arm: Arm) -> Path:
         """The folder of the pipeline that an arm goes on from: the given one, or that of this bench."""
@@ -217,7 +221,8 @@ class Bench:
                 continue
             found = [values(record) for record in records]
             row = {"kind": kind, "arm": arm.name, "what": arm.what, "images": images, "sampler": self.best_sampler(arm)}
-            row |= {"speed": self.speeds().get(arm.trained)}
+            row |= {"speed": self.speeds().get(arm.trained), "device": records[0]["device"]}
+            row |= {"trained_in": self.mixing(arm) or "float32"}
             row |= {name: statistics.mean(one[name] for one in found) for name in found[0]}
             row |= {"kid_seeds": [one["kid"] for one in found], "fd_seeds": [one["fd"] for one in found]}
             row |= {"extractor": records[0]["extractor"]["name"], "real": records[0]["real"]["split"]}
@@ -245,7 +250,7 @@ def lpips_of(record: dict[str, Any]) -> dict[str, float]:
 
 
 def merged(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`rows`, and those of an earlier file that are of other arms."""
+    """`rows`, and those of an earlier file that are of other arms, perhaps from another machine."""
     earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
     here = {(row["kind"], row["arm"]) for row in rows}
     every = rows + [row for row in earlier if (row["kind"], row["arm"]) not in here]
@@ -306,7 +311,8 @@ def main() -> None:
                 getattr(bench, stage)(arm)
     rows = merged(settings.output, [row for arm in arms if arm.data == "faces" for row in bench.rows(arm)])
     if not rows:
-        raise UserError("Nothing was judged; give --stages choose judge as well.")
+        print("Nothing is judged yet; give --stages choose judge for that.")
+        return
     command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
     what = f"Faces at {settings.resolution} px, {settings.images:,} images an arm"
     write_result(settings.output, what, command, PACKAGES, gpu_name(), rows=rows, summary=summarise(rows))

@@ -289,8 +289,11 @@ def render_sampling(result: dict) -> str:
         judged = [_kid(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
         timed = [f"{row['seconds'][kind]['median']:.3g}" for kind in ("one", "batch")] if "seconds" in row else ["", ""]
         body.append([row["name"], *judged, *timed])
-    judged = next((row for row in result["rows"] if "kid" in row), None)
-    note = f" {judged['n']:,} images for each KID." if judged else ""
+    judged = [row for row in result["rows"] if "kid" in row]
+    note = f" {judged[0]['n']:,} images for each KID" if judged else ""
+    for device in sorted({row["device"] for row in judged} - {judged[0]["device"]}) if judged else ():
+        note += f", on {device} those of {', '.join(row['name'] for row in judged if row['device'] == device)}"
+    note += "." * bool(judged)
     return "\n".join([
         *_table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
         "",
@@ -385,6 +388,7 @@ def render_quality(result: dict) -> str:
             [
                 row["what"],
                 f"{row['images']:,}",
+                f"{row['device']}, {row['trained_in']}",
                 row["sampler"],
                 f"{_kid(row)} ({', '.join(f'{kid:.3f}' for kid in row['kid_seeds'])})",
                 f"{row['fd']:.1f}",
@@ -395,6 +399,7 @@ def render_quality(result: dict) -> str:
         head = [
             title,
             "images",
+            "trained on",
             "its best sampler",
             "KID (each seed)",
             "FD",
@@ -406,7 +411,8 @@ def render_quality(result: dict) -> str:
     return "\n".join([
         *lines,
         f"{result['what']}; {first['n']:,} drawn for each seed, against {first['real']}, by {first['extractor']}; the "
-        f"floor, as many training images, has KID {floor['kid']:.3f} and FD {floor['fd']:.1f}. {result['machine']}; "
+        f"floor, as many training images, has KID {floor['kid']:.3f} and FD {floor['fd']:.1f}. Equal time: as many "
+        f"images as the arm trains on while the baseline takes the first table's number. {result['machine']}; "
         f"torch {result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
     ])  # fmt: skip
 

@@ -241,7 +241,8 @@ def gather(bench: Bench) -> list[dict[str, Any]]:
         record, seconds = measured(bench.folder(way)), speed["seconds"].get(way.name)
         if record or seconds:
             row = {"kind": way.kind, "name": way.name, "sampler": way.sampler, "steps": way.steps, **way.guidance}
-            rows.append(row | (values(record) if record else {}) | ({"seconds": seconds} if seconds else {}))
+            row |= values(record) | {"device": record["device"]} if record else {}
+            rows.append(row | ({"seconds": seconds} if seconds else {}))
     path = bench.work / "backends.json"
     return rows + (json.loads(path.read_text()) if path.is_file() else [])
 

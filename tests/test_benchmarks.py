@@ -397,6 +397,7 @@ def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, ren
     before = {"kind": "images", "arm": "noise", "what": "x", "images": 1, "sampler": "y", "kid": 2.0, "kid_std": 0.1}
     before |= {"kid_seeds": [1.5, 2.5], "fd": 20.0, "lpips": {"lpips_nearest": 0.1, "lpips_diversity": 0.2}, "n": 20}
     before |= {"extractor": "z", "real": "validation", "floor": {"kid": 0.1, "fd": 1.0}}
+    before |= {"device": "a GPU", "trained_in": "bf16"}
     output.write_text(json.dumps({"rows": [before]}))
     (folder / "quality").mkdir()
     (folder / "quality" / "speed.json").write_text('{"baseline": 1.0, "patch": 1.5}')  # measured before
@@ -414,7 +415,9 @@ def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, ren
     assert patch["images"] == 64 and rows["time", "patch"]["images"] == 96
     assert kids[0] != kids[1] and patch["kid"] == pytest.approx(sum(kids) / 2)
     assert result["summary"]["patch_over_full_fd"] == patch["fd"] / 20.0 and result["summary"]["noise_fd_ratio"] is None
-    assert render.render_quality(result) in done.stdout
+    table = render.render_quality(result)
+    assert table in done.stdout and "| a GPU, bf16 | y | 2.000" in table
+    assert f"| 64 | {patch['device']}, float32 |" in table
 
 
 def test_scaling_fits_the_ring_and_predicts_the_step(tmp_path, render, work, monkeypatch):
