@@ -53,7 +53,7 @@ from pipeline_anime_ddpm.training.errors import UserError, again, again_without,
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
-from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction
+from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction, kept_guide
 from pipeline_anime_ddpm.training.numerics import (
     Numerics,
     carried_to_gradient,
@@ -145,6 +145,8 @@ def main() -> None:
         drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
         data.list_skipped(run.folder)
+        if load_guide(run.folder) is None and (guide := kept_guide(config, unet)) is not None:
+            save_guide(guide, run.folder)
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:
         start_trackers(accelerator, config.trackers, config.to_dict(), run.folder)
@@ -476,8 +478,7 @@ def draw_grid(run: Run) -> list[Image.Image]:
 
 def finished_pipeline(run: Run) -> AnimeDDPMPipeline:
     """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
-    guide = load_guide(run.folder) if run.config.save_guide_at else None
-    return AnimeDDPMPipeline(run.unet, run.scheduler, guide, space_to_depth(run.unet))
+    return AnimeDDPMPipeline(run.unet, run.scheduler, load_guide(run.folder), space_to_depth(run.unet))
 
 
 def save_model(run: Run) -> None:

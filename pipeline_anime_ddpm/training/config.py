@@ -289,7 +289,7 @@ class TrainingConfig:
     save_guide_at: int | None = setting(
         None,
         "After so many images keep the averaged weights as the pipeline's `guide_unet`, the weaker network of "
-        "autoguidance (arXiv:2406.02507): a sixteenth of the run, say. By default there is no guide.",
+        "autoguidance (arXiv:2406.02507): a sixteenth of the run, say. By default that of a pre-trained one stays.",
     )
 
     # --- output, checkpoints, resuming ---

@@ -71,6 +71,20 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     return unet, scheduler
 
 
+def kept_guide(config: TrainingConfig, unet: UNet2DModel) -> UNet2DModel | None:
+    """The guide of the pre-trained pipeline, which the trained `unet` keeps; None if there is none.
+
+    Nor is there one where the run takes its own, where a distilled network is to draw without, and where a guide would
+    know other noise or another resolution than `unet` will.
+    """
+    name, has_own = config.pretrained_model_name_or_path, config.save_guide_at or config.distill or config.new_noise
+    if not name or has_own or read_index(name, config.cache_dir) is None:
+        return None
+    guide = load_pipeline(name, config.cache_dir).guide_unet
+    fits = guide is not None and guide.config.sample_size == unet.config.sample_size
+    return guide.float() if fits else None
+
+
 def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> str:
     """What the run is, in words."""
     size, parameters = full_side(unet), unet.num_parameters() / 1e6

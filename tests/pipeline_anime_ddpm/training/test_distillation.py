@@ -1,5 +1,7 @@
 """Distillation: which path is followed from where to where, what is learned of it, and what the saved pipeline does."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -10,7 +12,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.errors import UserError
-from pipeline_anime_ddpm.training.models import build_model
+from pipeline_anime_ddpm.training.models import build_model, kept_guide
 from pipeline_anime_ddpm.training.objective import StepBatch
 from schedulers import AnimeNoiseScheduler
 
@@ -206,6 +208,33 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
         few(num_inference_steps=5)
     changed = few.unet.state_dict()
     assert any(not torch.equal(own[key], changed[key]) for key in own)
+    assert few.guide_unet is None
+
+
+def test_a_guide_stays_when_the_network_is_trained_on(work, tmp_path, in_process, tiny_unet):
+    """Killed before it has kept the guide, it keeps it when it goes on."""
+    unet, guide, noise = tiny_unet(), tiny_unet(seed=1), AnimeNoiseScheduler()
+    AnimeDDPMPipeline(unet, noise, guide).save_pretrained(tmp_path / "trained")
+    arguments = flags(work, tmp_path / "on", pretrained_model_name_or_path=tmp_path / "trained", max_train_steps=3)
+    arguments = [a for a in arguments if not a.startswith("--model_config")]
+    in_process(*arguments)
+    shutil.rmtree(tmp_path / "on" / "guide_unet")
+    in_process(*arguments)
+    on = AnimeDDPMPipeline.from_pretrained(tmp_path / "on")
+    for key, value in guide.state_dict().items():
+        assert torch.equal(on.guide_unet.state_dict()[key], value)
+    assert any(not torch.equal(value, on.unet.state_dict()[key]) for key, value in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("more", "stays"),
+    [({}, True), ({"save_guide_at": 8}, False), ({"distill": 2}, False), ({"new_noise": True}, False),
+     ({"resolution": 32}, False)],
+)  # fmt: skip
+def test_a_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
+    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), tiny_unet(seed=1)).save_pretrained(tmp_path)
+    config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
+    assert (kept_guide(config, build_model(config)[0]) is not None) is stays
 
 
 @pytest.mark.parametrize(
