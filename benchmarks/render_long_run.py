@@ -23,11 +23,13 @@ def render_long_run(result: dict) -> str:
         memory, speed, work = (f"{found[f'{name}_growth']:+.1%}" for name in ("memory", "speed", "work"))
         counts = (str(found["evaluations"]), str(found["pushes"]))
         rows.append((part, f"{found['minutes']:.0f}", memory, files, threads, speed, work, *counts))
+    warm = " and ".join(f"minute {found['warm_up']:.0f}" for found in result["summary"].values())
     table = [f"| {' | '.join(row)} |" for row in rows]
     note = (
-        "Resident memory, open files and threads of the training with its workers; what is shown is "
-        "how the median of the last tenth after the warm-up (15 % of the time) compares with the first tenth's. "
-        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
+        "Resident memory, open files and threads of the training with its workers; what is shown is how the median of "
+        "the last tenth of the time compares with that of a tenth from the end of the warm-up, which is when it has "
+        "measured itself and pushed for the first time, or 15 % of the time if that is later: "
+        f"{warm}. {result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`."
     )
     return "\n".join([*table, "", note])

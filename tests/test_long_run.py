@@ -37,8 +37,18 @@ def test_growth_is_told_after_the_warm_up_and_a_single_peak_is_none(long_run):
     assert found["memory_growth"] == found["speed_growth"] == found["work_growth"] == 0 and found["files"] == [9, 9]
     leaking = [row(minute, memory=1000 + 10 * minute, files=9 + minute) for minute in range(61)]
     found = long_run.changes(leaking)
-    assert found["memory_growth"] == pytest.approx((1000 + 580) / (1000 + 110) - 1, abs=0.01)
-    assert found["files"][1] - found["files"][0] == pytest.approx(47, abs=1)
+    assert found["memory_growth"] == pytest.approx((1000 + 575) / (1000 + 135) - 1, abs=0.01)
+    assert found["files"][1] - found["files"][0] == pytest.approx(44, abs=1)
+
+
+def test_what_the_first_evaluation_and_push_load_belongs_to_the_warm_up(long_run):
+    rows = [row(minute, evaluations=minute // 25, pushes=minute // 30) for minute in range(61)]
+    for late in rows[30:]:
+        late |= {"memory": 1200, "files": 17}
+    rows[30]["images_per_second"] = 1.0
+    found = long_run.changes(rows)
+    assert found["memory_growth"] == found["speed_growth"] == 0 and found["files"] == [17, 17]
+    assert found["warm_up"] == 31
 
 
 def test_the_result_is_whole_after_every_look_and_rendered(long_run, tmp_path):
