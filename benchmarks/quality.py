@@ -31,7 +31,7 @@ from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
 PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity", "numpy"]
 STAGES = ("speed", "train", "choose", "judge")
 FOLDER = Path(__file__).with_name("quality")
-ORDER = ("pretrained", "baseline", "optimised", "noise", "patch", "full", "scratch")
+ORDER = ("pretrained", "baseline", "optimised", "noise", "patch", "fading", "full", "scratch")
 PHOTOGRAPHS = FACES.parent / "photos_32"
 # The fixed list that each arm's own best is chosen from: sampler, steps, options.
 SAMPLERS = {
@@ -270,8 +270,11 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "noise_kid_ratio": ratio("images", "noise", "baseline", "kid"),
         "full_fd_ratio": ratio("images", "full", "baseline", "fd"),
         "full_kid_ratio": ratio("images", "full", "baseline", "kid"),
-        "patch_over_full_fd": ratio("images", "patch", "noise", "fd"),
-        "patch_over_full_fd_equal_time": ratio("time", "patch", "noise", "fd"),
+        **{
+            f"{arm}_over_noise_fd{'_equal_time' * (kind == 'time')}": ratio(kind, arm, "noise", "fd")
+            for arm in ("patch", "fading")
+            for kind in ("images", "time")
+        },
     }
 
 

@@ -414,7 +414,9 @@ def test_quality_is_measured_from_end_to_end_and_earlier_rows_stay(tmp_path, ren
     patch, kids = rows["images", "patch"], rows["images", "patch"]["kid_seeds"]
     assert patch["images"] == 64 and rows["time", "patch"]["images"] == 96
     assert kids[0] != kids[1] and patch["kid"] == pytest.approx(sum(kids) / 2)
-    assert result["summary"]["patch_over_full_fd"] == patch["fd"] / 20.0 and result["summary"]["noise_fd_ratio"] is None
+    assert (
+        result["summary"]["patch_over_noise_fd"] == patch["fd"] / 20.0 and result["summary"]["noise_fd_ratio"] is None
+    )
     table = render.render_quality(result)
     assert table in done.stdout and "| a GPU, bf16 | y | 2.000" in table
     assert f"| 64 | {patch['device']}, float32 |" in table
