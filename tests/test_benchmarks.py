@@ -346,7 +346,10 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     assert render.render_sampling(result) in done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "configs/README.md", "model_card/noise.md", "model_card/sampling.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "configs/README.md", "model_card/noise.md", "model_card/sampling.md", "model_card/quality.md"],
+)
 def test_pages_show_the_results_and_nothing_else(render, tmp_path, page):
     text = (ROOT / page).read_text()
     assert render.rendered(text) == text
