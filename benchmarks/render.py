@@ -427,6 +427,7 @@ RENDERERS = {
     "calibration_64": render_calibration,
     "noise": render_noise,
     "sampling": render_sampling,
+    "sampling_patch": render_sampling,
     "quality": render_quality,
     "demo": render_demo,
     "long_run": render_long_run,

@@ -83,8 +83,8 @@ def ways(side: int, has_guide: bool) -> list[Way]:
     fast, slow = "use_anime_sigmas=true", "clip_sample=true"
     steps = [Way("steps", "dpmsolver++", n, fast) for n in (FEW, 15, 20, 25, 50, 250)]
     steps += [Way("steps", "UniPCMultistepScheduler", n, "timestep_spacing=trailing") for n in (10, 25)]
-    steps += [Way("steps", "ddim", n, slow) for n in (25, 50, 250)]
-    steps += [Way("steps", "ddpm", n, slow) for n in (25, 50, 100, 250, PEER_STEPS)]
+    steps += [Way("steps", "ddim", n, slow) for n in (10, 15, 20, 25, 50, 250)]
+    steps += [Way("steps", "ddpm", n, slow) for n in (10, 15, 20, 25, 50, 100, 250, PEER_STEPS)]
     guided = [Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale}) for scale in SCALES * has_guide]
     guided += [
         Way("guidance", "dpmsolver++", FEW, fast, {"guidance_scale": scale, "guidance_window": side // 2})
