@@ -139,8 +139,9 @@ def main() -> None:
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        if config.resume_from_checkpoint not in (None, "latest"):  # before that is written down: see `asked_before`
+            drop_checkpoints_after(run.folder, run.state.step)
         claim_output_dir(config, lock)
-        drop_checkpoints_after(run.folder, run.state.step)
         drop_snapshots_after(run.folder, schedule.images(run.state.step))
         drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
@@ -505,6 +506,7 @@ def stop_here(run: Run, feed: Feed) -> None:
         checkpoint = checkpoint_folder(run.folder, run.state.step)
         sentence = f"Stopped; everything is in {checkpoint}. To resume, run the same command again."
         print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
+    run.accelerator.wait_for_everyone()  # whoever ends first has the launcher end the others, in the middle of saving
     end_training(run.accelerator)
     sys.exit(130)
 

@@ -76,6 +76,16 @@ def test_starting_over_that_is_killed_in_the_middle_starts_over(wholes, halves, 
     assert_same(course, wholes["cached"])
 
 
+def test_going_back_to_an_earlier_checkpoint_that_is_killed_goes_back(wholes, halves, tmp_path):
+    course = halves["cached"].copy(tmp_path / "course")
+    course.settings["resume_from_checkpoint"] = "checkpoint-3"
+    for moment in (r"os.r\S+ .*/\.?checkpoint-6", r"os.rename .*/\.training_config"):
+        attempt = course.run(Strike(moment))
+        assert attempt.code == -signal.SIGKILL and attempt.line("Resuming from").endswith("checkpoint-3.")
+    assert course.finish().line("Resuming from").endswith("checkpoint-3.")
+    assert_same(course, wholes["cached"])
+
+
 def test_of_two_new_runs_that_start_at_once_one_goes_on(wholes, tmp_path):
     course = wholes["cached"].renewed(tmp_path / "course")
     first = course.start(Strike(r"write .*/\.training_config", how="wait"))

@@ -399,6 +399,16 @@ def test_a_sparse_member_of_a_tar_is_not_written_out(size, tmp_path):
     assert big == Skipped("0.tar/big.png", SPARSE[size])
 
 
+def test_tars_among_other_files_are_not_read_by_others(tmp_path):
+    """A README.md may name them together; whoever reads them then writes out what is sparse."""
+    (tmp_path / "0.tar").write_bytes(sparse_member(2**28) + bytes(1024))
+    (tmp_path / "1.tar").write_bytes(sparse_member(2**28) + bytes(1024))
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "README.md").write_text(README.format("data_files: ['0.tar', '1.tar', 'a.png']"))
+    with pytest.raises(UserError, match="of one kind alone"):
+        open_source(TrainingConfig(dataset_name=str(tmp_path)))
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("what", ["holes that are none", "a header before a header"])
 def test_a_tar_that_leads_its_reader_astray_is_a_sentence(what, streamed, tmp_path):

@@ -31,10 +31,11 @@ from .parsing import parse_json
 from .tracking import LossMeter
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+ALWAYS = frozenset({"progress.json", "unet.safetensors", "optimizer.safetensors", "meter.safetensors"})
 DIGESTS = "digests.json"  # SHA-256 of every other file; checkpoints of before there were any are taken without
 PROGRESS = {
     "step": int, "data": dict, "feeds": list, "images_per_step": int, "model": dict, "optimizer": dict,
-    "lr_scheduler": dict, "averages": dict,
+    "lr_scheduler": dict, "averages": dict, "numerics": dict,
 }  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     _check_same_run(folder, progress, state)
     try:
         _put_back(folder, progress, state)
-    except UserError:
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # of safetensors, the file system, or whoever is given back what it does not know
         raise DamagedCheckpoint(folder, error) from error
@@ -230,7 +231,7 @@ def _put_back(folder: Path, progress: dict[str, Any], state: TrainingState) -> N
         average.step = progress["averages"][key]
     state.step, state.feeds = progress["step"], progress["feeds"]
     state.kept_step = state.step
-    state.numerics.load_state_dict(progress.get("numerics", {}))  # which checkpoints of before have not
+    state.numerics.load_state_dict(progress["numerics"])
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
@@ -269,10 +270,12 @@ def _read_progress(folder: Path) -> dict[str, Any]:
             used = progress["model"].pop("use_ema")
             progress["model"]["averages"] = ["ema"] if used else []
             progress["averages"] = {"ema": progress["ema_step"]} if used else {}
+        progress.setdefault("numerics", {})  # which checkpoints of before have not
         parts = {name: type(progress[name]) for name in PROGRESS}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        whole = parts == PROGRESS and isinstance(progress["model"]["averages"], list)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(folder, error) from error
-    if parts != PROGRESS:
+    if not whole:
         raise DamagedCheckpoint(folder, ValueError("progress.json does not hold what it should"))
     return progress
 
@@ -282,6 +285,8 @@ def check_whole(folder: Path) -> None:
     try:
         if (folder / DIGESTS).exists() or _read_progress(folder).get("has_digests"):
             digests = parse_json((folder / DIGESTS).read_text())
+            if not digests.keys() >= ALWAYS or any(Path(name).name != name for name in digests):
+                raise ValueError(f"{DIGESTS} does not hold what it should")
             for name, digest in digests.items():
                 if _digest(folder / name) != digest:
                     raise ValueError(f"{name} has changed since it was written")
@@ -303,7 +308,7 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 def last_good_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that is whole and after a step that had a finite gradient, if there is one."""
     for checkpoint in _whole_ones(list_checkpoints(output_dir)):
-        if not _read_progress(checkpoint).get("numerics", {}).get("in_a_row"):
+        if not _read_progress(checkpoint)["numerics"].get("in_a_row"):
             return checkpoint
     return None
 
@@ -320,25 +325,31 @@ def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = Fa
 
     Args:
         asked: `latest`, the name of a checkpoint in `output_dir`, or the path of any.
-        asked_before: whether the run there has gone on from `asked` already. It is further now, if it has got to a
-            checkpoint of its own, and goes on from the newest.
+        asked_before: whether the run there has gone on from `asked` already. If it has got to a later checkpoint by
+            now, it goes on from the newest.
 
     Raises:
         UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
     checkpoints = list_checkpoints(output_dir)
-    if asked is None or asked == "latest" or (asked_before and checkpoints):
+    if asked is None or asked == "latest" or (asked_before and _is_further(checkpoints, Path(asked))):
         newest = next(_whole_ones(checkpoints), None)
         if checkpoints and newest is None:
             raise UserError(f"All checkpoints in {output_dir} are damaged; give --overwrite_output_dir to start over.")
         return newest
-    here = output_dir / Path(asked).name
-    for candidate in (here, Path(asked)) if Path(asked).name == asked else (Path(asked), here):
+    path = Path(asked)
+    for candidate in (output_dir / path, path):  # which are the same for an absolute path
         if (candidate / "progress.json").is_file():
             check_whole(candidate)
             return candidate
     there = ", ".join(p.name for p in checkpoints) or "none"
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
+
+
+def _is_further(checkpoints: list[Path], asked: Path) -> bool:
+    named = CHECKPOINT_NAME.fullmatch(asked.name)
+    step = int(named[1]) if named else _read_progress(asked)["step"]
+    return bool(checkpoints) and int(CHECKPOINT_NAME.fullmatch(checkpoints[-1].name)[1]) > step
 
 
 def _whole_ones(checkpoints: list[Path]) -> Iterator[Path]:

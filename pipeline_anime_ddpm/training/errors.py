@@ -66,7 +66,7 @@ def disk_refusals() -> Iterator[None]:
 def again_without(flag: str, given: bool) -> Iterator[None]:
     """Have sentences that ask for the same command say that `flag`, if it was `given`, is to be left out of it."""
     try:
-        with disk_refusals():
+        with disk_refusals(), lost_processes():
             yield
     except UserError as error:
         error.args = (again(str(error), flag, given),)

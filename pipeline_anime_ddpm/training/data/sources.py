@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
 ARCHIVE_SUFFIXES = frozenset({".zip"})
-BUILDERS = frozenset({"parquet", "arrow", "imagefolder", "webdataset"})  # of `datasets`, whose files are opened
+BUILDERS = frozenset({"parquet", "arrow", "imagefolder"})  # of `datasets`, whose files are opened; we read tars
 
 
 def check_source(config: TrainingConfig) -> None:
@@ -174,7 +174,7 @@ def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder, split: str
     if builder.info.builder_name not in BUILDERS:  # of others, some follow links in their files to anywhere
         raise UserError(
             f"The data set {name!r} is made of files such as {PurePosixPath(paths[0]).name}; give one of images, "
-            "parquet, arrow, tar or zip files."
+            "parquet, arrow, tar or zip files, and of one kind alone."
         )
     files, remote = _facts(paths)
     dataset = builder.as_streaming_dataset(split=split)

@@ -323,12 +323,12 @@ class StreamFeed(Feed):
             for step, batch in enumerate(loader, start=plan.first_step):
                 if isinstance(batch, Failure):
                     raise UserError(batch.sentence)
-                self.places[batch.reader] = batch.place
+                num_read = self.num_read + batch.num_read
+                data.skip_log.add(batch.skipped, data.num_images or max(num_read * plan.world, JUDGED_FROM))
+                # it may have raised, and then this batch is the next one of whoever goes on
+                self.places[batch.reader], self.num_read = batch.place, num_read
                 self.next_reader = (batch.reader + 1) % self.readers_here
-                self.num_read += batch.num_read
                 self._names.append((step, batch.names))
-                known = data.num_images or max(self.num_read * plan.world, JUDGED_FROM)
-                data.skip_log.add(batch.skipped, known)
                 yield batch.images
         finally:
             done.set()

@@ -142,8 +142,9 @@ def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
     assert find_checkpoint(tmp_path, "checkpoint-0") == tmp_path / "checkpoint-0"
     assert find_checkpoint(tmp_path / "elsewhere", str(tmp_path / "checkpoint-0")) == tmp_path / "checkpoint-0"
     assert find_checkpoint(tmp_path / "elsewhere", None) is None
-    with pytest.raises(UserError, match="there are: checkpoint-0"):
-        find_checkpoint(tmp_path, "checkpoint-7")
+    for missing in ("checkpoint-7", str(tmp_path / "elsewhere" / "checkpoint-0")):
+        with pytest.raises(UserError, match="there are: checkpoint-0"):
+            find_checkpoint(tmp_path, missing)
 
 
 def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(tiny_unet, tmp_path, monkeypatch):
@@ -157,13 +158,19 @@ def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(ti
         assert find_checkpoint(mine, asked).name == "checkpoint-0"
         assert find_checkpoint(mine, asked, asked_before=True) == mine / "checkpoint-1"
         assert find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), asked_before=True).parent == other
+    state.step = 3
+    save_checkpoint(other, state)
+    asked = str(other / "checkpoint-3")
+    assert find_checkpoint(mine, asked, asked_before=True) == other / "checkpoint-3", "killed before one of its own"
     monkeypatch.chdir(tmp_path / "other")
     assert find_checkpoint(tmp_path / "new", "checkpoint-0").resolve() == other / "checkpoint-0"
 
 
 @pytest.mark.parametrize(
-    "spoilt", [[], {}, {"step": "3"}, {"model": None}, {"feeds": {}}, {"averages": {}}, {"optimizer": {}}, "[" * 10**5]
-)
+    "spoilt",
+    [[], {}, {"step": "3"}, {"model": None}, {"model": {}}, {"feeds": {}}, {"averages": {}}, {"optimizer": {}},
+     {"numerics": None}, "[" * 10**5],
+)  # fmt: skip
 def test_progress_that_says_something_else_is_damage(tiny_unet, tmp_path, spoilt):
     state = new_state(tiny_unet)
     folder = save_checkpoint(tmp_path, state)
@@ -172,6 +179,29 @@ def test_progress_that_says_something_else_is_damage(tiny_unet, tmp_path, spoilt
     record.write_text(spoilt if isinstance(spoilt, str) else json.dumps(whole | spoilt if spoilt else spoilt))
     with pytest.raises(UserError, match=f"{folder} is damaged"):
         load_checkpoint(folder, new_state(tiny_unet))
+
+
+@pytest.mark.parametrize("digests", ["{}", "[]", "names that lead elsewhere"])
+def test_digests_of_other_files_are_damage(tiny_unet, tmp_path, digests):
+    folder = save_checkpoint(tmp_path, new_state(tiny_unet))
+    record = folder / "digests.json"
+    elsewhere = json.dumps(json.loads(record.read_text()) | {str(tmp_path / "pipe"): "0"})
+    os.mkfifo(tmp_path / "pipe")  # whoever reads it waits for ever
+    record.write_text(elsewhere if "names" in digests else digests)
+    with pytest.raises(UserError, match=f"{folder} is damaged"):
+        check_whole(folder)
+
+
+def test_a_machine_that_is_short_of_memory_has_no_damaged_checkpoint(tiny_unet, tmp_path, monkeypatch):
+    state = new_state(tiny_unet)
+    folder = save_checkpoint(tmp_path, state)
+
+    def too_large(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(state.optimizer, "load_state_dict", too_large)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        load_checkpoint(folder, state)
 
 
 def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_unet, tmp_path):

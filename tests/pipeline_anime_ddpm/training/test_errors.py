@@ -2,10 +2,12 @@
 
 import errno
 import os
+import sys
 
 import pytest
 from safetensors import SafetensorError
 
+from pipeline_anime_ddpm.training import errors
 from pipeline_anime_ddpm.training.errors import UserError, again_without, one_sentence_errors
 
 
@@ -48,6 +50,13 @@ def test_a_command_that_starts_over_is_to_be_given_without_that(capsys):
         assert said(capsys, kind(*arguments)).endswith("run the same command again.")
 
 
-def test_a_worker_that_is_killed(capsys):
-    line = said(capsys, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+@pytest.mark.parametrize("starts_over", [False, True])
+def test_a_process_that_is_killed(capsys, monkeypatch, starts_over):
+    line = said(capsys, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), starts_over)
     assert line.startswith("error: A process that decodes images has gone (DataLoader worker (pid 7) is killed")
+    assert ("again without --overwrite_output_dir to go on" in line) is starts_over
+    monkeypatch.setattr(errors, "_is_of_lost_rank", lambda error: True)
+    monkeypatch.setattr(errors.os, "_exit", sys.exit)
+    line = said(capsys, RuntimeError("Connection closed by peer"), starts_over)
+    assert line.startswith("error: Another process of this run has ended")
+    assert ("again without --overwrite_output_dir to go on" in line) is starts_over

@@ -172,6 +172,18 @@ def test_broken_images_are_skipped_listed_once_and_counted(tmp_path, monkeypatch
         list(strict)
 
 
+def test_what_comes_after_too_many_broken_images_is_not_lost(tmp_path):
+    """Whoever allows more goes on with the very batch that was too much."""
+    source = Numbers([100, 156])
+    images = [ids(batch) for batch in stream_of(source, tmp_path / "a").feed(FeedPlan(5, 0, 70))]
+    strict = stream_of(source, tmp_path / "b", max_fraction=0.001).feed(FeedPlan(5, 0, 70))
+    seen = []
+    with pytest.raises(UserError, match="cannot be decoded"):
+        seen += (ids(batch) for batch in strict)
+    more = stream_of(source, tmp_path / "b").feed(FeedPlan(5, len(seen), 70, state=strict.state()))
+    assert seen + [ids(batch) for batch in more] == images and len(seen) > 0
+
+
 def test_what_a_kill_or_a_disk_has_spoilt_of_the_list_is_passed_over(tmp_path):
     path = tmp_path / "skipped.jsonl"
     SkipLog(path, 1).add([Skipped("a.png", "not an image")], 1)
