@@ -124,6 +124,7 @@ def main() -> None:
         keep_others_out(lock)
     accelerator.wait_for_everyone()
     unet, scheduler = build_model(config)
+    guide = kept_guide(config, unet)
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
     accelerator.print(introduction(config, unet, patches))
@@ -146,7 +147,7 @@ def main() -> None:
         drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
         data.list_skipped(run.folder)
-        if load_guide(run.folder) is None and (guide := kept_guide(config, unet)) is not None:
+        if guide is not None and load_guide(run.folder) is None:
             save_guide(guide, run.folder)
     accelerator.wait_for_everyone()
     if run.state.step < schedule.total_steps:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .evaluation.calibration import add_calibrate
 from .evaluation.commands import add_evaluation
-from .evaluation.statistics import StatisticsEntry, list_statistics, statistics_root
+from .evaluation.statistics import list_statistics, statistics_root
 from .publishing.commands import add_publish
 from .training.atomic import remove_entry
 from .training.data.cache import CacheEntry, cache_root, list_caches
@@ -50,26 +50,31 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _list(arguments: argparse.Namespace) -> None:
     entries = _entries(arguments)
-    for description, _ in entries.values():
+    for description, _, _ in entries.values():
         print(description)
-    total = sum(entry.num_bytes for _, entry in entries.values())
+    total = sum(num_bytes for _, _, num_bytes in entries.values())
     print(f"{len(entries)} caches with {total / 1e6:,.1f} MB in {cache_root(arguments.cache_dir)}")
 
 
-def _entries(arguments: argparse.Namespace) -> dict[str, tuple[str, CacheEntry | StatisticsEntry]]:
-    """Decoded images, and statistics of them, by the name of their folder, each with what to say of it."""
-    images = {entry.folder.name: (_describe(entry), entry) for entry in list_caches(cache_root(arguments.cache_dir))}
+def _entries(arguments: argparse.Namespace) -> dict[str, tuple[str, Path, int]]:
+    """Decoded images, and statistics of them, by the name of their folder: what to say of it, itself, its bytes."""
+    found = {}
+    for folder, entry in list_caches(cache_root(arguments.cache_dir)).items():
+        num_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        found[folder.name] = (_describe(folder, entry, num_bytes), folder, num_bytes)
     kept = list_statistics(statistics_root(arguments.cache_dir))
-    return images | {entry.folder.name: (entry.description, entry) for entry in kept}
+    return found | {entry.folder.name: (entry.description, entry.folder, entry.num_bytes) for entry in kept}
 
 
-def _describe(entry: CacheEntry) -> str:
+def _describe(folder: Path, entry: CacheEntry | None, num_bytes: int) -> str:
+    if entry is None:
+        return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  of an earlier version, or damaged: no run uses it any more"
     key = entry.key
     facts = [f"{entry.num_images:,} images", f"{key.dtype}", "centre crop" if key.center_crop else "whole"]
     if entry.num_skipped:
         facts.append(f"{entry.num_skipped:,} skipped")
     made = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
-    return f"{entry.folder.name}  {entry.num_bytes / 1e6:,.1f} MB  {made}  {key.source} ({', '.join(facts)})"
+    return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  {made}  {key.source} ({', '.join(facts)})"
 
 
 def _remove(arguments: argparse.Namespace) -> None:
@@ -80,10 +85,9 @@ def _remove(arguments: argparse.Namespace) -> None:
     if unknown:
         raise UserError(f"There is no cache {unknown[0]} in {root}; `anime-ddpm cache ls` lists those there are.")
     for name in arguments.names or entries:
-        _, entry = entries[name]
-        size = entry.num_bytes / 1e6
-        remove_entry(entry.folder)
-        print(f"Deleted {name} ({size:,.1f} MB).")
+        _, folder, num_bytes = entries[name]
+        remove_entry(folder)
+        print(f"Deleted {name} ({num_bytes / 1e6:,.1f} MB).")
 
 
 def _add_ema(commands: argparse._SubParsersAction) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -16,6 +17,8 @@ from .distillation import distilled
 from .errors import HUB_ERRORS, UserError, first_line
 from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates
+
+logger = logging.getLogger(__name__)
 
 # One row a size. `tiny` and `small` attend only at their lowest resolution; `standard` is diffusers' example network.
 UNET_SIZES = {
@@ -81,8 +84,12 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel) -> UNet2DModel | None:
     if not name or has_own or read_index(name, config.cache_dir) is None:
         return None
     guide = load_pipeline(name, config.cache_dir).guide_unet
-    fits = guide is not None and guide.config.sample_size == unet.config.sample_size
-    return guide.float() if fits else None
+    if guide is None:
+        return None
+    if full_side(guide) != full_side(unet):
+        logger.warning("The guide of %s is for another resolution and is left out; --save_guide_at makes one.", name)
+        return None
+    return guide.float()
 
 
 def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> str:

@@ -11,7 +11,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-LAUNCHERS = frozenset({"accelerate", "accelerate-launch", "accelerate.commands.launch", "torchrun"})
+LAUNCHERS = frozenset({
+    "accelerate", "accelerate-launch", "accelerate.commands.launch", "torchrun", "torch.distributed.run",
+    "torch.distributed.launch",
+})  # fmt: skip
 
 
 def find_launcher() -> int | None:
@@ -21,10 +24,13 @@ def find_launcher() -> int | None:
     """
     try:
         parent = psutil.Process(os.getppid())
-        words = {Path(word).name for word in parent.cmdline()}
+        command = parent.cmdline()
     except psutil.Error:
         return None
-    return parent.pid if words & LAUNCHERS else None
+    program, *words = [Path(word).name for word in command] or [""]
+    if program.startswith("python"):  # what it runs: the first word that is no flag of its own
+        program = next((word for word in words if not word.startswith("-")), "")
+    return parent.pid if program in LAUNCHERS else None
 
 
 LAUNCHER = find_launcher()

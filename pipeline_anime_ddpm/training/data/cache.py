@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -19,7 +18,8 @@ from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
 from ..atomic import find_or_make
-from ..errors import UserError
+from ..errors import REFUSALS, UserError
+from ..parsing import parse_json
 from .feed import threads_for
 from .reading import Decoder, Skipped, read_skipped, read_unit
 from .units import Source
@@ -92,10 +92,10 @@ def cache_root(cache_dir: str | None) -> Path:
     return Path(cache_dir or HF_HOME) / "anime-ddpm"
 
 
-def list_caches(root: Path) -> list[CacheEntry]:
-    """The finished caches, by name."""
-    folders = sorted(path.parent for path in root.glob(f"*/{FACTS}") if not path.parent.name.startswith("."))
-    return [entry for folder in folders if (entry := _open(folder))]
+def list_caches(root: Path) -> dict[Path, CacheEntry | None]:
+    """The folders of caches, by name; None is one that no run uses any more, of an earlier version or damaged."""
+    folders = {path.parent for name in (PIXELS, FACTS) for path in root.glob(f"*/{name}")}
+    return {folder: _open(folder) for folder in sorted(folders) if not folder.name.startswith(".")}
 
 
 def find_or_build(
@@ -119,7 +119,7 @@ def find_or_build(
     try:
         return find_or_make(root / key.folder_name, _open, make)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in REFUSALS:
             raise UserError(
                 f"The decoded images cannot be kept in {root} ({error.strerror}); give a --cache_dir with room, or "
                 "--streaming."
@@ -138,13 +138,16 @@ def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Skipped]:
 def _open(folder: Path) -> CacheEntry | None:
     """The cache in `folder`; None if there is none, or it is not whole.
 
-    Of the pixels, which are too many to be read for this, the size is compared; all else is compared byte by byte.
+    Of the pixels, which are too many to be read for this, the size is compared; the index and the list of those left
+    out byte by byte; and the facts must agree with these.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = parse_json((folder / FACTS).read_text())
         entry = CacheEntry(folder=folder, key=CacheKey(**facts.pop("key")), **facts)
         whole = (folder / PIXELS).stat().st_size == entry.num_bytes and entry.key.folder_name == folder.name
         whole = whole and _digests(folder) == entry.digests and entry.index().shape == (entry.num_images, 3)
+        whole = whole and len((folder / SKIPPED).read_text().splitlines()) == entry.num_skipped
+        whole = whole and isinstance(entry.created, float)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError):
         return None
     return entry if whole else None

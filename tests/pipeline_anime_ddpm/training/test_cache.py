@@ -181,7 +181,10 @@ def test_caches_can_be_listed_and_deleted(faces, capsys):
     assert all(entry.folder.name in listed for entry in entries)
     assert "2 caches" in listed
     cli.main(["cache", "rm", entries[0].folder.name, *where])
-    assert [e.folder for e in cache.list_caches(entries[0].folder.parent)] == [entries[1].folder]
+    assert cache.list_caches(entries[0].folder.parent) == {entries[1].folder: entries[1]}
+    entries[1].folder.rename(old := entries[1].folder.with_name("faces-of-an-earlier-version"))
+    cli.main(["cache", "ls", *where])
+    assert f"{old.name}  0.0 MB  of an earlier version, or damaged" in capsys.readouterr().out
     for arguments in (["rm"], ["rm", "nothing"]):
         with pytest.raises(SystemExit) as exit:
             cli.main(["cache", *arguments, *where])
