@@ -29,6 +29,7 @@ from types import ModuleType
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import torch
 from PIL import Image
 
 HERE = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
@@ -367,6 +368,7 @@ def _run(
     os.dup2(log, 1), os.dup2(log, 2)
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment)
+    torch.set_num_threads(1)  # the server has read the environment before
     for name, value in patches.items():
         module, _, attribute = name.partition(":")
         setattr(importlib.import_module(module), attribute, value)

@@ -323,7 +323,7 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     backends = [row for row in result["rows"] if row["kind"] == "backend"]
     rows = {row["name"]: row for row in result["rows"] if row["kind"] != "backend"}
     assert rows["DDPMPipeline, 1000 steps"]["kind"] == "peer" and "dpmsolver++, 250 steps" not in rows
-    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 15
+    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 21
     assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values() if row["kind"] != "repaint")
     plain, guided = rows["dpmsolver++, 10 steps"], rows["dpmsolver++, 10 steps, guide 2"]
     assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 10 steps, window 8 2"]["kid"]
