@@ -32,8 +32,7 @@ def find_or_make(folder: Path, read: Callable[[Path], Entry | None], make: Calla
         entry = read(folder)
         if entry is None:
             for leftover in [folder, *folder.parent.glob(f".{folder.name}.*.partial")]:  # of a process that was killed
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
+                remove(leftover)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
             try:
                 make(partial)
@@ -47,7 +46,7 @@ def find_or_make(folder: Path, read: Callable[[Path], Entry | None], make: Calla
 def remove_entry(folder: Path) -> None:
     """Delete what `find_or_make` has made; a process that has it open keeps what it has mapped."""
     with lock(folder):
-        shutil.rmtree(folder)
+        remove(folder)
 
 
 def write_whole(path: Path, text: str) -> None:

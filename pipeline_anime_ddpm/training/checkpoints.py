@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from schedulers import AnimeNoiseScheduler
 
-from .atomic import publish_folder, remove_folder
+from .atomic import publish_folder, remove, remove_folder
 from .ema import WeightAverage
 from .errors import UserError, first_line
 from .numerics import Numerics
@@ -116,8 +116,8 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
     """
     final = checkpoint_folder(output_dir, state.step)
     partial = output_dir / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
+        remove(partial)
         partial.mkdir(parents=True)
         _write(partial, state)
         publish_folder(partial, final)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from safetensors.torch import save_file
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.loading import load_pipeline
 
-from .atomic import publish_folder
+from .atomic import publish_folder, remove
 from .config import TrainingConfig
 from .errors import UserError, first_line
 
@@ -409,7 +408,7 @@ def _load_weights(unet: UNet2DModel, weights: dict[str, torch.Tensor], run: Path
 def _save_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         pipeline.save_pretrained(partial)
         publish_folder(partial, folder)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +160,7 @@ def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
     """Save the pipeline beside, then move its finished parts in place, the index last."""
     folder.mkdir(exist_ok=True)
     partial = folder / ".pipeline.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     pipeline.save_pretrained(partial)
     for name in PIPELINE_PARTS:
         if name == GUIDE and (pipeline.guide_unet is None or (folder / name).exists()):
@@ -170,13 +169,13 @@ def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
         if (folder / name).exists():
             os.replace(folder / name, old)
         os.replace(partial / name, folder / name)
-    shutil.rmtree(partial)
+    remove(partial)
 
 
 def save_guide(unet: UNet2DModel, folder: Path) -> None:
     """Keep the network as it is now as the guide of the run's pipeline."""
     partial = folder / f".{GUIDE}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     unet.save_pretrained(partial)
     publish_folder(partial, folder / GUIDE)
 
