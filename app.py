@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import html
 import importlib.util
@@ -244,7 +245,8 @@ class Model:
             scheduler = type(own).from_config(own.config, solver=SAMPLERS[label][0], **options)
         else:
             scheduler = getattr(diffusers, SAMPLERS[label][1]).from_config(own.config, **options)
-        pipeline = type(self.pipeline)(**self.pipeline.components | {"scheduler": scheduler})
+        pipeline = copy.copy(self.pipeline)
+        pipeline.scheduler = scheduler
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -525,6 +525,16 @@ def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
     assert "3 frames" in said
 
 
+@pytest.mark.parametrize("sampler", [OWN, "DDIM"])
+def test_the_shipped_model_whose_network_sees_blocks_is_shown(sampler, picture):
+    studio = app.Studio(app.Model(str(ROOT / "hub_model")))
+    assert labels(app.build_demo(studio.model)) == {"Draw", "Vary", "Repair", "Between", "How it works"}
+    (*_, (images, _)) = studio.generate(1, 7, 3, sampler)
+    (*_, ((_, varied), _)) = studio.vary(picture, 0.5, 7, 4)
+    assert images[0][0].size == varied.size == (64, 64)
+    assert studio.model.pipeline.scheduler.config.solver == "dpmsolver++"  # one visitor's choice is not the next one's
+
+
 def test_a_table_that_ends_in_pure_noise_can_be_shown(tiny_unet, tmp_path):
     scheduler = AnimeNoiseScheduler(100, rescale_betas_zero_snr=True)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "zero")
