@@ -505,7 +505,7 @@ class Studio:
             if mask.getextrema() == (0, 0):
                 raise gr.Error("Paint over what is to be drawn anew first.")
             call = {"image": before, "mask_image": mask}
-        count = steps if strength is None else max(1, round(strength * steps))
+        count = steps if strength is None else max(1, min(round(strength * steps), steps - (strength < 1)))
         with self.stops.of(request) as stop:
             drawing = Drawing(
                 pipeline,

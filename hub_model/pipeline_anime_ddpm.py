@@ -43,6 +43,10 @@ PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
 JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (model_card/sampling.md)
+TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
+NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
+    "latents", "return_trajectory", "return_dict", "mask_image", "jump_n_sample", "strength", "inversion",
+}  # fmt: skip
 INVERSION_ITERATIONS = 5  # of each step; always as many, so that no image depends on the others of its batch
 
 
@@ -160,6 +164,14 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 
+def _check_callback(callback: Any, tensor_inputs: list[str]) -> list[str]:
+    """What a callback is given; refuse one that cannot be called."""
+    if not (callback is None or callable(callback)):
+        raise ValueError(f"`callback_on_step_end` must be a function, got {callback!r}.")
+    own = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
+    return callback.tensor_inputs if own else tensor_inputs
+
+
 def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
     """On the great circle from one noise to another (Shoemake 1985), of each element of the batch for itself.
 
@@ -196,7 +208,9 @@ def _in_mode(image: Image.Image, mode: str, name: str) -> Image.Image:
             "an array with values in [0, 1]."
         )
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.int64)
+        in_bytes = image.mode == "I" and grey.max() < 256
+        image = Image.fromarray((grey if in_bytes else grey >> 8).clip(0, 255).astype(np.uint8))
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
         if name == "mask_image" and image.getextrema()[-1][0] < 255:
@@ -363,24 +377,36 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self._check_steps(num_inference_steps, timesteps)
         if not _is_number(eta) or not 0 <= eta <= 1:
             raise ValueError(f"`eta` must lie between 0 (deterministic) and 1 (ancestral), got {eta!r}.")
-        if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
+        name, solver = type(self.scheduler).__name__, self.scheduler.config.get("solver")
+        other_solver = name == "AnimeNoiseScheduler" and solver != "ddim"
+        if eta and (other_solver or "eta" not in inspect.signature(self.scheduler.step).parameters):
             raise ValueError(
-                f"{type(self.scheduler).__name__} takes no `eta`: leave it out, or use DDIMScheduler. Got {eta}."
+                f"{name}{f' with solver={solver!r}' * other_solver} takes no `eta`: leave it out, or use "
+                f"DDIMScheduler. Got {eta}."
             )
         shape = (batch_size, *self.image_shape)
-        if latents is not None and (not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape):
-            raise ValueError(
-                f"`latents` must be a tensor of the shape {shape} (images, channels, height, width) of this call, "
-                f"got {tuple(getattr(latents, 'shape', ())) or type(latents).__name__}."
-            )
+        if latents is not None:
+            self._check_latents(latents, shape)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         if output_type == "pil" and shape[1] not in PIL_MODES:
             raise ValueError(f'Images of {shape[1]} channels have no PIL form. Use output_type="np" or "pt".')
-        if unknown := set(tensor_inputs) - set(self._callback_tensor_inputs):
+        if not isinstance(tensor_inputs, (list, tuple)) or set(tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` may name {self._callback_tensor_inputs}, got {sorted(unknown)}."
+                f"`callback_on_step_end_tensor_inputs` must be a list with some of {self._callback_tensor_inputs}, got "
+                f"{tensor_inputs!r}."
             )
+
+    def _check_latents(self, latents: Any, shape: tuple[int, ...]) -> None:
+        """Refuse a state that is not one of numbers for these images."""
+        if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
+            got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+            raise ValueError(
+                f"`latents` must be a tensor of the shape {shape} (images, channels, height, width) of this call, "
+                f"got {got}."
+            )
+        if not latents.is_floating_point() or not bool(latents.isfinite().all()):
+            raise ValueError("`latents` must be finite real numbers, such as torch.randn gives.")
 
     def _check_scheduler(self, eta=0.0) -> None:
         """Refuse what is not for a network like this: of another kind of model, or that leads to the noise."""
@@ -411,6 +437,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """The part of `check_inputs` about how many network calls there are and where."""
         trained = self.scheduler.config.get("num_train_timesteps")
         if timesteps is not None:
+            if few := self.scheduler.config.get("distilled_steps"):
+                raise ValueError(f"The network was distilled to draw in {few} steps of its own: leave `timesteps` out.")
             if num_inference_steps is not None:
                 raise ValueError("Pass `num_inference_steps` or `timesteps`, not both: the one decides the other.")
             if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
@@ -441,8 +469,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             self._check_inversion()
         if mask is not None and any(part.all() or not part.any() for part in mask):
             raise ValueError(
-                "`mask_image` must be white where to repaint and black where to keep, but is all of one colour: leave "
-                "it out, or both it and `image`."
+                "`mask_image` must be white where to repaint and black where to keep, but at the model's size is all "
+                "of one colour: leave it out, or both it and `image`."
             )
         if jump_n_sample is not None and (mask is None or not _is_whole(jump_n_sample) or jump_n_sample < 1):
             raise ValueError(
@@ -515,8 +543,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         calls, order = len(self.scheduler.timesteps), self._calls_per_step
         steps = math.ceil(calls / order)
         done = math.floor(strength * steps + 0.5)
+        if strength < 1:
+            done = min(done, steps - 1)  # all of them would forget the image
         if done == 0 < strength:
-            raise ValueError(f"`strength` {strength} of {steps} steps is none: ask for more strength or more steps.")
+            raise ValueError(
+                f"`strength` {strength} of {steps} step{'s' * (steps > 1)} is none: ask for more strength or more "
+                "steps, or for a new image with strength=1."
+            )
         begin = min((steps - done) * order, calls)
         if 0 < begin < calls and not self._starts_anywhere:
             raise ValueError(
@@ -672,8 +705,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 pixels stay exactly as given. A PIL mask has the size of the PIL image and no transparency.
             strength (`float`, *optional*):
                 How much of `image` goes, from 0 (nothing: it is returned) to 1 (all: a new one). By default 1 with
-                `mask_image`, else 0.8. The last `strength` of the steps are done, from `image` with the noise that
-                belongs there (SDEdit, Meng et al., arXiv 2108.01073).
+                `mask_image`, else 0.8. The last `strength` of the steps are done, all of them only at 1, from `image`
+                with the noise that belongs there (SDEdit, Meng et al., arXiv 2108.01073).
             inversion (`bool`, defaults to `False`):
                 Vary `image` in the noise that it comes from (see `invert`) rather than in its pixels, by turning that
                 noise by `strength` · 90° towards fresh noise. All steps are done, without guidance.
@@ -699,17 +732,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: An argument can't be honoured; the message says which and what would do (`check_inputs`).
         """
-        names = callback_on_step_end_tensor_inputs
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            names = callback_on_step_end.tensor_inputs
+        names = _check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         device = self._execution_device
         generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, device)
         if batch_size == 1 and given is not None:
             batch_size = len(given)
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
-        if not (callback_on_step_end is None or callable(callback_on_step_end)):
-            raise ValueError(f"`callback_on_step_end` must be a function, got {callback_on_step_end!r}.")
         self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
         self.check_guidance(guidance_scale, guidance_window, guidance_interval)
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
@@ -761,7 +790,11 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             if callback_on_step_end is not None:
                 tensors = {"latents": latents, "model_output": model_output, "pred_original_sample": predicted}
                 changed = callback_on_step_end(self, i - begin, t, {name: tensors[name] for name in names}) or {}
-                latents = changed.get("latents", latents).to(device, torch.float32)
+                if not isinstance(changed, dict):
+                    raise ValueError(f"`callback_on_step_end` must return a dict or None, got {changed!r}.")
+                if "latents" in changed:
+                    self._check_latents(changed["latents"], tuple(latents.shape))
+                    latents = changed["latents"].to(device, torch.float32)
 
         if strength == 0:
             mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
@@ -824,8 +857,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Images on the way from one seed or image to another, on the sphere of their noise (`slerp`).
 
         The first and the last are those that the two seeds give on their own, up to rounding, or the two images
-        themselves: what inversion has lost of these is blended over the frames. A callback that stops leaves the frames
-        that were begun. `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
+        themselves: what inversion has lost of these is blended over the frames. A callback is called at the steps of
+        each batch of frames, from 0 on, and one that stops leaves the frames that were begun. `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
             num_frames: Images with both ends, at least 2.
@@ -843,12 +876,11 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         device = self._execution_device
         if unknown := set(kwargs) - set(inspect.signature(type(self).__call__).parameters):
             raise TypeError(f"interpolate() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        if given := {"latents", "return_trajectory", "return_dict", "mask_image", "strength", "inversion"} & set(
-            kwargs
-        ):
+        if given := NOT_BETWEEN & set(kwargs):
             raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
         steps, timesteps = kwargs.get("num_inference_steps"), kwargs.get("timesteps")
-        self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, [])
+        names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
+        self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, names)
         guidance = {name: kwargs[name] for name in kwargs if name.startswith("guidance_")}
         self.check_guidance(**guidance)
         counts = (num_frames, batch_size)

@@ -216,6 +216,24 @@ def test_strength_is_the_share_of_the_steps_and_of_the_noise(make_pipe):
         torch.testing.assert_close(states[0][2], pipe.unet(started, 299).sample)
 
 
+def test_the_share_is_rounded_and_leaves_something_of_the_image_unless_it_is_1(make_pipe):
+    pipe = make_pipe()
+    for steps, strength, done in ((10, 0.26, 3), (10, 0.24, 2), (10, 0.99, 9), (2, 0.8, 1), (5, None, 4)):
+        call = {"num_inference_steps": steps, "strength": strength, "output_type": "pt"}
+        first, other = (pipe(image=picture(i), generator=seeded(4)[0], **call).images for i in (1, 2))
+        assert pipe.num_timesteps == done and not torch.equal(first, other), strength
+    with pytest.raises(ValueError, match=r"of 1 step is none: .*strength=1"):
+        pipe(image=picture(1), num_inference_steps=1)
+
+
+def test_a_grey_pil_image_of_32_bits_may_hold_bytes_or_twice_as_many_bits(make_pipe):
+    pipe = make_pipe()
+    grey = (picture(1)[0, 0].numpy() * 255).round().astype(np.int32)
+    expected = pipe(image=Image.fromarray(grey.astype(np.uint8)), strength=0, output_type="pt").images
+    for wide in (grey, grey << 8):
+        assert torch.equal(pipe(image=Image.fromarray(wide), strength=0, output_type="pt").images, expected)
+
+
 def test_one_image_is_varied_by_each_generator_and_many_images_by_their_own(make_pipe):
     pipe = make_pipe()
     call = {"strength": 0.6, "num_inference_steps": 5, "output_type": "pt"}
@@ -378,6 +396,15 @@ def test_repainting_takes_the_kept_pixels_into_account(make_pipe):
     assert (one - other)[:, :, 5:11, 3:13].abs().max() > 1e-3
 
 
+def test_what_is_repainted_stays_within_the_range_of_images(oracle):
+    pipe = oracle("DDIM")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    pipe.unet.known = pipe.unet.known * 3
+    state = pipe(image=picture(1), mask_image=box(), num_inference_steps=4, output_type="latent").images
+    repainted = state[:, :, 4:12, 2:14]
+    assert 1 - 1e-3 < repainted.abs().max() < 1 + 1e-3
+
+
 def test_noise_added_again_is_that_of_the_level():
     scheduler = table()
     image, noise = picture(1).double() * 2 - 1, torch.randn(1, 3, SIDE, SIDE, generator=seeded(0)[0]).double()
@@ -450,6 +477,26 @@ def test_guidance_outside_its_interval_is_none(make_pipe, tiny_unet):
     assert not torch.equal(high, plain) and not torch.equal(high, all_over)
     with pytest.raises(ValueError, match="No step has a σ within"):
         pipe(guidance_scale=2, guidance_interval=(1e4, 1e5), **call)
+
+
+@pytest.mark.parametrize("interval", [(0, 5), (1, 5), (1, 1e5)])
+def test_guidance_is_between_the_ends_of_its_interval(make_pipe, tiny_unet, interval):
+    pipe, seen = make_pipe("AnimeNoise:ddim", guide=tiny_unet(seed=1)), []
+    pipe.guide_unet.register_forward_pre_hook(lambda _, arguments: seen.append(int(arguments[1])))
+    pipe(guidance_scale=2, guidance_interval=interval, num_inference_steps=8)
+    sigmas = ((1 - pipe.scheduler.alphas_cumprod) / pipe.scheduler.alphas_cumprod) ** 0.5
+    expected = [int(t) for t in pipe.scheduler.timesteps if interval[0] <= sigmas[int(t)] <= interval[1]]
+    assert seen == expected and 0 < len(seen) < 8
+
+
+def test_between_two_seeds_guidance_and_batches_are_as_asked_for(make_pipe, tiny_unet):
+    pipe, sizes = make_pipe(guide=tiny_unet(seed=1)), []
+    call = {"num_inference_steps": 3, "output_type": "pt", "guidance_scale": 2.0}
+    ends = [pipe(generator=one, **call).images[0] for one in seeded(1, 2)]
+    pipe.unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    frames = pipe.interpolate(5, generator=seeded(1, 2), batch_size=2, **call).images
+    assert sizes == [2] * 6 + [1] * 3
+    torch.testing.assert_close(frames[[0, -1]], torch.stack(ends), rtol=0, atol=1e-5)
 
 
 def test_windows_see_their_part_with_its_coordinates(make_pipe, monkeypatch):
@@ -557,7 +604,12 @@ HALF = picture(1)[..., :8]
         ({"image": picture(1), "mask_image": box() * 0 + 1}, "all of one colour"),
         ({"image": Image.new("RGB", (32, 32)), "mask_image": Image.new("L", (16, 32))}, "of one size"),
         ({"image": picture(1), "mask_image": box(), "inversion": True}, "varies a whole image"),
-        ({"image": picture(1), "inversion": True, "eta": 0.5}, "without fresh noise"),
+        ({"eta": 0.5}, r"with solver='dpmsolver\+\+' takes no `eta`"),
+        ({"latents": torch.full((1, 3, 16, 16), float("nan"))}, "`latents` must be finite"),
+        ({"latents": np.zeros((1, 3, 16, 16))}, "got ndarray"),
+        ({"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": "latents"}, "a list .*'latents'"),
+        ({"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": None}, "a list .*None"),
+        ({"image": Image.fromarray(np.zeros((16, 16), np.int32)), "mask_image": box() * 0}, "all of one colour"),
         ({"image": picture(1), "jump_n_sample": 2}, "belongs to `mask_image`"),
         ({"image": picture(1), "mask_image": box(), "jump_n_sample": 0}, "at least 1, got 0"),
         ({"guidance_scale": 2.0}, "needs a weaker network"),
@@ -604,6 +656,9 @@ def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
         ({"image": picture(1, count=2), "guidance_scale": 2.0, "guidance_window": 8}, "leave `guidance_scale` out"),
         ({"image": picture(1, count=2), "guidance_scale": float("nan")}, "or more, got nan"),
         ({"image": picture(1, count=2), "eta": 0.5}, "draws noise at its steps"),
+        ({"image": picture(1, count=2), "callback_on_step_end": 3}, "must be a function, got 3"),
+        ({"image": picture(1, count=2), "callback_on_step_end_tensor_inputs": ["x"]}, "must be a list"),
+        ({"image": picture(1, count=2), "jump_n_sample": 3}, "takes no `jump_n_sample`"),
     ],
 )
 def test_interpolation_needs_two_ends(make_pipe, monkeypatch, call, sentence):
@@ -625,6 +680,24 @@ def test_interpolation_that_a_callback_stops_returns_the_frames_it_has_begun(mak
     frames = pipe.interpolate(5, seeded(1, 2), batch_size=2, num_inference_steps=4, callback_on_step_end=stop).images
     assert len(frames) == 2
     assert len(pipe.interpolate(5, seeded(1, 2), batch_size=2, num_inference_steps=4).images) == 5
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (True, "must return a dict or None, got True"),
+        ({"latents": None}, "`latents` must be a tensor .*got NoneType"),
+        ({"latents": torch.zeros(1, 3, 8, 8)}, r"`latents` must be .*got \(1, 3, 8, 8\)"),
+    ],
+)
+def test_a_callback_returns_what_the_pipeline_can_go_on_with(make_pipe, returned, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_pipe()(num_inference_steps=2, callback_on_step_end=lambda *_: returned)
+
+
+def test_an_inversion_with_fresh_noise_is_refused(make_pipe):
+    with pytest.raises(ValueError, match="without fresh noise"):
+        ddim(make_pipe())(image=picture(1), inversion=True, eta=0.5, num_inference_steps=2)
 
 
 def test_nothing_cannot_be_inverted(make_pipe):
@@ -666,6 +739,8 @@ def test_a_distilled_network_draws_with_its_own_scheduler_alone(make_pipe):
         pipe.invert(picture(1))
     with pytest.raises(ValueError, match="in 2 steps of its own scheduler"):
         pipe(eta=0.5)
+    with pytest.raises(ValueError, match="in 2 steps of its own: leave `timesteps` out"):
+        pipe(timesteps=[500, 100])
     for other in (DDIMScheduler, diffusers.UniPCMultistepScheduler):
         pipe.scheduler = other.from_config(pipe.scheduler.config)
         with pytest.raises(ValueError, match="as it was loaded"):
