@@ -858,7 +858,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
         The first and the last are those that the two seeds give on their own, up to rounding, or the two images
         themselves: what inversion has lost of these is blended over the frames. A callback is called at the steps of
-        each batch of frames, from 0 on, and one that stops leaves the frames that were begun. `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
+        each batch of frames, from 0 on, and one that stops leaves the frames that were begun.
+        `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
             num_frames: Images with both ends, at least 2.
