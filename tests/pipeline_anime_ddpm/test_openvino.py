@@ -41,6 +41,11 @@ def test_other_precisions_are_refused(pipe):
         use_openvino(pipe.to(torch.float16))
 
 
+def test_a_precision_that_it_gets_later_is_refused(pipe):
+    with pytest.raises(ValueError, match="stays in float32 on the CPU"):
+        use_openvino(pipe).to(torch.bfloat16)(num_inference_steps=1)
+
+
 def test_without_openvino_a_sentence_says_what_to_install(pipe, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install openvino"):
