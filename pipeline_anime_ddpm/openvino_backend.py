@@ -53,7 +53,7 @@ class Compiled:
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor | float, return_dict: bool = True):
         if sample.dtype != torch.float32 or sample.device.type != "cpu":
-            raise ValueError("After `use_openvino` a pipeline stays in float32 on the CPU; load it again for another way.")
+            raise ValueError("After `use_openvino` a pipeline stays in float32 on the CPU; load it again for others.")
         timestep = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1)
         inputs = sample.detach().contiguous(), timestep.contiguous()
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
