@@ -294,12 +294,14 @@ def render_sampling(result: dict) -> str:
     for device in sorted({row["device"] for row in judged} - {judged[0]["device"]}) if judged else ():
         note += f", on {device} those of {', '.join(row['name'] for row in judged if row['device'] == device)}"
     note += "." * bool(judged)
+    if any("seconds" in row for row in result["rows"]):
+        note += " Times are medians; of more than 50 steps, 50 were timed."
     return "\n".join([
         *_table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
         "",
         *_backends([row for row in result["rows"] if row["kind"] == "backend"]),
-        f"{result['what']}.{note} Times are medians; of more than 50 steps, 50 were timed. {result['machine']}; torch "
-        f"{result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
+        f"{result['what']}.{note} {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
+        f"`{result['command']}`.",
     ])  # fmt: skip
 
 
