@@ -68,8 +68,8 @@ def remove(path: Path) -> None:
     """Delete a file, or a folder with all in it; of a link, the link alone. Nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def publish_folder(partial: Path, final: Path) -> None:
