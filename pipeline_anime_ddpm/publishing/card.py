@@ -8,10 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from schedulers import AnimeNoiseScheduler
+
+from ..evaluation.drawing import OF_TRAINING, sampler_facts
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError
 from ..training.parsing import parse_yaml
@@ -122,6 +126,33 @@ class Evaluation:
         guidance = "".join(f", {name} {value}" for name, value in drawn.get("guidance", {}).items())
         return f"{drawn['num_inference_steps']} steps of {sampler}{guidance}, base seed {drawn['seed']}"
 
+    def as_code(self, pipeline: AnimeDDPMPipeline) -> dict[str, str]:
+        """How to draw so with `pipeline`: what to `import`, the `scheduler`, and the `arguments` of the call.
+
+        Empty where the pipeline's own sampler and steps were taken, or finished images judged.
+        """
+        drawn = self.record.get("drawn") or {"sampler": {"class": None}}
+        wanted = drawn["sampler"]
+        kinds = {AnimeNoiseScheduler.__name__: AnimeNoiseScheduler}
+        kind = kinds.get(wanted["class"]) or getattr(diffusers, str(wanted["class"]), None)
+        if kind is None or pipeline.scheduler.config.get("distilled_steps"):
+            return {}
+        own = type(pipeline.scheduler).__name__ == wanted["class"]
+        usual = sampler_facts(kind.from_config(pipeline.scheduler.config))
+        names = set(wanted) & set(usual) - OF_TRAINING - {"class"}
+        options = {name: wanted[name] for name in sorted(names) if wanted[name] != usual[name]}
+        steps = drawn["num_inference_steps"]
+        if own and not options and steps == pipeline.default_num_inference_steps():
+            return {}
+        name = "type(pipe.scheduler)" if own else kind.__name__
+        given = "".join(f", {option}={value!r}" for option, value in options.items())
+        guided = "".join(f", {option}={value}" for option, value in drawn.get("guidance", {}).items())
+        return {
+            "import": "" if own else f", {kind.__name__}",
+            "scheduler": f"{name}.from_config(pipe.scheduler.config{given})" if options or not own else "",
+            "arguments": f"num_inference_steps={steps}{guided}",
+        }
+
     @property
     def grid_caption(self) -> str:
         """Of the grid beside it, which holds the first images by number."""
@@ -173,6 +204,7 @@ class Evaluation:
                         "num_inference_steps": drawn["num_inference_steps"],
                         "sampler": drawn["sampler"].get("solver") or drawn["sampler"]["class"],
                         "seed": drawn["seed"],
+                        **drawn.get("guidance", {}),
                     }.items()
                     if value is not None
                 },
@@ -217,6 +249,7 @@ def render_card(
         training=training,
         settings=yaml.safe_dump(training.config, sort_keys=False).strip() if training else "",
         evaluations=evaluations,
+        measured_way=evaluations[0].as_code(pipeline) if evaluations else {},
         samples=samples,
         year=machines[-1]["date"][:4] if machines else None,
     )

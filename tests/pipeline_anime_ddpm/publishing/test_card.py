@@ -8,6 +8,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.evaluation.drawing import sampler_facts
 from pipeline_anime_ddpm.publishing.card import CardFacts, is_made_here
 from pipeline_anime_ddpm.training.errors import UserError
 
@@ -63,6 +65,38 @@ def test_people_read_the_facts_and_the_numbers(card, finished):
     machine = json.loads((finished / "provenance.json").read_text())["machines"][0]
     assert machine["device"] in text and f"torch {machine['versions']['torch']}" in text
     assert "20 images" in text and "(on the disk of whoever trained it)" in text
+
+
+def test_the_evaluated_way_to_draw_is_shown_as_code_that_does_it(finished, evaluated, publish, tmp_path):
+    record = json.loads((evaluated / "metrics.json").read_text())
+    for sampler, expected in (
+        ({"class": "AnimeNoiseScheduler", "solver": "ddpm", "trained_betas": "1f"}, ("AnimeNoiseScheduler", "ddpm")),
+        ({"class": "UniPCMultistepScheduler", "solver_order": 3}, ("UniPCMultistepScheduler", 3)),
+    ):  # fmt: skip
+        record["drawn"] |= {"sampler": sampler, "guidance": {"guidance_scale": 1.5}}
+        (evaluated / "metrics.json").write_text(json.dumps(record))
+        publish(finished, "--output_dir", tmp_path / expected[0], "--evaluation", evaluated)
+        text = (tmp_path / expected[0] / "README.md").read_text()
+        code = text.split("evaluated first:\n\n```python\n")[1].split("```")[0]
+        assert "num_inference_steps=7, guidance_scale=1.5" in code
+        setting, call = code.split("trust_remote_code=True)\n")[0], code.split("trust_remote_code=True)\n")[1]
+        names = {"pipe": AnimeDDPMPipeline.from_pretrained(finished)}
+        exec(setting.split("\n\n")[0] + "\n" + call.split("pipe(batch")[0], names)
+        config = names["pipe"].scheduler.config
+        assert type(names["pipe"].scheduler).__name__ == expected[0]
+        assert expected[1] in (config["solver"], config.get("solver_order"))
+        results = ModelCard(text).data.eval_results
+        assert results[0].metric_args["guidance_scale"] == 1.5
+
+
+def test_the_pipelines_own_way_is_not_shown_twice(finished, evaluated, publish, tmp_path):
+    pipeline = AnimeDDPMPipeline.from_pretrained(finished)
+    record = json.loads((evaluated / "metrics.json").read_text())
+    record["drawn"] |= {"sampler": sampler_facts(pipeline.scheduler)}
+    record["drawn"]["num_inference_steps"] = pipeline.default_num_inference_steps()
+    (evaluated / "metrics.json").write_text(json.dumps(record))
+    publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
+    assert "evaluated first" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_settings_shown_are_the_published_ones(card, tmp_path):
