@@ -382,11 +382,13 @@ def test_the_gallery_is_drawn_again_bit_for_bit(tmp_path, render, tiny_unet, mon
     folders = [tmp_path / name for name in ("first", "again")]
     for folder in folders:
         command = ["gallery.py", "--model", str(tmp_path / "model"), "--figures", str(folder)]
+        command += ["--ddpm_num_inference_steps", "6"]
         monkeypatch.setattr(sys, "argv", command)
         gallery.main()
     drawn = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert drawn[0] == drawn[1]
-    assert drawn[0].keys() == {"grid.png", "variations.png", "inpainting.png", "interpolation.gif"}
+    assert drawn[0].keys() == {"grid.png", "grid_fast.png", "variations.png", "inpainting.png", "interpolation.gif"}
+    assert drawn[0]["grid.png"] != drawn[0]["grid_fast.png"]
     with Image.open(folder / "interpolation.gif") as film:
         assert film.n_frames == 6 and film.size == (32, 32)
 
