@@ -382,7 +382,7 @@ def test_the_gallery_is_drawn_again_bit_for_bit(tmp_path, render, tiny_unet, mon
     folders = [tmp_path / name for name in ("first", "again")]
     for folder in folders:
         command = ["gallery.py", "--model", str(tmp_path / "model"), "--figures", str(folder)]
-        command += ["--ddpm_num_inference_steps", "6"]
+        command += ["--ddpm_num_inference_steps", "10", "--ddpm_guidance_scale", "1.5"]  # as the other grid has
         monkeypatch.setattr(sys, "argv", command)
         gallery.main()
     drawn = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from schedulers import AnimeNoiseScheduler
 
-from ..evaluation.drawing import OF_TRAINING, sampler_facts
+from ..evaluation.digests import state_digest
+from ..evaluation.drawing import OF_TRAINING, SAMPLERS, image_seed, sampler_facts
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError
 from ..training.parsing import parse_yaml
@@ -122,36 +125,55 @@ class Evaluation:
     def drawn(self) -> str:
         """How the images were drawn, in words."""
         drawn = self.record["drawn"]
-        sampler = drawn["sampler"].get("solver") or drawn["sampler"]["class"]
-        guidance = "".join(f", {name} {value}" for name, value in drawn.get("guidance", {}).items())
-        return f"{drawn['num_inference_steps']} steps of {sampler}{guidance}, base seed {drawn['seed']}"
+        guidance = "".join(f", {name} {value}" for name, value in (drawn.get("guidance") or {}).items())
+        return f"{drawn['num_inference_steps']} steps of {self.sampler}{guidance}, base seed {drawn['seed']}"
 
-    def as_code(self, pipeline: AnimeDDPMPipeline) -> dict[str, str]:
-        """How to draw so with `pipeline`: what to `import`, the `scheduler`, and the `arguments` of the call.
+    def as_code(self, pipeline: AnimeDDPMPipeline) -> dict[str, Any]:
+        """How to draw so with `pipeline`: what to `import`, the `scheduler`, `arguments` of the call, the first `seed`.
 
-        Empty where the pipeline's own sampler and steps were taken, or finished images judged.
+        Empty where the card shows that way in any case, and where lines of code cannot tell it for sure: if the noise
+        table, the guide or the settings that a sampler has are not those of the evaluation.
         """
-        drawn = self.record.get("drawn") or {"sampler": {"class": None}}
-        wanted = drawn["sampler"]
-        kinds = {AnimeNoiseScheduler.__name__: AnimeNoiseScheduler}
-        kind = kinds.get(wanted["class"]) or getattr(diffusers, str(wanted["class"]), None)
-        if kind is None or pipeline.scheduler.config.get("distilled_steps"):
+        drawn, own = self.record["drawn"], pipeline.scheduler
+        wanted, guidance = drawn["sampler"], drawn.get("guidance") or {}
+        kind = {type(own).__name__: type(own)}.get(wanted.get("class"))
+        if kind is None and wanted.get("class") in SAMPLERS:
+            kind = getattr(diffusers, wanted["class"])
+        if kind is None or own.config.get("distilled_steps") or not self._guided_by(pipeline):
             return {}
-        own = type(pipeline.scheduler).__name__ == wanted["class"]
-        usual = sampler_facts(kind.from_config(pipeline.scheduler.config))
-        names = set(wanted) & set(usual) - OF_TRAINING - {"class"}
-        options = {name: wanted[name] for name in sorted(names) if wanted[name] != usual[name]}
-        steps = drawn["num_inference_steps"]
-        if own and not options and steps == pipeline.default_num_inference_steps():
+        try:
+            usual = sampler_facts(kind.from_config(own.config))
+        except (ImportError, ValueError, TypeError, NotImplementedError):  # ImportError: some need another package
             return {}
-        name = "type(pipe.scheduler)" if own else kind.__name__
-        given = "".join(f", {option}={value!r}" for option, value in options.items())
-        guided = "".join(f", {option}={value}" for option, value in drawn.get("guidance", {}).items())
+        different = {name for name, value in usual.items() if name not in wanted or wanted[name] != value}
+        if different & OF_TRAINING or usual.keys() - wanted.keys():
+            return {}
+        options = {name: wanted[name] for name in inspect.signature(kind.__init__).parameters if name in different}
+        changed, steps = bool(options) or kind is not type(own), drawn["num_inference_steps"]
+        if not changed and steps == pipeline.default_num_inference_steps() and guidance == suggested(pipeline):
+            return {}
+        name = "type(pipe.scheduler)" if kind is type(own) else kind.__name__
+        given = "".join(f", {option}={_code(value)}" for option, value in options.items())
         return {
-            "import": "" if own else f", {kind.__name__}",
-            "scheduler": f"{name}.from_config(pipe.scheduler.config{given})" if options or not own else "",
-            "arguments": f"num_inference_steps={steps}{guided}",
+            "import": "" if kind is type(own) else f", {kind.__name__}",
+            "scheduler": f"{name}.from_config(pipe.scheduler.config{given})" if changed else "",
+            "arguments": f"num_inference_steps={steps}{_arguments(guidance)}",
+            "seed": image_seed(drawn["seed"], 0),
         }
+
+    def _guided_by(self, pipeline: AnimeDDPMPipeline) -> bool:
+        """Whether the guide that it was drawn with, if any, is that of `pipeline`."""
+        guide = self.record["drawn"].get("guide")
+        return not guide or (
+            pipeline.guide_unet is not None and state_digest(pipeline.guide_unet.state_dict()) == guide
+        )
+
+    @property
+    def sampler(self) -> str:
+        """A solver of ours, or a class of diffusers, whose config may name a solver that it does not have."""
+        settings = self.record["drawn"]["sampler"]
+        name = settings.get("class", "")
+        return settings.get("solver", name) if name in ("", AnimeNoiseScheduler.__name__) else name
 
     @property
     def grid_caption(self) -> str:
@@ -202,15 +224,31 @@ class Evaluation:
                         "std": metric.get("std"),
                         "extractor": (self.record.get("extractor") or {}).get("name"),
                         "num_inference_steps": drawn["num_inference_steps"],
-                        "sampler": drawn["sampler"].get("solver") or drawn["sampler"]["class"],
+                        "sampler": self.sampler,
                         "seed": drawn["seed"],
-                        **drawn.get("guidance", {}),
+                        **(drawn.get("guidance") or {}),
                     }.items()
                     if value is not None
                 },
             )
             for key, metric in self.record["metrics"].items()
         ]
+
+
+def suggested(pipeline: AnimeDDPMPipeline) -> dict[str, float]:
+    """Guidance that the card suggests."""
+    return {"guidance_scale": 1.5} if pipeline.guide_unet is not None else {}
+
+
+def _arguments(guidance: dict[str, Any]) -> str:
+    return "".join(f", {name}={_code(value)}" for name, value in guidance.items())
+
+
+def _code(value: Any) -> str:
+    """As Python writes it. Pairs are recorded as a text."""
+    if isinstance(value, str) and not value.startswith("("):
+        return repr(value)
+    return re.sub(r"\binf\b", 'float("inf")', str(value))
 
 
 def _number(metric: dict[str, Any]) -> str:
@@ -244,6 +282,7 @@ def render_card(
         parameters=f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M",
         coordinates=unet.config.in_channels > unet.config.out_channels,
         guide=pipeline.guide_unet is not None and not weights.stock,
+        guided=_arguments(suggested(pipeline)),
         distilled=noise.get("distilled_steps"),
         noise=noise,
         training=training,

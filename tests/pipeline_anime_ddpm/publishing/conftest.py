@@ -39,6 +39,12 @@ def evaluated(finished):
     return folder
 
 
+@pytest.fixture
+def evaluation_of():
+    """The function below, for tests of other folders."""
+    return write_evaluation
+
+
 def write_evaluation(folder, model, **changed):
     weights = state_digest(AnimeDDPMPipeline.from_pretrained(model).unet.state_dict())
     metric = {"n": 2000, "real_n": 1500}
