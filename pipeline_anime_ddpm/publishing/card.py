@@ -145,7 +145,7 @@ class Evaluation:
             usual = sampler_facts(kind.from_config(own.config))
         except (ImportError, ValueError, TypeError, NotImplementedError):  # ImportError: some need another package
             return {}
-        different = {name for name, value in usual.items() if name not in wanted or wanted[name] != value}
+        different = {name for name, value in usual.items() if wanted.get(name) != value}
         if different & OF_TRAINING or usual.keys() - wanted.keys():
             return {}
         options = {name: wanted[name] for name in inspect.signature(kind.__init__).parameters if name in different}
