@@ -1,4 +1,4 @@
-"""The model that is shipped loads, draws, and is what would be pushed today."""
+"""The models that are shipped load, draw, and are what would be pushed today."""
 
 import json
 from pathlib import Path
@@ -10,31 +10,36 @@ from pipeline_anime_ddpm.loading import load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "hub_model"
+FOUR_STEPS = FOLDER / "four_steps"
+
+each = pytest.mark.parametrize("folder", [FOLDER, FOUR_STEPS], ids=lambda folder: folder.name)
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = load_pipeline(FOLDER)
+def shipped_pipeline(folder):
+    pipe = load_pipeline(folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def test_its_code_is_that_of_the_package():
+@each
+def test_its_code_is_that_of_the_package(folder):
     """After a change there: copy the two files."""
     for shipped, source in (
         ("pipeline_anime_ddpm.py", "pipeline_anime_ddpm/pipeline_anime_ddpm.py"),
         ("scheduler/scheduling_anime_noise.py", "schedulers/scheduling_anime_noise.py"),
     ):
-        assert (FOLDER / shipped).read_bytes() == (ROOT / source).read_bytes(), f"copy {source} to hub_model/{shipped}"
+        target = folder / shipped
+        assert target.read_bytes() == (ROOT / source).read_bytes(), f"copy {source} to {target.relative_to(ROOT)}"
 
 
-def test_it_is_small_and_holds_numbers_alone():
+def test_all_of_it_is_small_and_holds_numbers_alone():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".py", ".md", ".yaml", ".png", ".csv", ""}
 
 
-def test_it_draws_faces_of_64_pixels_and_can_be_guided(pipe):
+def test_it_draws_faces_of_64_pixels_and_can_be_guided():
+    pipe = shipped_pipeline(FOLDER)
     generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
     faces = pipe(2, generators, num_inference_steps=4, output_type="pt").images
     guided = pipe(2, [g.manual_seed(i) for i, g in enumerate(generators)], num_inference_steps=4,
@@ -43,9 +48,21 @@ def test_it_draws_faces_of_64_pixels_and_can_be_guided(pipe):
     assert all(0.1 < images.std() < 0.5 for images in (faces, guided))
 
 
-def test_its_card_says_what_was_measured():
-    card = (FOLDER / "README.md").read_text()
-    records = json.loads((FOLDER / "metrics.json").read_text())
+def test_few_steps_are_all_that_the_distilled_one_needs():
+    few, full, guided = shipped_pipeline(FOUR_STEPS), shipped_pipeline(FOLDER), {"guidance_scale": 1.5}
+    assert few.default_num_inference_steps() == 4
+    drawn = [
+        pipe(4, [torch.Generator().manual_seed(seed) for seed in range(4)], output_type="pt", **how).images
+        for pipe, how in ((few, {}), (full, guided), (full, guided | {"num_inference_steps": 4}))
+    ]
+    near, far = ((drawn[0] - other).square().mean() for other in drawn[1:])
+    assert near < 0.5 * far, "it jumps to where the guided network goes in ten steps, not in four"
+
+
+@each
+def test_its_card_says_what_was_measured(folder):
+    card = (folder / "README.md").read_text()
+    records = json.loads((folder / "metrics.json").read_text())
     assert records and all(record["judged"]["n"] >= 2000 for record in records)
     for record in records:
         assert f"{record['metrics']['kid']['value']:.4g}"[:4] in card
