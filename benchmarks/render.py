@@ -292,7 +292,7 @@ def render_sampling(result: dict) -> str:
     judged = [row for row in result["rows"] if "kid" in row]
     note = f" {judged[0]['n']:,} images for each KID" if judged else ""
     for device in sorted({row["device"] for row in judged} - {judged[0]["device"]}) if judged else ():
-        note += f", on {device} those of {', '.join(row['name'] for row in judged if row['device'] == device)}"
+        note += f"; on {device} of {' and '.join(repr(row['name']) for row in judged if row['device'] == device)}"
     note += "." * bool(judged)
     if any("seconds" in row for row in result["rows"]):
         note += " Times are medians; of more than 50 steps, 50 were timed."

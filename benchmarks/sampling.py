@@ -6,7 +6,7 @@
 
 Run the same command again to go on: what is judged already is not judged again. Several processes with different
 --stages may share --work. The results are those of everything that is there, and of what is not there any more as an
-earlier --output has it.
+earlier --output has it. Another pipeline has a --work and an --output of its own.
 """
 
 from __future__ import annotations
@@ -247,11 +247,18 @@ def gather(bench: Bench) -> list[dict[str, Any]]:
     return rows + (json.loads(path.read_text()) if path.is_file() else [])
 
 
+def earlier_result(path: Path, what: str) -> dict[str, Any]:
+    """What an earlier run has left in `path`; one of another pipeline is not written over."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    if found.get("what", what) != what:
+        raise UserError(f"{path} is of another pipeline ({found['what']}); give another --output and --work.")
+    return found
+
+
 def merged(bench: Bench, what: str) -> list[dict[str, Any]]:
     """What was gathered, over the rows that an earlier file has of the same pipeline and number of images."""
-    path, images = bench.settings.output, bench.settings.images
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    earlier = [row for row in found["rows"] if row.get("n", images) == images] if found.get("what") == what else []
+    images, found = bench.settings.images, earlier_result(bench.settings.output, what)
+    earlier = [row for row in found.get("rows", ()) if row.get("n", images) == images]
     every: dict[Any, dict[str, Any]] = {}
     for row in (*earlier, *gather(bench)):
         key = (row["kind"], row["name"], row.get("batch"))
@@ -307,10 +314,11 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     settings = parse()
     bench = Bench(settings)
+    what = f"Sampling from {settings.model} at {bench.side} px"
+    earlier_result(settings.output, what)
     bench.work.mkdir(parents=True, exist_ok=True)
     for stage in settings.stages:
         bench.judge(stage) if stage in JUDGED else getattr(bench, stage)()
-    what = f"Sampling from {settings.model} at {bench.side} px"
     rows = merged(bench, what)
     if not rows:
         raise UserError("Nothing was measured; give --stages steps or speed, or a --distilled network.")

@@ -344,6 +344,10 @@ def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tin
     assert {row["name"] for row in backends} == {"eager", "eager, channels_last"}  # the others take minutes to compile
     assert {row["batch"] for row in backends} == {1, 2} and all(row["difference"] < 1e-4 for row in backends)
     assert render.render_sampling(result) in done.stdout
+    before = output.read_bytes()
+    other = [str(folder / "one") if part == str(folder / "own") else part for part in command]
+    done = subprocess.run([*other, str(output), "--stages", "steps"], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "is of another pipeline" in done.stderr and output.read_bytes() == before
 
 
 @pytest.mark.parametrize(
