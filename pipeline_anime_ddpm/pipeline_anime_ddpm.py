@@ -78,6 +78,7 @@ def call_network(
     t: torch.Tensor,
     grid: torch.Tensor | None = None,
     space_to_depth: int = 1,
+    class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One call of a UNet that may see blocks of pixels as channels (Shi et al., arXiv 1609.05158, the other way round).
 
@@ -89,6 +90,7 @@ def call_network(
             on average.
         space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels, so that diffusion
             is the same.
+        class_labels: `(B,)` int64, rows of the class embedding (`joint_class`), for a network that has one.
 
     Returns:
         `(B, C, H, W)`, in the network's own precision.
@@ -98,8 +100,26 @@ def call_network(
     if grid is not None:
         grid = torch.nn.functional.avg_pool2d(grid, space_to_depth) if space_to_depth > 1 else grid
         sample = torch.cat([sample, grid.to(sample.dtype).expand(len(sample), -1, -1, -1)], dim=1)
-    output = network(sample, t, return_dict=False)[0]
+    classes = {} if class_labels is None else {"class_labels": class_labels}
+    output = network(sample, t, return_dict=False, **classes)[0]
     return torch.nn.functional.pixel_shuffle(output, space_to_depth) if space_to_depth > 1 else output
+
+
+def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """One class for each combination of attributes: the row of the network's class embedding.
+
+    Args:
+        values: `(B, A)` int64, the value of each attribute from 1 on; 0 is "any".
+        sizes: How many values each of the A attributes has, "any" not counted.
+
+    Returns:
+        `(B,)` int64 in [0, Π (size + 1)): a number with mixed radix whose last attribute varies fastest. 0 is "any" of
+        all.
+    """
+    index = torch.zeros_like(values[:, 0])
+    for column, size in zip(values.unbind(1), sizes, strict=True):
+        index = index * (size + 1) + column
+    return index
 
 
 class _Level(NamedTuple):
