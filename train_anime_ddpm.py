@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or fine-tune an unconditional DDPM on anime faces.
+"""Train or fine-tune a DDPM on anime faces, with labels or without.
 
     accelerate launch train_anime_ddpm.py                            # a small network, on faces it draws itself
     accelerate launch train_anime_ddpm.py --train_data_dir faces/    # on your own pictures
@@ -42,7 +42,16 @@ from pipeline_anime_ddpm.training.checkpoints import (
     save_checkpoint,
 )
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_data
+from pipeline_anime_ddpm.training.data import (
+    Batch,
+    CachedData,
+    Feed,
+    FeedPlan,
+    StreamedData,
+    check_source,
+    open_data,
+    open_source,
+)
 from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss
 from pipeline_anime_ddpm.training.ema import (
     build_averages,
@@ -53,6 +62,7 @@ from pipeline_anime_ddpm.training.errors import UserError, again, again_without,
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
+from pipeline_anime_ddpm.training.labels import RunLabels, run_labels
 from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction, kept_guide
 from pipeline_anime_ddpm.training.numerics import (
     Numerics,
@@ -105,6 +115,7 @@ class Run:
     hub: HubTarget | None
     judge: TrainingJudge | None
     teacher: Teacher | None
+    labels: RunLabels | None = None
 
 
 def main() -> None:
@@ -123,20 +134,22 @@ def main() -> None:
     if accelerator.is_main_process:
         keep_others_out(lock)
     accelerator.wait_for_everyone()
-    unet, scheduler = build_model(config)
-    guide = kept_guide(config, unet)
+    source = open_source(config) if config.label_columns else None  # its labels decide a part of the model
+    labels = run_labels(config, source)
+    unet, scheduler = build_model(config, labels)
+    guide = kept_guide(config, unet, labels)
     patches = build_patches(config, unet)
     checkpoint = choose_checkpoint(config, unet, scheduler)
-    accelerator.print(introduction(config, unet, patches))
-    judge = build_judge(config, sampling_pipeline(config, unet, scheduler), accelerator)
+    accelerator.print(introduction(config, unet, patches, labels))
+    judge = build_judge(config, sampling_pipeline(config, unet, scheduler, labels), accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
-        data = open_data(config, full_side(unet), show_progress=accelerator.is_local_main_process)
+        data = open_data(config, full_side(unet), accelerator.is_local_main_process, source)
     accelerator.print(data.description)
     schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
     hub = prepare_hub(config, facts) if accelerator.is_main_process else None
 
     # The run: new, or where it stopped.
-    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub, judge)
+    run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub, judge, labels)
     resume(run, checkpoint)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -213,7 +226,7 @@ def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
 def evaluate(run: Run, log: RunLog) -> None:
     """Measure the averaged weights' images, drawn on all ranks, and keep the pipeline if they are the best so far."""
     with run.state.averaged_weights():
-        values = run.judge.measure(sampling_pipeline(run.config, run.unet, run.scheduler))
+        values = run.judge.measure(sampling_pipeline(run.config, run.unet, run.scheduler, run.labels))
         if not run.accelerator.is_main_process:
             return
         images = run.schedule.images(run.state.step)
@@ -237,10 +250,10 @@ def save_everything(run: Run, feed: Feed) -> None:
     state.kept_step = state.step
 
 
-def train_step(run: Run, images: torch.Tensor) -> torch.Tensor:
-    """One optimiser step on this rank's `images` `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
+def train_step(run: Run, data: Batch) -> torch.Tensor:
+    """One optimiser step on this rank's images `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
     state, accelerator = run.state, run.accelerator
-    batch, most = step_batch(run, images)
+    batch, most = step_batch(run, data)
     parts = batch.split(most)
     for part in parts:
         # gradients are shared between ranks after the last micro-batch
@@ -266,7 +279,7 @@ def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return diffusion_loss(run.model, run.scheduler, part, space_to_depth(run.unet))
 
 
-def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple[StepBatch, int]:
+def step_batch(run: Run, data: Batch, side: int | None = None) -> tuple[StepBatch, int]:
     """What this rank trains on in the next step, and how much of it goes into one forward pass.
 
     With patches their side is drawn for the step, unless it is given.
@@ -277,7 +290,7 @@ def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple
         side = side or patches.side(config.seed, state.step, run.schedule.total_steps)
         most = patches.micro_batch(side, most)
     batch = draw_step(
-        images.to(accelerator.device, non_blocking=True),
+        Batch(data.images.to(accelerator.device, non_blocking=True), data.labels),
         run.scheduler,
         flip=config.random_flip,
         seed=config.seed,
@@ -287,6 +300,7 @@ def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple
         patches=patches,
         side=side,
         stratified=config.stratified_timesteps,
+        labels=run.labels,
     )
     return batch, most
 
@@ -340,9 +354,10 @@ def build_run(
     data: CachedData | StreamedData,
     hub: HubTarget | None,
     judge: TrainingJudge | None = None,
+    labels: RunLabels | None = None,
 ) -> Run:
     """How the network is computed, optimiser, learning rate and averages."""
-    teacher = build_teacher(config, unet, scheduler, accelerator.device)  # before a checkpoint is loaded
+    teacher = build_teacher(config, unet, scheduler, accelerator.device, labels)  # before a checkpoint is loaded
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
@@ -370,7 +385,9 @@ def build_run(
         numerics=Numerics(config.max_nonfinite_steps),
     )
     folder = Path(config.output_dir)
-    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge, teacher)
+    return Run(
+        config, accelerator, model, unet, scheduler, patches, state, schedule, data, folder, hub, judge, teacher, labels
+    )
 
 
 def warm_up(run: Run) -> None:
@@ -379,7 +396,7 @@ def warm_up(run: Run) -> None:
     images = torch.zeros(run.schedule.images_per_step // run.accelerator.num_processes, 3, side, side)
     for patch in run.patches.used_sides() if run.patches else [side]:
         begin = time.perf_counter()
-        batch, most = step_batch(run, images, patch)
+        batch, most = step_batch(run, Batch(images), patch)
         for part in {len(part): part for part in batch.split(most)}.values():
             with run.accelerator.no_sync(run.model):
                 run.accelerator.backward(step_loss(run, part)[0] * 0)
@@ -475,12 +492,13 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
 def draw_grid(run: Run) -> list[Image.Image]:
     """The averaged weights' faces from the same seeds every time, so that grids of one run can be compared."""
     with run.state.averaged_weights():
-        return draw_samples(run.config, sampling_pipeline(run.config, run.unet, run.scheduler))
+        return draw_samples(run.config, sampling_pipeline(run.config, run.unet, run.scheduler, run.labels))
 
 
 def finished_pipeline(run: Run) -> AnimeDDPMPipeline:
     """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
-    return AnimeDDPMPipeline(run.unet, run.scheduler, load_guide(run.folder), space_to_depth(run.unet))
+    names = run.labels and run.labels.names
+    return AnimeDDPMPipeline(run.unet, run.scheduler, load_guide(run.folder), space_to_depth(run.unet), names)
 
 
 def save_model(run: Run) -> None:

@@ -18,9 +18,12 @@ NUM_DRAWN_FACES = 4_000  # that a run without a data set draws
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
-def setting(default: Any, help: str, choices: Sequence[str] | None = None, bare: str | None = None) -> Any:
-    """One setting; `bare` is the value that the flag alone, without one, stands for."""
-    return field(default=default, metadata={"help": help, "choices": choices, "bare": bare})
+def setting(
+    default: Any, help: str, choices: Sequence[str] | None = None, bare: str | None = None, several: bool = False
+) -> Any:
+    """One setting; `bare` is the value that the flag alone, without one, stands for; a flag may take `several` words,
+    which are joined by commas."""
+    return field(default=default, metadata={"help": help, "choices": choices, "bare": bare, "several": several})
 
 
 @dataclass
@@ -45,6 +48,18 @@ class TrainingConfig:
     image_column: str | None = setting(
         None,
         "Column that holds the images, or WebDataset's field, such as `jpg`; by default found by its type.",
+    )
+    label_columns: str | None = setting(
+        None,
+        "Train a labelled network on these columns, such as `hair eyes`: classes, text or whole numbers; in folders of "
+        "images, columns of metadata.csv or metadata.jsonl, or `label` for the folder's name; in tars, keys of the JSON "
+        "files, or `cls`. A missing value means any.",
+        several=True,
+    )
+    label_dropout: float = setting(
+        0.15,
+        'Replace each label by "any" with this probability, each attribute by itself, so that any subset of them can '
+        'be asked for, and guidance against "any" works (arXiv:2207.12598).',
     )
     cache_dir: str | None = setting(
         None,
@@ -366,6 +381,11 @@ class TrainingConfig:
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise UserError(f"--{f.name} is {value!r}; choose one of {', '.join(f.metadata['choices'])}.")
         check(self)
+
+    @property
+    def label_names(self) -> list[str]:
+        """`--label_columns` one by one; empty without it."""
+        return [name.strip() for name in (self.label_columns or "").split(",") if name.strip()]
 
     @property
     def patch_sides(self) -> list[int]:

@@ -18,6 +18,7 @@ def check(config: TrainingConfig) -> None:
     """Raise a `UserError` for the first thing that is wrong."""
     _check_numbers(config)
     _check_lists(config)
+    _check_labels(config)
     _check_length(config)
     _check_noise(config)
     _check_computation(config)
@@ -69,6 +70,21 @@ def _check_lists(config: TrainingConfig) -> None:
         raise UserError(f"--ema_sigma_rels is {config.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
     if config.ema_snapshot_images and not lengths:
         raise UserError("--ema_snapshot_images saves the averages of --ema_sigma_rels; give both or neither.")
+
+
+def _check_labels(config: TrainingConfig) -> None:
+    names = config.label_names
+    if config.label_columns is not None and not names:
+        raise UserError("--label_columns names no column; give one or more, such as `--label_columns hair eyes`.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"--label_columns names {twice[0]} twice; name each column once.")
+    if names and config.uses_drawn_faces:
+        raise UserError("--label_columns needs a data set with labels; give --dataset_name or --train_data_dir.")
+    if not names and config.label_dropout != type(config).label_dropout:
+        raise UserError("--label_dropout is for a labelled network; give --label_columns as well.")
+    if not 0 <= config.label_dropout < 1:
+        raise UserError(f"--label_dropout is {config.label_dropout}; give a share of at least 0 and less than 1.")
 
 
 def _check_length(config: TrainingConfig) -> None:

@@ -24,6 +24,7 @@ from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
 from .errors import UserError
+from .labels import RunLabels, with_labels
 from .objective import StepBatch
 from .patches import full_side, space_to_depth
 
@@ -58,6 +59,7 @@ class Teacher:
         guide: the weaker network that it is guided by, if any.
         scale, window: `guidance_scale` and `guidance_window` of the pipeline; what is learned is learned with them.
         own_jumps: how many it was distilled into itself, a multiple of the scheduler's; they are its path then.
+        labels: the values of each attribute that it knows, if any.
 
     Raises:
         UserError: for guidance that the network cannot have.
@@ -72,10 +74,11 @@ class Teacher:
         scale: float = 1.0,
         window: int | None = None,
         own_jumps: int | None = None,
+        labels: dict[str, list[str]] | None = None,
     ):
         self.block, self.scale, self.window = space_to_depth(unet), scale, window
         networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
-        self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block)
+        self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
         try:
             self.pipeline.check_guidance(scale, window)
         except ValueError as error:
@@ -96,7 +99,13 @@ class Teacher:
         return self.jumps - 1 - (share * self.jumps).long().clamp(max=self.jumps - 1)
 
     @torch.no_grad()
-    def follow(self, state: torch.Tensor, jump: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
+    def follow(
+        self,
+        state: torch.Tensor,
+        jump: torch.Tensor,
+        coordinates: torch.Tensor | None,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Where the trained network's path from `state` leads.
 
         Each part of it is a jump of the network's own, or a step of the midpoint method in log σ: DPM-Solver++(2S) of
@@ -104,6 +113,7 @@ class Teacher:
 
         Args:
             state: y `(B, C, H, W)` at the starts of the jumps `(B,)`.
+            class_labels: `(B,)` rows of the class embedding, of a network with labels.
 
         Returns:
             y at their ends: of the last one, the image.
@@ -111,9 +121,9 @@ class Teacher:
         for index in (jump * self.parts + part for part in range(self.parts)):
             here, there = self.sigmas[index], self.sigmas[index + 1]
             middle, end = (here * there).sqrt(), torch.where(index == len(self.sigmas) - 2, 0.0, there)
-            image = self.denoise(state, here, coordinates)
+            image = self.denoise(state, here, coordinates, class_labels)
             if not self.has_jumps:
-                image = self.denoise(_towards(state, image, middle / here), middle, coordinates)
+                image = self.denoise(_towards(state, image, middle / here), middle, coordinates, class_labels)
             state = _towards(state, image, end / here)
         return state
 
@@ -130,7 +140,11 @@ class Teacher:
 
 
 def build_teacher(
-    config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, device: torch.device
+    config: TrainingConfig,
+    unet: UNet2DModel,
+    scheduler: AnimeNoiseScheduler,
+    device: torch.device,
+    labels: RunLabels | None = None,
 ) -> Teacher | None:
     """The teacher that the flags ask for, with `unet` as it is now.
 
@@ -146,8 +160,10 @@ def build_teacher(
         own_jumps = trained.scheduler.config.get("distilled_steps")
         if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
             guide = trained.guide_unet
+    if guide is not None and labels is not None:
+        guide = with_labels(guide.float(), labels)
     scale, window = config.distill_guidance_scale, config.distill_guidance_window
-    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps)
+    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps, labels and labels.names)
 
 
 def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,9 +179,9 @@ def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch
     here, there = teacher.sigmas[jump * teacher.parts], teacher.sigmas[(jump + 1) * teacher.parts]
     state = batch.clean + _column(here) * batch.noise
     kept = _column(torch.where(jump == teacher.jumps - 1, 0.0, there / here))
-    target = (teacher.follow(state, jump, batch.coordinates) - kept * state) / (1 - kept)
+    target = (teacher.follow(state, jump, batch.coordinates, batch.class_labels) - kept * state) / (1 - kept)
     sample, timesteps = teacher.seen(state, here)
-    output = call_network(model, sample, timesteps, batch.coordinates, teacher.block).float()
+    output = call_network(model, sample, timesteps, batch.coordinates, teacher.block, batch.class_labels).float()
     # not bounded: where it is beyond the bounds, it has to be pulled back
     original = teacher.scheduler.pred_original_sample(output, timesteps, sample)
     error = (original - target).square().mean(dim=(1, 2, 3))

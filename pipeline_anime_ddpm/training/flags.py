@@ -101,7 +101,8 @@ def _build_parser() -> argparse.ArgumentParser:
         else:
             choices = f.metadata["choices"]
             metavar = "{" + ",".join(choices) + "}" if choices else _value_type(f.name).__name__.upper()
-            bare = {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else {}
+            count = {"nargs": "+"} if f.metadata["several"] else {}
+            bare = {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else count
             parser.add_argument(f"--{f.name}", metavar=metavar, help=text, **bare)
     parser.set_defaults(**{f.name: None for f in fields(TrainingConfig)})
     return parser

@@ -15,6 +15,7 @@ from schedulers import AnimeNoiseScheduler
 from .config import NUM_DRAWN_FACES, TrainingConfig
 from .distillation import distilled
 from .errors import HUB_ERRORS, UserError, first_line
+from .labels import RunLabels, with_labels
 from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates
 
@@ -46,8 +47,11 @@ UNET_SIZES = {
 }
 
 
-def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
+def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tuple[UNet2DModel, AnimeNoiseScheduler]:
     """Make or load the network and its noise.
+
+    Args:
+        labels: what the network is to draw on request.
 
     Returns:
         A UNet2DModel in float32 whose `sample_size` is the training resolution, and the scheduler it is trained and
@@ -60,6 +64,8 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
         unet, noise = _pretrained(config)
     else:
         unet, noise = new_unet(config), None
+    if labels is not None:
+        unet = with_labels(unet, labels)
     set_resolution(unet, config)
     knobs = _training_knobs(config, full_side(unet))
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
@@ -74,7 +80,7 @@ def build_model(config: TrainingConfig) -> tuple[UNet2DModel, AnimeNoiseSchedule
     return unet, scheduler
 
 
-def kept_guide(config: TrainingConfig, unet: UNet2DModel) -> UNet2DModel | None:
+def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None) -> UNet2DModel | None:
     """The guide of the pre-trained pipeline, which the trained `unet` keeps; None if there is none.
 
     Nor is there one where the run takes its own, where a distilled network is to draw without, and where a guide would
@@ -89,10 +95,13 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel) -> UNet2DModel | None:
     if full_side(guide) != full_side(unet):
         logger.warning("The guide of %s is for another resolution and is left out; --save_guide_at makes one.", name)
         return None
-    return guide.float()
+    guide = guide.float()
+    return guide if labels is None else with_labels(guide, labels)
 
 
-def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> str:
+def introduction(
+    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, labels: RunLabels | None = None
+) -> str:
     """What the run is, in words."""
     size, parameters = full_side(unet), unet.num_parameters() / 1e6
     if config.uses_drawn_faces:
@@ -105,6 +114,8 @@ def introduction(config: TrainingConfig, unet: UNet2DModel, patches: PatchTraini
         data = config.dataset_name or config.train_data_dir
         verb = "Distilling" if config.distill else "Training"
         text = f"{verb} a network of {parameters:.1f} M parameters on {data} at {size} pixels."
+    if labels is not None:
+        text += "\nLabels: " + "; ".join(f"{name} ({', '.join(values)})" for name, values in labels.names.items()) + "."
     return text if patches is None else f"{text}\n{patches.description}"
 
 
@@ -207,7 +218,7 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
-        return UNet2DModel.from_config(values)
+        return UNet2DModel.from_config(values | {"num_class_embeds": None})  # --label_columns adds its own
     except (*HUB_ERRORS, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from schedulers import AnimeNoiseScheduler
 
-from .data import prepare_batch
+from .data import Batch, prepare_batch
+from .labels import RunLabels
 from .patches import PatchTrainingAdapter, equal_parts
 from .randomness import Purpose, derived_seed, noise_at, step_generator
 
@@ -26,12 +27,14 @@ class StepBatch:
         timesteps: `(B,)` int64, or float32 where the scheduler draws fractional ones.
         coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
             is not told.
+        class_labels: `(B,)` int64, rows of the class embedding; None for a network without labels.
     """
 
     clean: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     coordinates: torch.Tensor | None = None
+    class_labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -39,13 +42,13 @@ class StepBatch:
     def split(self, most: int) -> list[StepBatch]:
         """Micro-batches of at most `most` images and as equal as can be, in order."""
         sizes = equal_parts(len(self), most)
-        coordinates = [None] * len(sizes) if self.coordinates is None else self.coordinates.split(sizes)
-        parts = [tensor.split(sizes) for tensor in (self.clean, self.noise, self.timesteps)]
-        return [StepBatch(*part) for part in zip(*parts, coordinates, strict=True)]
+        tensors = (self.clean, self.noise, self.timesteps, self.coordinates, self.class_labels)
+        parts = [[None] * len(sizes) if tensor is None else tensor.split(sizes) for tensor in tensors]
+        return [StepBatch(*part) for part in zip(*parts, strict=True)]
 
 
 def draw_step(
-    batch: torch.Tensor,
+    batch: Batch,
     scheduler: AnimeNoiseScheduler,
     *,
     flip: bool,
@@ -56,36 +59,45 @@ def draw_step(
     patches: PatchTrainingAdapter | None = None,
     side: int | None = None,
     stratified: bool = True,
+    labels: RunLabels | None = None,
 ) -> StepBatch:
-    """Draw flips, patches, noise and timesteps for one rank's whole step.
+    """Draw flips, patches, noise, timesteps and dropped labels for one rank's whole step.
 
     All of them follow from an image's place in the batch of all ranks: however many ranks share that batch, it is
-    trained on in the same way. Timesteps, which are stratified over it, flips and patches are few numbers, of which
-    every rank draws all and takes its own; noise is drawn image by image. Nothing here waits for a GPU.
+    trained on in the same way. Timesteps, which are stratified over it, flips, patches and dropped labels are few
+    numbers, of which every rank draws all and takes its own; noise is drawn image by image. Nothing here waits for a
+    GPU.
 
     Args:
-        batch: `(B, 3, H, W)`, uint8, or float32 in [0, 1]; on the training device.
+        batch: images `(B, 3, H, W)`, uint8, or float32 in [0, 1], on the training device, and their labels.
         stratified: False draws each timestep by itself, as other trainers do.
         patches, side: cut patches of that side; by default whole images without coordinates.
+        labels: of the network; by default it has none.
     """
-    device, everyone = batch.device, len(batch) * world
-    mine = slice(rank * len(batch), (rank + 1) * len(batch))
+    images = batch.images
+    device, everyone = images.device, len(images) * world
+    mine = slice(rank * len(images), (rank + 1) * len(images))
     mirrored = None
     if flip:
         coins = step_generator(seed, step, Purpose.FLIP, device)
         mirrored = torch.rand(everyone, generator=coins, device=device)[mine] < 0.5
-    clean, coordinates = prepare_batch(batch, mirrored), None
+    clean, coordinates = prepare_batch(images, mirrored), None
     if patches is not None:
         offsets = step_generator(seed, step, Purpose.PATCH_OFFSET, device)
         clean, coordinates = patches.crop(clean, side, offsets, rank, world)
-    crops = len(clean) // len(batch)  # of each image: a first one of every image, then a second one, and so on
+    crops = len(clean) // len(images)  # of each image: a first one of every image, then a second one, and so on
     places = np.arange(crops * everyone).reshape(crops, everyone)[:, mine].ravel()
     noise = noise_at(places, clean.shape[1:], seed, step, device)
     levels = step_generator(seed, step, Purpose.TIMESTEPS, "cpu")
     timesteps = scheduler.sample_timesteps(crops * everyone, generator=levels, stratified=stratified)
     timesteps = timesteps[places].to(device, non_blocking=True)
+    class_labels = None
+    if labels is not None:
+        coins = step_generator(seed, step, Purpose.LABELS, "cpu")
+        coins = torch.rand(everyone, len(labels.names), generator=coins)[mine]
+        class_labels = labels.classes(batch.labels, coins).repeat(crops).to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
-    return StepBatch(clean, noise, timesteps, coordinates)
+    return StepBatch(clean, noise, timesteps, coordinates, class_labels)
 
 
 def diffusion_loss(
@@ -103,6 +115,8 @@ def diffusion_loss(
     noisy = scheduler.add_noise(batch.clean, batch.noise, batch.timesteps)
     target = scheduler.training_target(batch.clean, batch.noise, batch.timesteps)
     # coordinates are neither noised nor scaled
-    prediction = call_network(model, noisy, batch.timesteps, batch.coordinates, space_to_depth).float()
+    prediction = call_network(
+        model, noisy, batch.timesteps, batch.coordinates, space_to_depth, batch.class_labels
+    ).float()
     error = F.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
     return (scheduler.loss_weights(batch.timesteps) * error).mean(), error.detach()

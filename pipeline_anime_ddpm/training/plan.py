@@ -233,23 +233,24 @@ class Rehearsal:
             if enabled:
                 gc.enable()
 
-    def _model(self, noisy: torch.Tensor, timesteps: torch.Tensor, return_dict: bool):
+    def _model(self, noisy: torch.Tensor, timesteps: torch.Tensor, return_dict: bool, **classes: torch.Tensor):
         """The network as `accelerate` wraps it: in mixed precision, and no further than its output."""
         if self._dtype is None:
-            return self.unet(noisy, timesteps, return_dict=return_dict)
+            return self.unet(noisy, timesteps, return_dict=return_dict, **classes)
         with torch.autocast("cpu", self._dtype):
-            return self.unet(noisy, timesteps, return_dict=return_dict)
+            return self.unet(noisy, timesteps, return_dict=return_dict, **classes)
 
     def _batch(self, side: int, images: int) -> StepBatch:
         """As `draw_step` leaves it: patches and their coordinates are two views of one tensor."""
         noise, timesteps = torch.empty(images, 3, side, side), torch.empty(images, dtype=torch.int64)
+        labels = torch.empty(images, dtype=torch.int64) if self.unet.config.num_class_embeds else None
         if not takes_coordinates(self.unet):
-            return StepBatch(torch.empty(images, 3, side, side), noise, timesteps)
+            return StepBatch(torch.empty(images, 3, side, side), noise, timesteps, None, labels)
         if side == full_side(self.unet):
             grid = torch.empty(1, COORDINATES, side, side).expand(images, -1, -1, -1)
-            return StepBatch(torch.empty(images, 3, side, side), noise, timesteps, grid)
+            return StepBatch(torch.empty(images, 3, side, side), noise, timesteps, grid, labels)
         patches = torch.empty(images, 3 + COORDINATES, side, side)
-        return StepBatch(patches[:, :3], noise, timesteps, patches[:, 3:])
+        return StepBatch(patches[:, :3], noise, timesteps, patches[:, 3:], labels)
 
     def _make_gradients(self) -> None:
         for parameter in self.unet.parameters():

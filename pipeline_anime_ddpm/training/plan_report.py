@@ -14,8 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline_anime_ddpm.loading import read_network_config
 
 from .config import TrainingConfig
+from .data.sources import open_source
 from .errors import HUB_ERRORS, UserError, first_line
 from .flags import parse_config
+from .labels import run_labels
 from .models import build_patches, new_unet, set_resolution
 from .patches import PatchTrainingAdapter, equal_parts, full_side
 from .plan import PassCost, Rehearsal
@@ -25,7 +27,7 @@ RECOMPUTATIONS = {"kept": None, "selective": "selective", "blocks": "blocks"}
 LARGEST_BATCH = 2**16  # looked no further
 
 HELP = """Say what a training needs, without training: put it before the flags that train_anime_ddpm.py is to have. It
-needs no GPU, no data and, of a pre-trained model, only its config."""
+needs no GPU, of the data only the labels (with --label_columns) and, of a pre-trained model, only its config."""
 
 NOTES = """A * marks what the flags say. Units: 1 GB = 1e9 bytes, 1 MB = 1e6 bytes, 2 floating point operations for each
 multiplication and addition.
@@ -88,8 +90,11 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
     Raises:
         UserError: if a model cannot be had or trained as a DDPM, or cannot take the resolution or a patch side.
     """
+    labels = run_labels(config, open_source(config) if config.label_columns else None)
     with FakeTensorMode():
         unet = _pretrained_network(config) if config.pretrained_model_name_or_path else new_unet(config)
+        if labels is not None:
+            unet = UNet2DModel.from_config({**unet.config, "num_class_embeds": labels.num_classes})
         set_resolution(unet, config)
         return unet, build_patches(config, unet)
 

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 3
     PATCH_SIDE = 4
     PATCH_OFFSET = 5
+    LABELS = 6
 
 
 def derived_seed(seed: int, step: int, rank: int, purpose: Purpose) -> int:

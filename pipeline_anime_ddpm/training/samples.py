@@ -10,16 +10,20 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
+from .labels import RunLabels
 from .models import fitting_solver
 from .patches import space_to_depth
 
 
-def sampling_pipeline(config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler) -> AnimeDDPMPipeline:
+def sampling_pipeline(
+    config: TrainingConfig, unet: UNet2DModel, scheduler: AnimeNoiseScheduler, labels: RunLabels | None = None
+) -> AnimeDDPMPipeline:
     """The network with a solver that is fast and fits it."""
     if not config.distill:
         solver = fitting_solver(scheduler.config.prediction_type)
         scheduler = AnimeNoiseScheduler.from_config(scheduler.config, solver=solver)
-    pipeline = AnimeDDPMPipeline(unet, scheduler, space_to_depth=space_to_depth(unet))
+    names = labels and labels.names
+    pipeline = AnimeDDPMPipeline(unet, scheduler, space_to_depth=space_to_depth(unet), labels=names)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

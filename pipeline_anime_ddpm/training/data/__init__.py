@@ -15,27 +15,32 @@ from .. import drawn_faces, drawn_faces_parts
 from ..config import NUM_DRAWN_FACES, TrainingConfig
 from .cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
 from .cached import CachedData
-from .feed import Feed, FeedPlan
+from .feed import Batch, Feed, FeedPlan
 from .reading import SkipLog, check_skipped
 from .sources import check_source, open_source
 from .streaming import StreamedData
 from .units import Source
 
-__all__ = ["CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "prepare_batch"]
+__all__ = [
+    "Batch", "CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "open_source", "prepare_batch",
+]  # fmt: skip
 
 
-def open_data(config: TrainingConfig, resolution: int, show_progress: bool = True) -> CachedData | StreamedData:
+def open_data(
+    config: TrainingConfig, resolution: int, show_progress: bool = True, source: Source | None = None
+) -> CachedData | StreamedData:
     """Find the images that `config` names, and decode them to the cache unless they are to be streamed.
 
     Args:
         resolution: side of the square training images, in pixels.
+        source: what `open_source` gives, if it is open already.
 
     Raises:
         UserError: if there is no data set, no image in it, no room for it, or too much of it is broken.
     """
     if config.uses_drawn_faces:
         return _drawn_faces(config, resolution, show_progress)
-    source = open_source(config)
+    source = source or open_source(config)
     if wants_streaming(config, source):
         skip_log = SkipLog(Path(config.output_dir) / SKIPPED, config.max_skipped_fraction)
         return StreamedData(
@@ -48,7 +53,8 @@ def open_data(config: TrainingConfig, resolution: int, show_progress: bool = Tru
             skip_log,
         )
     dtype = "float32" if config.preserve_input_precision else "uint8"
-    key = CacheKey(source.name, source.fingerprint, resolution, config.center_crop, dtype)
+    labels = source.labels and source.labels.names
+    key = CacheKey(source.name, source.fingerprint, resolution, config.center_crop, dtype, labels)
     entry = find_or_build(key, decoded(source, key), cache_root(config.cache_dir), source.num_images, show_progress)
     check_skipped(
         entry.num_skipped, entry.num_images + entry.num_skipped, config.max_skipped_fraction, entry.folder / SKIPPED

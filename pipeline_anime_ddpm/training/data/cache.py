@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from ..atomic import find_or_make
 from ..errors import REFUSALS, UserError
 from ..parsing import parse_json
 from .feed import threads_for
+from .labels import Labelled
 from .reading import Decoder, Skipped, read_skipped, read_unit
-from .units import Source
+from .units import EncodedImage, Source
 
 FORMAT = 2  # of the files below; raise it with every change of what they hold
 PIXELS, INDEX, FACTS, SKIPPED = "pixels.bin", "index.npy", "facts.json", "skipped.jsonl"
+LABELS = "labels.npy"  # only of images with labels
 GIVE_UP_AFTER = 1000  # images in a row that cannot be decoded
 
 
@@ -39,6 +42,7 @@ class CacheKey:
         resolution: shorter side of the images, in pixels.
         center_crop: whether the middle square is kept alone.
         dtype: `uint8` or `float32`.
+        labels: the values of each attribute, if labels are kept as well.
     """
 
     source: str
@@ -46,10 +50,12 @@ class CacheKey:
     resolution: int
     center_crop: bool
     dtype: str
+    labels: dict[str, list[str]] | None = None
 
     @property
     def folder_name(self) -> str:
         facts = [FORMAT, self.fingerprint, self.resolution, self.center_crop, self.dtype]
+        facts += [self.labels] if self.labels else []  # caches without labels keep their names
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
         name = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.source).name).strip("-").lower()[:40] or "images"
         return f"{name}-{self.resolution}px-{digest}"
@@ -57,11 +63,11 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A finished cache: a folder of pixels.bin, index.npy, facts.json and skipped.jsonl.
+    """A finished cache: a folder of pixels.bin, index.npy, facts.json, skipped.jsonl and perhaps labels.npy.
 
     Attributes:
         num_bytes: size of pixels.bin.
-        digests: SHA-256 of index.npy and skipped.jsonl.
+        digests: SHA-256 of index.npy, skipped.jsonl and labels.npy.
         created: seconds since 1970.
     """
 
@@ -81,6 +87,10 @@ class CacheEntry:
         """`(n, 3)` int64: where each image begins, in values, and its height and width."""
         return np.load(self.folder / INDEX, allow_pickle=False)
 
+    def labels(self) -> np.ndarray | None:
+        """`(n, A)` int16: the value of each attribute of each image from 1 on, 0 for any; None without labels."""
+        return np.load(self.folder / LABELS, allow_pickle=False) if self.key.labels else None
+
     def pixels(self) -> np.ndarray:
         """All values of all images `(3, h, w)` one after the other, mapped from disk."""
         # copy-on-write: torch asks for a writable array, and nothing that is written reaches the file
@@ -99,12 +109,13 @@ def list_caches(root: Path) -> dict[Path, CacheEntry | None]:
 
 
 def find_or_build(
-    key: CacheKey, images: Iterable[np.ndarray | Skipped], root: Path, total: int | None, show_progress: bool
+    key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped], root: Path, total: int | None, show_progress: bool
 ) -> CacheEntry:
     """The cache of `key`, made from `images` if it is not there; other processes wait until it is.
 
     Args:
-        images: `(3, h, w)` each, in order; only looked at if the cache has to be made.
+        images: `(3, h, w)` each, in order, with their labels if the key has any; only looked at if the cache has to
+            be made.
         total: how many they are, if that is known.
 
     Raises:
@@ -127,12 +138,21 @@ def find_or_build(
         raise
 
 
-def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Skipped]:
-    """All images of `source`, decoded on all cores for `key`."""
+def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Labelled | Skipped]:
+    """All images of `source`, decoded on all cores for `key`, with their labels if the key has any."""
     decoder = Decoder(key.resolution, key.center_crop, key.dtype == "float32", source.remote, threads_for(1))
-    encoded = (image for unit in range(source.num_units) for image in read_unit(source, unit))
+    labels: deque[tuple[int, ...]] = deque()  # of the images that are being decoded
+
+    def encoded() -> Iterator[EncodedImage]:
+        for unit in range(source.num_units):
+            for image in read_unit(source, unit):
+                labels.append(image.labels)
+                yield image
+
     with contextlib.closing(decoder):
-        yield from decoder.decode(encoded)
+        for image in decoder.decode(encoded()):
+            numbers = labels.popleft()
+            yield Labelled(image, numbers) if key.labels and not isinstance(image, Skipped) else image
 
 
 def _open(folder: Path) -> CacheEntry | None:
@@ -148,13 +168,15 @@ def _open(folder: Path) -> CacheEntry | None:
         whole = whole and _digests(folder) == entry.digests and entry.index().shape == (entry.num_images, 3)
         whole = whole and len((folder / SKIPPED).read_text().splitlines()) == entry.num_skipped
         whole = whole and isinstance(entry.created, float)
+        whole = whole and (not entry.key.labels or entry.labels().shape == (entry.num_images, len(entry.key.labels)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError):
         return None
     return entry if whole else None
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (INDEX, SKIPPED)}
+    names = (INDEX, SKIPPED, *([LABELS] if (folder / LABELS).exists() else []))
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
@@ -167,8 +189,8 @@ def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
         )
 
 
-def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) -> None:
-    index, skipped, offset = [], [], 0
+def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped]) -> None:
+    index, labels, skipped, offset = [], [], [], 0
     with open(folder / PIXELS, "wb") as file:
         for image in images:
             if isinstance(image, Skipped):
@@ -176,15 +198,18 @@ def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) 
                 if not index and len(skipped) == GIVE_UP_AFTER:
                     break
                 continue
+            if isinstance(image, Labelled):
+                image, numbers = image
+                labels.append(numbers)
             file.write(np.ascontiguousarray(image).data)
             index.append((offset, *image.shape[1:]))
             offset += image.size
     if not index:
         name, reason = skipped[0] if skipped else (key.source, "it is empty")
         raise UserError(f"None of the {len(skipped):,} images can be decoded; the first is {name} ({reason}).")
-    in_memory = io.BytesIO()  # numpy's own writing to a file does not say that the disk is full
-    np.save(in_memory, np.array(index, dtype=np.int64))
-    (folder / INDEX).write_bytes(in_memory.getvalue())
+    _save_array(folder / INDEX, np.array(index, dtype=np.int64))
+    if labels:
+        _save_array(folder / LABELS, np.array(labels, dtype=np.int16))
     (folder / SKIPPED).write_text("".join(json.dumps(s._asdict()) + "\n" for s in skipped))
     facts = {
         "key": asdict(key),
@@ -195,3 +220,9 @@ def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Skipped]) 
         "created": time.time(),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    in_memory = io.BytesIO()  # numpy's own writing to a file does not say that the disk is full
+    np.save(in_memory, array)
+    path.write_bytes(in_memory.getvalue())

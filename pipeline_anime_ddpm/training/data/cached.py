@@ -12,7 +12,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .cache import SKIPPED, CacheEntry
-from .feed import Feed, FeedPlan
+from .feed import Batch, Feed, FeedPlan
 
 ORDER, PLACES = 0, 1  # two purposes never share random numbers
 
@@ -27,10 +27,14 @@ class ImageStream:
     Args:
         pixels: the values of all images `(3, h, w)`, one after the other.
         index: `(n, 3)` int64: offset, height and width of each; the shorter side is at least `resolution`.
+        labels: `(n, A)` int16 of each, if there are any.
     """
 
-    def __init__(self, pixels: np.ndarray, index: np.ndarray, resolution: int, seed: int):
+    def __init__(
+        self, pixels: np.ndarray, index: np.ndarray, resolution: int, seed: int, labels: np.ndarray | None = None
+    ):
         self.pixels, self.index, self.resolution, self.seed = pixels, index, resolution, seed
+        self.labels = labels
         self.all_squares = bool((index[:, 1:] == resolution).all())
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
@@ -38,9 +42,14 @@ class ImageStream:
         """Which images of the data set stand at `positions` (>= 0) of the stream."""
         return self._look_up(positions)[0]
 
-    def gather(self, positions: Sequence[int]) -> torch.Tensor:
-        """`(B, 3, R, R)`, without any work for single images."""
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The images at `positions`, with their labels."""
         images, places = self._look_up(positions)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[images].astype(np.int64))
+        return Batch(self._gather(images, places), labels)
+
+    def _gather(self, images: np.ndarray, places: np.ndarray | None) -> torch.Tensor:
+        """`(B, 3, R, R)`, without any work for single images."""
         side = self.resolution
         if self.all_squares:
             return torch.from_numpy(self.pixels.reshape(-1, 3, side, side)[images])
@@ -89,11 +98,14 @@ class CachedData:
     Args:
         identity: of the files it was made from.
         seed: of the order and the crops.
+
+    Attributes:
+        labels: the values of each attribute, if the images have labels.
     """
 
     def __init__(self, entry: CacheEntry, identity: str, seed: int):
         self.entry, self.identity, self.seed = entry, identity, seed
-        self.num_images = entry.num_images
+        self.num_images, self.labels = entry.num_images, entry.key.labels
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -102,7 +114,13 @@ class CachedData:
 
     @property
     def description(self) -> str:
-        return f"{self.num_images:,} images, decoded once to {self.entry.folder}."
+        where = f"{self.num_images:,} images, decoded once to {self.entry.folder}."
+        return where if self.labels is None else f"{where} {self._labelled_shares()}"
+
+    def _labelled_shares(self) -> str:
+        shares = (self.entry.labels() > 0).mean(axis=0)
+        named = zip(self.labels, shares, strict=True)
+        return "Labelled: " + ", ".join(f"{name} {share:.0%}" for name, share in named) + "."
 
     def list_skipped(self, folder: Path) -> None:
         """Leave the list of images that could not be decoded with the run."""
@@ -110,10 +128,11 @@ class CachedData:
             shutil.copyfile(self.entry.folder / SKIPPED, folder / SKIPPED)
 
     def feed(self, plan: FeedPlan) -> Feed:
-        stream = ImageStream(self.entry.pixels(), self.entry.index(), self.entry.key.resolution, self.seed)
+        entry = self.entry
+        stream = ImageStream(entry.pixels(), entry.index(), entry.key.resolution, self.seed, entry.labels())
         # no worker processes: to gather a batch takes less time than to receive it from one
-        batches, pin = map(stream.gather, step_positions(plan)), torch.cuda.is_available()
+        batches, pin = map(stream.batch, step_positions(plan)), torch.cuda.is_available()
         return Feed(
-            (batch.pin_memory() if pin else batch for batch in batches),
+            (batch.pinned() if pin else batch for batch in batches),
             lambda step: stream.indices_at(positions_of(plan, step)).tolist(),
         )

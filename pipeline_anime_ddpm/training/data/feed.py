@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -35,8 +35,24 @@ class FeedPlan:
     state: dict[str, Any] | None = None
 
 
+class Batch(NamedTuple):
+    """What a rank trains on in one step.
+
+    Attributes:
+        images: `(B, 3, R, R)`, uint8, or float32 in [0, 1].
+        labels: `(B, A)` int64, the value of each attribute of the data set from 1 on, 0 for any; None without labels.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor | None = None
+
+    def pinned(self) -> Batch:
+        """In page-locked memory, from which a GPU copies while it works."""
+        return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in self))
+
+
 class Feed:
-    """Iterates over batches `(rank_batch, 3, R, R)`, one for each step: uint8, or float32 in [0, 1].
+    """Iterates over batches, one for each step.
 
     Args:
         images_of: the images of a step's batch, by number in the data set or by name.
@@ -45,14 +61,14 @@ class Feed:
         seconds_waited: time spent in waiting for batches so far.
     """
 
-    def __init__(self, batches: Iterator[torch.Tensor], images_of: Callable[[int], list[int | str]]):
+    def __init__(self, batches: Iterator[Batch], images_of: Callable[[int], list[int | str]]):
         self._batches, self.images_of = batches, images_of
         self.seconds_waited = 0.0
 
     def __iter__(self) -> Feed:
         return self
 
-    def __next__(self) -> torch.Tensor:
+    def __next__(self) -> Batch:
         begin = time.perf_counter()
         try:
             return next(self._batches)

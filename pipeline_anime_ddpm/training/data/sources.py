@@ -15,6 +15,8 @@ from ..config import TrainingConfig
 from ..errors import UserError, first_line
 from ..parsing import few_aliases
 from .decoding import IMAGE_SUFFIXES
+from .folder_labels import is_metadata
+from .labels import label_features
 from .own_files import looking_only_into
 from .tables import ParquetFiles, Tables, image_column
 from .units import DataFile, ImageFiles, Source, TarFiles
@@ -110,12 +112,17 @@ def _open_folder(config: TrainingConfig) -> Source:
         return _open_dataset(config, "train")
     if by_kind["tar"]:
         paths = by_kind["tar"]
-        return TarFiles(str(folder), [*map(str, paths)], _local_files(paths, folder), False, config.image_column)
-    if by_kind["archive"]:  # only the images in it count, and not the captions that may lie beside them
-        options = {"drop_labels": True, "drop_metadata": True}
+        files = _local_files(paths, folder)
+        return TarFiles(str(folder), [*map(str, paths)], files, False, config.image_column, config.label_names)
+    if by_kind["archive"]:  # without labels, only the images count, and not the captions that may lie beside them
+        options = {name: not config.label_names for name in ("drop_labels", "drop_metadata")}
         return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
     paths = by_kind["image"]
-    return ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
+    source = ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
+    if config.label_names:
+        metadata = sorted(path for path in folder.rglob("*") if is_metadata(path.name) and path.is_file())
+        source.add_labels([*map(str, metadata)], _local_files(metadata, folder), config.label_names)
+    return source
 
 
 def _tell_of_links(paths: list[Path], folder: Path) -> None:
@@ -153,10 +160,13 @@ def _open_dataset(config: TrainingConfig, split: str) -> Source:
     kinds = {_kind(path) for path in paths} - {None}  # beside images, metadata files
     if kinds == {"tar"}:
         paths = [p for p in paths if _kind(p) == "tar"]
-        return TarFiles(name, paths, *_facts(paths), config.image_column)
+        return TarFiles(name, paths, *_facts(paths), config.image_column, config.label_names)
     if kinds == {"image"}:
-        paths = [p for p in paths if _kind(p) == "image"]
-        return ImageFiles(name, paths, *_facts(paths))
+        images, metadata = ([p for p in paths if test(p)] for test in (lambda p: _kind(p) == "image", is_metadata))
+        source = ImageFiles(name, images, *_facts(images))
+        if config.label_names:
+            source.add_labels(metadata, _facts(metadata)[0] if metadata else [], config.label_names)
+        return source
     return _tables(config, builder, split)
 
 
@@ -179,9 +189,10 @@ def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder, split: str
     files, remote = _facts(paths)
     dataset = builder.as_streaming_dataset(split=split)
     column = image_column(dataset, config.image_column)
+    labels = label_features(dataset.features, config.label_names, column, name) if config.label_names else None
     if builder.info.builder_name == "parquet":
-        return ParquetFiles(name, paths, files, remote, column)
-    return Tables(name, dataset, files, paths, remote, column)
+        return ParquetFiles(name, paths, files, remote, column, labels)
+    return Tables(name, dataset, files, paths, remote, column, labels)
 
 
 def _facts(paths: list[str]) -> tuple[list[DataFile], bool]:

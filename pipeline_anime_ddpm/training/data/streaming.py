@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
-from .feed import Feed, FeedPlan, leave_stopping_to_main, threads_for
+from .feed import Batch, Feed, FeedPlan, leave_stopping_to_main, threads_for
 from .reading import Decoder, SkipLog, Skipped, crop, read_unit
 from .units import EncodedImage, Source
 
@@ -58,19 +58,20 @@ class Segment(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Decoded and mixed images with their names, where the block begins, and what had to be left out."""
+    """Decoded and mixed images with their names and labels, where the block begins, and what had to be left out."""
 
     place: Place
     images: list[np.ndarray]
     names: list[str]
+    labels: list[tuple[int, ...] | None]
     skipped: list[Skipped]
     num_read: int
 
 
 class StreamBatch(NamedTuple):
-    """What a reader hands over: images `(B, 3, R, R)`, where it stands after them, and news of skipped images."""
+    """What a reader hands over: a batch, where the reader stands after it, and news of skipped images."""
 
-    images: torch.Tensor
+    batch: Batch
     names: list[str]
     reader: int
     place: Place
@@ -154,7 +155,7 @@ class Reader(IterableDataset):
 
     def _batches(self, reader: int, wanted: int, decoder: Decoder) -> Iterator[StreamBatch]:
         start = self.places[reader]
-        images, names, skipped, num_read = [], [], [], 0
+        images, names, labels, skipped, num_read = [], [], [], [], 0
         needed = wanted * self.batch_size
         with prefetched(self._blocks(reader, start, needed, decoder)) as blocks:
             for block in blocks:
@@ -164,10 +165,11 @@ class Reader(IterableDataset):
                 for number, image in enumerate(block.images[done:], start=done + 1):
                     images.append(image)
                     names.append(block.names[number - 1])
+                    labels.append(block.labels[number - 1])
                     if len(images) == self.batch_size:
                         place = block.place._replace(offset=number)
-                        yield StreamBatch(torch.from_numpy(np.stack(images)), names, reader, place, skipped, num_read)
-                        images, names, skipped, num_read, wanted = [], [], [], 0, wanted - 1
+                        yield StreamBatch(_stacked(images, labels), names, reader, place, skipped, num_read)
+                        images, names, labels, skipped, num_read, wanted = [], [], [], [], 0, wanted - 1
                     if wanted == 0:
                         return
 
@@ -231,8 +233,12 @@ class Reader(IterableDataset):
         decoded = [*decoder.decode(rows)]
         order = [n for n in order if isinstance(decoded[n], np.ndarray)]
         images = [crop(decoded[n], self.resolution, places[n]) for n in order]
-        names = [rows[n].name for n in order]
-        return Block(place, images, names, [d for d in decoded if isinstance(d, Skipped)], len(rows))
+        names, labels = [rows[n].name for n in order], [rows[n].labels for n in order]
+        return Block(place, images, names, labels, [d for d in decoded if isinstance(d, Skipped)], len(rows))
+
+
+def _stacked(images: list[np.ndarray], labels: list[tuple[int, ...] | None]) -> Batch:
+    return Batch(torch.from_numpy(np.stack(images)), None if labels[0] is None else torch.tensor(labels))
 
 
 @contextlib.contextmanager
@@ -308,7 +314,7 @@ class StreamFeed(Feed):
         self.next_reader, self.num_read = state["next_reader"], state["num_read"]
         self.places = [Place(*place) for place in state["places"]]
 
-    def _serve(self) -> Iterator[torch.Tensor]:
+    def _serve(self) -> Iterator[Batch]:
         data, plan = self.data, self.plan
         done = torch.multiprocessing.Event()
         loader = DataLoader(
@@ -329,7 +335,7 @@ class StreamFeed(Feed):
                 self.places[batch.reader], self.num_read = batch.place, num_read
                 self.next_reader = (batch.reader + 1) % self.readers_here
                 self._names.append((step, batch.names))
-                yield batch.images
+                yield batch.batch
         finally:
             done.set()
 
@@ -377,6 +383,11 @@ class StreamedData:
     @property
     def num_images(self) -> int | None:
         return self.source.num_images
+
+    @property
+    def labels(self) -> dict[str, list[str]] | None:
+        """The values of each attribute, if the images have labels."""
+        return self.source.labels and self.source.labels.names
 
     @property
     def facts(self) -> dict[str, Any]:

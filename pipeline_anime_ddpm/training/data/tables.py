@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow
@@ -13,6 +14,7 @@ from datasets.utils.file_utils import xopen
 
 from ..errors import UserError
 from .decoding import MOST_BYTES
+from .labels import LabelColumns, read_features
 from .own_files import is_row_within
 from .units import DataFile, EncodedImage, Source
 
@@ -32,12 +34,21 @@ class ParquetFiles(Source):
     Args:
         paths: of the `files`, where they are opened.
         column: encoded images, or structs of their bytes and their path.
+        label_features: of the columns that hold labels (`labels.label_features`).
 
     Raises:
         UserError: if a file has no such column, or unpacks to what no pictures do.
     """
 
-    def __init__(self, name: str, paths: list[str], files: list[DataFile], remote: bool, column: str):
+    def __init__(
+        self,
+        name: str,
+        paths: list[str],
+        files: list[DataFile],
+        remote: bool,
+        column: str,
+        label_features: Mapping[str, Any] | None = None,
+    ):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         groups = [group for number in range(len(paths)) for group in self._groups(number)]
         if len(paths) < FEW_FILES:
@@ -46,6 +57,18 @@ class ParquetFiles(Source):
             self._parts = [[*part] for _, part in itertools.groupby(groups, key=lambda group: group.file)]
         self.num_units = len(self._parts)
         self.unit_sizes = [sum(group.num_rows for group in part) for part in self._parts]
+        if label_features:
+            self.labels = read_features(label_features, self._distinct, name)
+
+    def _distinct(self, columns: list[str]) -> dict[str, list]:
+        """The values of columns that do not list them: read from all files, without the images."""
+        found: dict[str, dict] = {column: {} for column in columns}
+        for path in self.paths:
+            with xopen(path, "rb") as file:
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
+                    for column in columns:
+                        found[column] |= dict.fromkeys(batch.column(column).unique().to_pylist())
+        return {column: list(values) for column, values in found.items()}
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         part = self._parts[unit]
@@ -53,12 +76,14 @@ class ParquetFiles(Source):
             leaves = self._leaves(pyarrow.parquet.ParquetFile(file).schema_arrow, self.files[part[0].file].name)
             # as a dictionary, in which a value that repeats is held once
             table = pyarrow.parquet.ParquetFile(file, read_dictionary=leaves, pre_buffer=True)
+            columns = [*leaves, *(self.labels.names if self.labels else ())]
             batches = (
-                batch.column(0)
+                batch
                 for group in part
-                for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group.number], columns=leaves)
+                for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group.number], columns=columns)
             )
-            yield from encoded_rows(batches, unit, self.paths, sum(group.num_bytes for group in part))
+            packed = sum(group.num_bytes for group in part)
+            yield from labelled_rows(batches, self.column, self.labels, unit, self.paths, packed)
 
     def _groups(self, number: int) -> Iterator[RowGroup]:
         """The row groups of a file, from its footer."""
@@ -110,20 +135,60 @@ class Tables(Source):
         paths: list[str],
         remote: bool,
         column: str,
+        label_features: Mapping[str, Any] | None = None,
     ):
         self.name, self.files, self.paths, self.remote, self.column = name, files, paths, remote, column
         if dataset.num_shards < FEW_FILES:
             dataset = dataset.reshard()
-        dataset = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+        wanted = [column, *(label_features or ())]
+        dataset = dataset.select_columns(wanted).cast_column(column, datasets.Image(decode=False))
         self.dataset = dataset.with_format("arrow")
         self.num_units = dataset.num_shards
         self.unit_sizes = None
+        if label_features:
+            self.labels = read_features(label_features, self._distinct, name)
+
+    def _distinct(self, columns: list[str]) -> dict[str, list]:
+        """The values of columns that do not list them, from all rows."""
+        found: dict[str, dict] = {column: {} for column in columns}
+        for table in self.dataset.select_columns(columns).iter(batch_size=1024):
+            for column in columns:
+                found[column] |= dict.fromkeys(table.column(column).unique().to_pylist())
+        return {column: list(values) for column, values in found.items()}
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         # `.iter` and not `iter()`, which inside a worker would deal the rows of this one shard to all workers
         tables = self.dataset.shard(self.num_units, unit).iter(batch_size=ROWS_AT_ONCE)
-        batches = (batch for table in tables for batch in table.column(self.column).chunks)
-        return encoded_rows(batches, unit, self.paths, self.num_bytes)
+        batches = (batch for table in tables for batch in table.to_batches())
+        return labelled_rows(batches, self.column, self.labels, unit, self.paths, self.num_bytes)
+
+
+def labelled_rows(
+    batches: Iterable[pyarrow.RecordBatch],
+    column: str,
+    labels: LabelColumns | None,
+    unit: int,
+    own: Collection[str],
+    packed: int,
+) -> Iterator[EncodedImage]:
+    """The images of a part of a table, as `encoded_rows` gives them, with the numbers of their labels.
+
+    Args:
+        batches: with the `column` of images, and those of the `labels`.
+    """
+    if labels is None:
+        yield from encoded_rows((batch.column(column) for batch in batches), unit, own, packed)
+        return
+    numbers: deque[tuple[int, ...]] = deque()
+
+    def images() -> Iterator[pyarrow.Array]:
+        for batch in batches:
+            values = zip(*(batch.column(name).to_pylist() for name in labels.names), strict=True)
+            numbers.extend(labels.encode(dict(zip(labels.names, row, strict=True))) for row in values)
+            yield batch.column(column)
+
+    for image in encoded_rows(images(), unit, own, packed):
+        yield image._replace(labels=numbers.popleft())
 
 
 def encoded_rows(

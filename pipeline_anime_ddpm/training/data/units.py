@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from datasets.utils.file_utils import xopen
 
 from ..errors import UserError
+from ..parsing import parse_json
 from .decoding import IMAGE_SUFFIXES, MOST_BYTES
+from .folder_labels import folder_labels
+from .labels import WHOLE, LabelColumns, check_known, clean, from_values
 
 MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
+CLASS = "cls"  # WebDataset's field of a class
+MAX_LABEL_BYTES = 2**20  # of a JSON or .cls file in a tar
 
 
 class EncodedImage(NamedTuple):
-    """One image file: its content, or where to read it, or why it is not read."""
+    """One image file: its content, or where to read it, or why it is not read; and the numbers of its labels."""
 
     name: str
     content: bytes | None
     path: str | None = None
     refused: str | None = None
+    labels: tuple[int, ...] | None = None
 
 
 class DataFile(NamedTuple):
@@ -44,6 +52,8 @@ class Source(ABC):
         remote: whether reading goes over a network, and may have to be repeated.
         num_units: how many units there are.
         unit_sizes: images in each unit, corrupt ones included; None if that is known only after reading.
+        labels: the attributes of its images, if they are asked for.
+        label_files: those that hold labels alone.
     """
 
     name: str
@@ -52,6 +62,8 @@ class Source(ABC):
     unit_sizes: list[int] | None
     files: list[DataFile]
     column: str | None = None
+    labels: LabelColumns | None = None
+    label_files: Sequence[DataFile] = ()
 
     @abstractmethod
     def read(self, unit: int) -> Iterator[EncodedImage]:
@@ -70,12 +82,17 @@ class Source(ABC):
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with every change of a file: what a cache is keyed by."""
-        return _digest([self.column, *map(list, sorted(self.files))])
+        return _digest([self.column, *map(list, sorted(self.files)), *self._label_facts(self.label_files)])
 
     @functools.cached_property
     def identity(self) -> str:
         """The same for a copy of the data elsewhere: what a resumed run is compared by."""
-        return _digest([self.column, *([f.name, f.size] for f in sorted(self.files))])
+        label_files = [(f.name, f.size) for f in self.label_files]
+        return _digest([self.column, *([f.name, f.size] for f in sorted(self.files)), *self._label_facts(label_files)])
+
+    def _label_facts(self, files: Sequence) -> list:
+        """Nothing without labels, so that a data set that has none keeps its caches and its runs."""
+        return [] if self.labels is None else [self.labels.names, *map(list, sorted(files))]
 
 
 def _digest(facts: list) -> str:
@@ -89,10 +106,16 @@ class ImageFiles(Source):
         self.name, self.paths, self.files, self.remote = name, paths, files, remote
         self.num_units = min(MOST_UNITS, len(paths))
         self.unit_sizes = [len(paths[unit :: self.num_units]) for unit in range(self.num_units)]
+        self._labels: list[tuple[int, ...]] | None = None
+
+    def add_labels(self, metadata: list[str], files: list[DataFile], wanted: Sequence[str]) -> None:
+        """Take labels from `metadata` (paths of `files`) and the names of folders; see `folder_labels`."""
+        self.labels, self._labels = folder_labels(self.paths, metadata, wanted, self.name)
+        self.label_files = files
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        numbers = range(unit, len(self.paths), self.num_units)
-        return (EncodedImage(self.files[n].name, None, self.paths[n]) for n in numbers)
+        for n in range(unit, len(self.paths), self.num_units):
+            yield EncodedImage(self.files[n].name, None, self.paths[n], labels=self._labels and self._labels[n])
 
 
 def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
@@ -128,25 +151,69 @@ class TarFiles(Source):
 
     Args:
         column: WebDataset's field, such as `jpg` or `mask.png`; None for every image in the archives.
+        label_columns: keys of the JSON files beside the images, or `cls` for files of that name. To know their values,
+            all archives are read once before training.
     """
 
-    def __init__(self, name: str, paths: list[str], files: list[DataFile], remote: bool, column: str | None):
+    def __init__(
+        self,
+        name: str,
+        paths: list[str],
+        files: list[DataFile],
+        remote: bool,
+        column: str | None,
+        label_columns: Sequence[str] = (),
+    ):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         self.num_units = len(paths)
         self._check_fields()
         self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
+        if label_columns:
+            self.labels = self._find_labels(label_columns)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
+        with self._opened(unit) as archive:
+            if self.labels is None:
+                yield from (self._encoded(archive, member, unit) for member in archive if self._is_wanted(member))
+                return
+            for members in _examples(archive):
+                images, values = [], {}
+                for member in members:
+                    if self._is_wanted(member):
+                        images.append(self._encoded(archive, member, unit))
+                    else:
+                        values |= label_values(archive, member)
+                numbers = self.labels.encode(values)
+                yield from (image._replace(labels=numbers) for image in images)
+
+    @contextlib.contextmanager
+    def _opened(self, unit: int) -> Iterator[tarfile.TarFile]:
         size = self.files[unit].size
         with xopen(self.paths[unit], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
-            for member in filter(self._is_wanted, archive):
-                name = f"{self.files[unit].name}/{member.name}"
-                if member.size > MOST_BYTES:
-                    yield EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
-                elif member.issparse():
-                    yield EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")
-                else:
-                    yield EncodedImage(name, archive.extractfile(member).read())
+            yield archive
+
+    def _encoded(self, archive: tarfile.TarFile, member: tarfile.TarInfo, unit: int) -> EncodedImage:
+        name = f"{self.files[unit].name}/{member.name}"
+        if member.size > MOST_BYTES:
+            return EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
+        if member.issparse():
+            return EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")
+        return EncodedImage(name, archive.extractfile(member).read())
+
+    def _find_labels(self, wanted: Sequence[str]) -> LabelColumns:
+        known: set[str] = set()
+        values: dict[str, dict[Any, None]] = {column: {} for column in wanted}
+        for unit in range(self.num_units):
+            with self._opened(unit) as archive:
+                for member in archive:
+                    if not self._is_wanted(member):
+                        found = label_values(archive, member)
+                        known |= found.keys()
+                        for column in values.keys() & found.keys():
+                            values[column][_checked_value(found[column], column, member.name)] = None
+        for column in wanted:
+            check_known(column, known, self.name)
+        return from_values(values, self.name)
 
     def _count(self, unit: int) -> int:
         with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
@@ -182,3 +249,38 @@ class TarFiles(Source):
 def _field(name: str) -> str:
     """WebDataset's name of a file's role in its example: all after the first dot."""
     return PurePosixPath(name).name.partition(".")[2].lower()
+
+
+def _examples(archive: tarfile.TarFile) -> Iterator[Iterator[tarfile.TarInfo]]:
+    """The members of each example of WebDataset, which follow one another and share a name up to its first dot."""
+    plain = (member for member in archive if member.isfile())
+    for _, members in itertools.groupby(plain, key=lambda m: m.name[: len(m.name) - len(_field(m.name))]):
+        yield members
+
+
+def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+    """What a member says of its example: the keys of a JSON file, or a `.cls` file as `cls`; {} for all others.
+
+    Raises:
+        UserError: for JSON that cannot be read.
+    """
+    field = _field(member.name)
+    if not member.isfile() or member.issparse() or not (field == CLASS or field.endswith("json")):
+        return {}
+    content = archive.extractfile(member).read(MAX_LABEL_BYTES + 1)
+    try:
+        if len(content) > MAX_LABEL_BYTES:
+            raise ValueError(f"it has more than {MAX_LABEL_BYTES:,} bytes")
+        if field == CLASS:
+            text = content.decode().strip()
+            return {CLASS: int(text) if WHOLE.fullmatch(text) and "." not in text else text}
+        values = parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{member.name} cannot be read ({error}); correct it, or leave the labels out.") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _checked_value(value: Any, column: str, name: str) -> str | int | float | None:
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{name}: its {column} holds several values, and a label is one; name another column.")
+    return clean(value)

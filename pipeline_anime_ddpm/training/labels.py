@@ -1,0 +1,189 @@
+"""Labels of a run: what the network knows, how the data set's numbers are its own, and which are dropped.
+
+The network is a stock `UNet2DModel` whose class embedding has a row for each combination of values (`joint_class`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from diffusers import UNet2DModel
+
+from pipeline_anime_ddpm.loading import read_index, read_network_config
+from pipeline_anime_ddpm.pipeline_anime_ddpm import joint_class
+
+from .config import TrainingConfig
+from .data.labels import check_combinations
+from .data.units import Source
+from .errors import HUB_ERRORS, UserError, first_line
+
+logger = logging.getLogger(__name__)
+
+Names = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class RunLabels:
+    """The labels that a run trains.
+
+    Args:
+        names: the values of each attribute of the network, attributes in alphabetical order.
+        known: of the network that the run begins with: its part of `names`; {} for one without labels, None for one
+            with classes but no names, whose rows become those of the only attribute.
+        data: those of the data set, each attribute and value of which is in `names`; {} for one without labels.
+        dropout: probability that a label becomes "any".
+    """
+
+    names: dict[str, list[str]]
+    known: dict[str, list[str]] | None
+    data: dict[str, list[str]]
+    dropout: float = 0.0
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many values each attribute has, "any" not counted."""
+        return [len(values) for values in self.names.values()]
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the class embedding."""
+        return math.prod(size + 1 for size in self.sizes)
+
+    def classes(self, values: torch.Tensor | None, coins: torch.Tensor) -> torch.Tensor:
+        """Rows of the class embedding for a batch.
+
+        Args:
+            values: `(B, A)` int64, the data set's values from 1 on, 0 for any; None without labels.
+            coins: `(B, number of the network's attributes)`, uniform in [0, 1), which decide what is dropped.
+
+        Returns:
+            `(B,)` int64.
+        """
+        own = torch.zeros(coins.shape, dtype=torch.int64, device=coins.device)
+        for column, attribute in enumerate(self.data if values is not None else ()):
+            numbers = [0, *(self.names[attribute].index(value) + 1 for value in self.data[attribute])]
+            translation = torch.tensor(numbers, device=coins.device)
+            own[:, [*self.names].index(attribute)] = translation[values[:, column].to(coins.device)]
+        return joint_class(own * (coins >= self.dropout), self.sizes)
+
+
+def run_labels(config: TrainingConfig, source: Source | None) -> RunLabels | None:
+    """The labels of the pre-trained model and of the data, together; None if neither has any.
+
+    Raises:
+        UserError: if they do not go together.
+    """
+    known = _known_labels(config)
+    data = source.labels.names if source is not None and source.labels is not None else {}
+    if known == {} and not data:
+        return None
+    if known is None:
+        names = _names_for_classes(config, data)
+    else:
+        names = merged(known, data)
+        check_combinations(names, "the labels of the model and of the data")
+    if not data:
+        logger.warning(
+            "%s draws %s on request, and without --label_columns every image counts as any of them.",
+            config.pretrained_model_name_or_path,
+            " and ".join(names),
+        )
+    return RunLabels(names, known, data, config.label_dropout)
+
+
+def merged(known: Names, data: Names) -> dict[str, list[str]]:
+    """The attributes and values of both; new ones follow those that are known, so that their numbers stay.
+
+    Raises:
+        UserError: for names that differ in case only.
+    """
+    both = {}
+    for attribute in sorted({*known, *data}):
+        before = list(known.get(attribute, ()))
+        both[attribute] = before + [value for value in data.get(attribute, ()) if value not in before]
+        _check_case(both[attribute], attribute)
+    _check_case(both, "--label_columns")
+    return both
+
+
+def _check_case(names: Iterable[str], what: str) -> None:
+    spelled: dict[str, str] = {}
+    for name in names:
+        if (other := spelled.setdefault(name.lower(), name)) != name:
+            raise UserError(f"{what}: the model knows {other!r} and the data set has {name!r}; spell them alike.")
+
+
+def _known_labels(config: TrainingConfig) -> dict[str, list[str]] | None:
+    """Those of the pre-trained model; {} if it has none, None if it has classes without names."""
+    name = config.pretrained_model_name_or_path
+    if not name:
+        return {}
+    try:
+        index = read_index(name, config.cache_dir) or {}
+        classes = read_network_config(name, config.cache_dir).get("num_class_embeds")
+    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}).") from error
+    return index.get("labels") or (None if classes else {})
+
+
+def _names_for_classes(config: TrainingConfig, data: Names) -> dict[str, list[str]]:
+    name = config.pretrained_model_name_or_path
+    count = read_network_config(name, config.cache_dir)["num_class_embeds"]
+    if len(data) != 1 or len(*data.values()) != count:
+        has = ", ".join(f"{attribute} with {len(values)}" for attribute, values in data.items()) or "none"
+        raise UserError(
+            f"{name} has {count} classes without names, and the data set's label columns are {has}; give one of "
+            f"--label_columns that has {count} values, in the order of the classes."
+        )
+    return {attribute: list(values) for attribute, values in data.items()}
+
+
+@torch.no_grad()
+def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
+    """The network with a row for each combination of `labels.names`.
+
+    A row of values that the network knows stays as it is; that of new ones begins as the row in which they are "any",
+    or as zero in a network without classes. So the output for what the network knows is the one before, bit for bit.
+
+    Raises:
+        UserError: for a network whose classes are no rows of an embedding.
+    """
+    config = dict(unet.config)
+    if config["class_embed_type"] is not None:
+        raise UserError(
+            f"The network's classes are of the type {config['class_embed_type']!r}, which labels cannot use; take one "
+            "with num_class_embeds alone."
+        )
+    rows = _rows(labels)
+    if unet.class_embedding is not None and labels.known is None:
+        table = unet.class_embedding.weight
+        table = torch.cat([table.mean(dim=0, keepdim=True), table])[rows]
+    elif unet.class_embedding is not None:
+        table = unet.class_embedding.weight[rows]
+    else:
+        table = torch.zeros(labels.num_classes, unet.time_embedding.linear_2.out_features)
+    if unet.class_embedding is not None and torch.equal(table, unet.class_embedding.weight):
+        return unet
+    config["num_class_embeds"] = labels.num_classes
+    labelled = UNet2DModel.from_config(config)
+    labelled.load_state_dict(unet.state_dict() | {"class_embedding.weight": table})
+    return labelled
+
+
+def _rows(labels: RunLabels) -> list[int]:
+    """Of each new combination, the row that the network has for it: that with "any" for values that are new to it."""
+    known = labels.names if labels.known is None else labels.known
+    strides, stride = {}, 1
+    for attribute in reversed(known):
+        strides[attribute] = stride
+        stride *= len(known[attribute]) + 1
+    rows = []
+    for values in product(*(range(size + 1) for size in labels.sizes)):
+        named = zip(labels.names, values, strict=True)
+        rows.append(sum(v * strides[a] for a, v in named if a in known and v <= len(known[a])))
+    return rows
