@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
-from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
+from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition, call_network
 from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
@@ -58,6 +58,7 @@ class Teacher:
         guide: the weaker network that it is guided by, if any.
         scale, window: `guidance_scale` and `guidance_window` of the pipeline; what is learned is learned with them.
         own_jumps: how many it was distilled into itself, a multiple of the scheduler's; they are its path then.
+        labels: of its pipeline. Without a guide or a window a labelled network is guided by "any".
 
     Raises:
         UserError: for guidance that the network cannot have.
@@ -72,12 +73,13 @@ class Teacher:
         scale: float = 1.0,
         window: int | None = None,
         own_jumps: int | None = None,
+        labels: dict[str, list[str]] | None = None,
     ):
         self.block, self.scale, self.window = space_to_depth(unet), scale, window
         networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
-        self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block)
         try:
-            self.pipeline.check_guidance(scale, window)
+            self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
+            self.pipeline.check_guidance(scale, window, is_labelled=bool(labels))
         except ValueError as error:
             raise UserError(f"--distill cannot be guided so: {error}") from error
         self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
@@ -96,7 +98,13 @@ class Teacher:
         return self.jumps - 1 - (share * self.jumps).long().clamp(max=self.jumps - 1)
 
     @torch.no_grad()
-    def follow(self, state: torch.Tensor, jump: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
+    def follow(
+        self,
+        state: torch.Tensor,
+        jump: torch.Tensor,
+        coordinates: torch.Tensor | None,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Where the trained network's path from `state` leads.
 
         Each part of it is a jump of the network's own, or a step of the midpoint method in log σ: DPM-Solver++(2S) of
@@ -104,6 +112,7 @@ class Teacher:
 
         Args:
             state: y `(B, C, H, W)` at the starts of the jumps `(B,)`.
+            class_labels: `(B,)` int64 for a network with classes.
 
         Returns:
             y at their ends: of the last one, the image.
@@ -111,17 +120,24 @@ class Teacher:
         for index in (jump * self.parts + part for part in range(self.parts)):
             here, there = self.sigmas[index], self.sigmas[index + 1]
             middle, end = (here * there).sqrt(), torch.where(index == len(self.sigmas) - 2, 0.0, there)
-            image = self.denoise(state, here, coordinates)
+            image = self.denoise(state, here, coordinates, class_labels)
             if not self.has_jumps:
-                image = self.denoise(_towards(state, image, middle / here), middle, coordinates)
+                image = self.denoise(_towards(state, image, middle / here), middle, coordinates, class_labels)
             state = _towards(state, image, end / here)
         return state
 
-    def denoise(self, state: torch.Tensor, sigma: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
+    def denoise(
+        self,
+        state: torch.Tensor,
+        sigma: torch.Tensor,
+        coordinates: torch.Tensor | None,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The image that it sees behind y at noise levels σ `(B,)`, bounded where the sampler bounds it."""
         sample, timesteps = self.seen(state, sigma)
         grid = self.grid if coordinates is None else coordinates
-        output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window)
+        condition = UNCONDITIONAL if class_labels is None else Condition((class_labels,))
+        output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window, condition)
         return self.scheduler.bound(self.scheduler.pred_original_sample(output, timesteps, sample))
 
     def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,15 +155,15 @@ def build_teacher(
     """
     if config.distill is None:
         return None
-    guide = own_jumps = None
+    guide = own_jumps = labels = None
     where = (config.pretrained_model_name_or_path, config.cache_dir)
     if read_index(*where) is not None:  # not a bare network
         trained = load_pipeline(*where)
-        own_jumps = trained.scheduler.config.get("distilled_steps")
+        own_jumps, labels = trained.scheduler.config.get("distilled_steps"), trained.labels
         if config.distill_guidance_scale != 1 and config.distill_guidance_window is None:
             guide = trained.guide_unet
     scale, window = config.distill_guidance_scale, config.distill_guidance_window
-    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps)
+    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps, labels)
 
 
 def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
