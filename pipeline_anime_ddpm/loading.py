@@ -6,6 +6,7 @@ that an unconditional pipeline in pixel space is made of are accepted, and only 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from .training.parsing import parse_json
 
 NETWORKS = ("unet", "guide_unet")
 PARTS = (*NETWORKS, "scheduler")
-SETTINGS = ("space_to_depth",)
+SETTINGS = ("space_to_depth", "labels")
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 MOST_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
 MOST_LEVELS, MOST_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
+MOST_CLASSES, MOST_LETTERS = 4096, 100  # combinations of labels, and letters of one's name
 MOST_NUMBER = 1_000_000  # in a config: channels, pixels, noise levels
 
 
@@ -69,7 +71,21 @@ def read_index(name: str | Path, cache_dir: str | None = None, revision: str | N
     if other:
         raise ValueError(f"it is a pipeline with {', '.join(other)[:100]}, not one in pixel space")
     _check_numbers({key: index[key] for key in SETTINGS if key in index}, path.name)
+    _check_labels(index.get("labels"), path.name)
     return index
+
+
+def _check_labels(labels: Any, file: str) -> None:
+    """Raise a ValueError for labels of a pipeline that are not a few lists of short names."""
+    if labels is None:
+        return
+    if not isinstance(labels, dict) or not all(isinstance(names, list) and names for names in labels.values()):
+        raise ValueError(f"{file} has labels that are not lists of names")
+    for name in (*labels, *(name for names in labels.values() for name in names)):
+        if not isinstance(name, str) or not 0 < len(name) <= MOST_LETTERS or not name.isprintable():
+            raise ValueError(f"{file} has a label that is not a name of at most {MOST_LETTERS} letters")
+    if math.prod(len(names) + 1 for names in labels.values()) > MOST_CLASSES:
+        raise ValueError(f"{file} has labels with more than {MOST_CLASSES:,} combinations")
 
 
 def _check_class(part: str, entry: Any) -> None:

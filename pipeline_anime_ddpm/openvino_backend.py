@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from .pipeline_anime_ddpm import AnimeDDPMPipeline
 
-Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Call = Callable[..., torch.Tensor]
 
 
 def use_openvino(pipeline: AnimeDDPMPipeline) -> AnimeDDPMPipeline:
@@ -51,11 +51,18 @@ class Compiled:
     def __init__(self, unet: UNet2DModel):
         self.plain, self.calls = Plain(unet), {}
 
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor | float, return_dict: bool = True):
+    def __call__(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        class_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[torch.Tensor]:
         if sample.dtype != torch.float32 or sample.device.type != "cpu":
             raise ValueError("After `use_openvino` a pipeline stays in float32 on the CPU; load it again for others.")
         timestep = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1)
-        inputs = sample.detach().contiguous(), timestep.contiguous()
+        given = (sample.detach(), timestep) if class_labels is None else (sample.detach(), timestep, class_labels)
+        inputs = tuple(tensor.contiguous() for tensor in given)
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         if shapes not in self.calls:
             self.calls[shapes] = compiled(self.plain, inputs)
@@ -70,11 +77,13 @@ class Plain(torch.nn.Module):
         super().__init__()
         self.unet = copy.deepcopy(unet).eval()
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.unet(sample, timestep, return_dict=False)[0]
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.unet(sample, timestep, class_labels, return_dict=False)[0]
 
 
-def compiled(network: torch.nn.Module, inputs: tuple[torch.Tensor, torch.Tensor]) -> Call:
+def compiled(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
     """`network` for inputs of just these shapes, on as many threads as torch has."""
     import openvino
 

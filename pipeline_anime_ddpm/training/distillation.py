@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
-from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
+from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition, call_network
 from schedulers import AnimeNoiseScheduler
 
 from .config import TrainingConfig
@@ -59,7 +59,7 @@ class Teacher:
         guide: the weaker network that it is guided by, if any.
         scale, window: `guidance_scale` and `guidance_window` of the pipeline; what is learned is learned with them.
         own_jumps: how many it was distilled into itself, a multiple of the scheduler's; they are its path then.
-        labels: the values of each attribute that it knows, if any.
+        labels: of its pipeline. Without a guide or a window a labelled network is guided by "any".
 
     Raises:
         UserError: for guidance that the network cannot have.
@@ -78,9 +78,9 @@ class Teacher:
     ):
         self.block, self.scale, self.window = space_to_depth(unet), scale, window
         networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
-        self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
         try:
-            self.pipeline.check_guidance(scale, window)
+            self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
+            self.pipeline.check_guidance(scale, window, is_labelled=bool(labels))
         except ValueError as error:
             raise UserError(f"--distill cannot be guided so: {error}") from error
         self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
@@ -127,11 +127,18 @@ class Teacher:
             state = _towards(state, image, end / here)
         return state
 
-    def denoise(self, state: torch.Tensor, sigma: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
+    def denoise(
+        self,
+        state: torch.Tensor,
+        sigma: torch.Tensor,
+        coordinates: torch.Tensor | None,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The image that it sees behind y at noise levels σ `(B,)`, bounded where the sampler bounds it."""
         sample, timesteps = self.seen(state, sigma)
         grid = self.grid if coordinates is None else coordinates
-        output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window)
+        condition = UNCONDITIONAL if class_labels is None else Condition((class_labels,))
+        output = self.pipeline.predict_guided(sample, timesteps, grid, self.scale, self.window, condition)
         return self.scheduler.bound(self.scheduler.pred_original_sample(output, timesteps, sample))
 
     def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

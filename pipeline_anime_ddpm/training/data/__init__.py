@@ -22,7 +22,8 @@ from .streaming import StreamedData
 from .units import Source
 
 __all__ = [
-    "Batch", "CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "open_source", "prepare_batch",
+    "Batch", "CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "open_source",
+    "prepare_batch",
 ]  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def _open_folder(config: TrainingConfig) -> Source:
         files = _local_files(paths, folder)
         return TarFiles(str(folder), [*map(str, paths)], files, False, config.image_column, config.label_names)
     if by_kind["archive"]:  # without labels, only the images count, and not the captions that may lie beside them
-        options = {name: not config.label_names for name in ("drop_labels", "drop_metadata")}
+        options = dict.fromkeys(("drop_labels", "drop_metadata"), not config.label_names)
         return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
     paths = by_kind["image"]
     source = ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
