@@ -51,9 +51,9 @@ class TrainingConfig:
     )
     label_columns: str | None = setting(
         None,
-        "Train a labelled network on these columns, such as `hair eyes`: classes, text or whole numbers; in folders of "
-        "images, columns of metadata.csv or metadata.jsonl, or `label` for the folder's name; in tars, keys of the JSON "
-        "files, or `cls`. A missing value means any.",
+        "Train a labelled network on these columns, such as `hair eyes`: classes, text or whole numbers. In folders of "
+        "images: columns of metadata.csv or metadata.jsonl, or `label` for the folder's name; in tars: keys of the "
+        "JSON files, or `cls`. A missing value means any.",
         several=True,
     )
     label_dropout: float = setting(

@@ -153,7 +153,7 @@ def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
     Raises:
         UserError: for a network whose classes are no rows of an embedding.
     """
-    config = dict(unet.config)
+    config = unet.config
     if config["class_embed_type"] is not None:
         raise UserError(
             f"The network's classes are of the type {config['class_embed_type']!r}, which labels cannot use; take one "
@@ -169,10 +169,15 @@ def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
         table = torch.zeros(labels.num_classes, unet.time_embedding.linear_2.out_features)
     if unet.class_embedding is not None and torch.equal(table, unet.class_embedding.weight):
         return unet
-    config["num_class_embeds"] = labels.num_classes
-    labelled = UNet2DModel.from_config(config)
+    labelled = UNet2DModel.from_config(labelled_config(config, labels))
     labelled.load_state_dict(unet.state_dict() | {"class_embedding.weight": table})
     return labelled
+
+
+def labelled_config(config: Mapping, labels: RunLabels) -> dict:
+    """The config of a network with a row for each combination of `labels.names`."""
+    # diffusers ignores a value that it lists as a default
+    return {k: v for k, v in config.items() if not k.startswith("_")} | {"num_class_embeds": labels.num_classes}
 
 
 def _rows(labels: RunLabels) -> list[int]:

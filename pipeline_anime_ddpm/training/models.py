@@ -218,7 +218,7 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
-        return UNet2DModel.from_config(values | {"num_class_embeds": None})  # --label_columns adds its own
+        return UNet2DModel.from_config({**values, "num_class_embeds": None})  # --label_columns adds its own
     except (*HUB_ERRORS, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "

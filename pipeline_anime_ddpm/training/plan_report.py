@@ -17,7 +17,7 @@ from .config import TrainingConfig
 from .data.sources import open_source
 from .errors import HUB_ERRORS, UserError, first_line
 from .flags import parse_config
-from .labels import run_labels
+from .labels import labelled_config, run_labels
 from .models import build_patches, new_unet, set_resolution
 from .patches import PatchTrainingAdapter, equal_parts, full_side
 from .plan import PassCost, Rehearsal
@@ -94,7 +94,7 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
     with FakeTensorMode():
         unet = _pretrained_network(config) if config.pretrained_model_name_or_path else new_unet(config)
         if labels is not None:
-            unet = UNet2DModel.from_config({**unet.config, "num_class_embeds": labels.num_classes})
+            unet = UNet2DModel.from_config(labelled_config(unet.config, labels))
         set_resolution(unet, config)
         return unet, build_patches(config, unet)
 
