@@ -78,8 +78,8 @@ class Ours:
         last = self.step + self.data.num_images // self.settings.batch
         feed = self.data.feed(FeedPlan(self.settings.batch, self.step, last, num_workers=workers, state=self.state))
         for step, batch in enumerate(feed, start=self.step):
-            coins = torch.rand(len(batch), generator=torch.Generator().manual_seed(step))
-            yield prepare_batch(batch, coins < 0.5)
+            coins = torch.rand(len(batch.images), generator=torch.Generator().manual_seed(step))
+            yield prepare_batch(batch.images, coins < 0.5)
         self.step, self.state = last, feed.state()
         feed.close()
 
@@ -172,7 +172,7 @@ def profile(settings: argparse.Namespace) -> list[dict]:
         source, data = open_source(config), open_data(config, settings.resolution, show_progress=False)
         rows = [row for unit in range(source.num_units) for row in read_unit(source, unit)][:2000]
         steps = min(len(rows), data.num_images) // batch
-        uint8 = next(data.feed(FeedPlan(batch, 0, 1)))
+        uint8 = next(data.feed(FeedPlan(batch, 0, 1))).images
         big = np.ones(2**28, np.uint8)
         stages = {
             "read encoded": (lambda: [*source.read(0)], sum(1 for _ in source.read(0))),

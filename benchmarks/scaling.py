@@ -62,6 +62,7 @@ def serve(settings: argparse.Namespace) -> None:
 
     import train_anime_ddpm as recipe
     from pipeline_anime_ddpm.training.config import TrainingConfig
+    from pipeline_anime_ddpm.training.data import Batch
     from pipeline_anime_ddpm.training.schedule import RunSchedule
 
     config = TrainingConfig(
@@ -86,7 +87,7 @@ def serve(settings: argparse.Namespace) -> None:
     for number in range(settings.warm_up + settings.steps):
         for name, model in (("step", shared), ("compute", run.unet)):
             run.model = model
-            seconds = timed(lambda: recipe.train_step(run, images))
+            seconds = timed(lambda: recipe.train_step(run, Batch(images)))
             if number >= settings.warm_up:
                 times[name].append(seconds)
     gradients = sum(p.numel() * p.element_size() for p in unet.parameters())

@@ -114,7 +114,7 @@ class Ours:
         sys.path.insert(0, str(ROOT))
         import train_anime_ddpm as recipe
         from pipeline_anime_ddpm.training.config import TrainingConfig
-        from pipeline_anime_ddpm.training.data import open_data
+        from pipeline_anime_ddpm.training.data import Batch, open_data
         from pipeline_anime_ddpm.training.schedule import RunSchedule
 
         config = TrainingConfig(
@@ -130,7 +130,7 @@ class Ours:
         schedule = RunSchedule.plan(config, data.num_images, 1)
         self.run = recipe.build_run(config, accelerator, unet, noise, patches, schedule, data, None)
         self.run.unet.train()
-        self.unet, self.images, self.train_step = self.run.unet, images, recipe.train_step
+        self.unet, self.images, self.train_step = self.run.unet, Batch(images), recipe.train_step
         self.sides = shares(patches) if patches else {settings.resolution: 1.0}
 
     def step(self, side: int) -> None:
@@ -352,7 +352,7 @@ def write_images(settings: argparse.Namespace) -> None:
     )
     data = open_data(config, settings.resolution, show_progress=False)
     settings.epoch_images = data.num_images
-    torch.save(next(data.feed(FeedPlan(settings.batch, 0, 1))).clone(), f"{settings.folder}/images.pt")
+    torch.save(next(data.feed(FeedPlan(settings.batch, 0, 1))).images.clone(), f"{settings.folder}/images.pt")
     unet = UNet2DModel(sample_size=settings.resolution, block_out_channels=settings.channels, **NETWORK)
     unet.save_config(f"{settings.folder}/unet")
     settings.parameters = unet.num_parameters()

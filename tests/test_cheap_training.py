@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.training.data import Batch
 from pipeline_anime_ddpm.training.ema import WeightAverage, list_snapshots, power_decay
 from pipeline_anime_ddpm.training.execution import fold_upsampling, recompute_activations
 from pipeline_anime_ddpm.training.numerics import Numerics, carried_to_gradient
@@ -219,7 +220,7 @@ def step_without_host(tiny_unet, what):
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     generators, meter, numerics = AnimeNoiseScheduler(), LossMeter(1000, "cpu"), Numerics()
     optimizer = Accelerator(cpu=True).prepare(torch.optim.AdamW(unet.parameters(), fused=True))
-    batch = draw_step(images, generators, flip=True, seed=0, step=0, patches=patches, side=8)
+    batch = draw_step(Batch(images), generators, flip=True, seed=0, step=0, patches=patches, side=8)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for part in batch.split(2):
             for name in ("clean", "noise", "timesteps", "coordinates"):

@@ -123,7 +123,7 @@ config = TrainingConfig(dataset_name="me/numbers", streaming=True, shuffle_buffe
 data = open_data(config, 16, False)
 print("reading", flush=True)
 sys.stdin.readline()
-print(*(i for batch in data.feed(FeedPlan(4, 0, 12)) for i in batch[:, 0, 0, 0].tolist()))
+print(*(i for batch in data.feed(FeedPlan(4, 0, 12)) for i in batch.images[:, 0, 0, 0].tolist()))
 """
     env = os.environ | http.env | {"HF_DATASETS_OFFLINE": "0", "PYTHONPATH": str(HERE.parent)}
     command = [sys.executable, "-c", program, str(tables.parent / "cut")]

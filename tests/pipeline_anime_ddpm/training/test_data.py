@@ -29,7 +29,7 @@ def test_each_image_comes_exactly_once_an_epoch_whatever_the_ranks(world):
 @pytest.mark.parametrize("room", [0, 3])
 def test_starting_in_the_middle_goes_on_with_the_very_next_images(room):
     def batches(first):
-        return [stream_of(7, room=room).gather(p) for p in step_positions(FeedPlan(4, first, 6))]
+        return [stream_of(7, room=room).batch(p).images for p in step_positions(FeedPlan(4, first, 6))]
 
     for whole, resumed in zip(batches(0)[2:], batches(2), strict=True):
         assert torch.equal(whole, resumed)
@@ -39,7 +39,7 @@ def test_a_batch_holds_the_images_of_its_positions_also_across_epochs():
     for room in (0, 3):
         stream = stream_of(7, room=room)
         for start in (0, 5, 12):
-            batch = stream.gather(range(start, start + 4))
+            batch = stream.batch(range(start, start + 4)).images
             assert batch.shape == (4, 3, 4, 4)
             assert batch[:, 0, 0, 0].tolist() == stream.indices_at(range(start, start + 4)).tolist()
 
@@ -49,7 +49,7 @@ def test_crops_are_cut_from_the_image_and_drawn_anew_each_epoch():
     drawn = ImageStream(image.ravel(), np.array([(0, 4, 12)]), 4, seed=0)
     starts = set()
     for epoch in range(200):
-        crop = drawn.gather([epoch])[0].numpy()
+        crop = drawn.batch([epoch]).images[0].numpy()
         left = int(crop[0, 0, 0])
         np.testing.assert_array_equal(crop, image[:, :, left : left + 4])
         starts.add(left)
@@ -78,5 +78,7 @@ def test_the_real_faces_are_whole_cached_and_streaming_alike(realdata, tmp_path)
         data = open_data(TrainingConfig(streaming=streaming, **settings), 64, show_progress=False)
         assert data.num_images == 10_000
         feed = data.feed(FeedPlan(100, 0, 100))
-        sums.append(sorted(total for batch in feed for total in batch.sum(dim=(1, 2, 3), dtype=torch.int64).tolist()))
+        sums.append(
+            sorted(total for batch in feed for total in batch.images.sum(dim=(1, 2, 3), dtype=torch.int64).tolist())
+        )
     assert sums[0] == sums[1], "an epoch of either path holds the same images"

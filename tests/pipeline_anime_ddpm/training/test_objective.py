@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from pipeline_anime_ddpm.training.data import Batch
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
 from pipeline_anime_ddpm.training.randomness import Purpose, derived_seed
@@ -17,7 +18,7 @@ def images():
 
 def drawn(images, scheduler=None, **options):
     settings = {"flip": True, "seed": 1, "step": 2} | options
-    return draw_step(images, scheduler or AnimeNoiseScheduler(), **settings)
+    return draw_step(Batch(images), scheduler or AnimeNoiseScheduler(), **settings)
 
 
 def as_tuple(batch):

@@ -5,6 +5,7 @@ import torch
 
 from pipeline_anime_ddpm import coordinate_grid
 from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.data import Batch
 from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import build_patches
 from pipeline_anime_ddpm.training.objective import draw_step
@@ -187,7 +188,7 @@ def test_patches_are_mirrored_before_they_are_cut(four_levels):
     """Each pixel of the patch is where its coordinates say in the mirrored image."""
     patches = adapter(four_levels())
     ramp = torch.arange(64, dtype=torch.uint8).expand(8, 3, 64, 64)
-    step = draw_step(ramp, AnimeNoiseScheduler(), flip=True, seed=0, step=0, patches=patches, side=16)
+    step = draw_step(Batch(ramp), AnimeNoiseScheduler(), flip=True, seed=0, step=0, patches=patches, side=16)
     pixels = ((step.clean + 1) * 127.5).round()
     columns = ((step.coordinates[:, :1] + 1) * 63 / 2).round()
     straight, mirrored = ((pixels - c).abs().flatten(1).amax(1) == 0 for c in (columns, 63 - columns))
@@ -197,7 +198,7 @@ def test_patches_are_mirrored_before_they_are_cut(four_levels):
 def test_timesteps_are_stratified_over_all_patches(four_levels):
     patches = adapter(four_levels(), sides=(16, 64), mode="constant_pixels")
     images = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
-    step = draw_step(images, AnimeNoiseScheduler(), flip=False, seed=0, step=0, patches=patches, side=16)
+    step = draw_step(Batch(images), AnimeNoiseScheduler(), flip=False, seed=0, step=0, patches=patches, side=16)
     assert len(step) == 64 and step.noise.shape == (64, 3, 16, 16)
     assert ((step.timesteps.sort().values * 64 // 1000) - torch.arange(64)).abs().max() <= 1
 

@@ -292,4 +292,4 @@ def test_odd_data_are_read_or_refused_in_a_sentence(what, flag, streaming, tmp_p
         assert "\n" not in sentence and sentence.endswith(".")
         assert any(isinstance(result, str) and result in sentence for result in results), sentence
     else:
-        assert batch[:, 0, 0, 0].tolist() in results
+        assert batch.images[:, 0, 0, 0].tolist() in results

@@ -58,7 +58,7 @@ def stream_of(source, tmp_path, block=5, max_fraction=0.01):
 
 
 def ids(batch):
-    return batch[:, 0, 0, 0].tolist()
+    return batch.images[:, 0, 0, 0].tolist()
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -261,7 +261,7 @@ def test_the_feed_tells_how_long_it_was_waited_for_and_stops_its_threads(tmp_pat
 
     before = set(threading.enumerate())
     feed = stream_of(Numbers([48]), tmp_path).feed(FeedPlan(4, 0, 100))
-    assert torch.is_tensor(next(feed))
+    assert torch.is_tensor(next(feed).images)
     assert 0 < feed.seconds_waited < 5
     its = set(threading.enumerate()) - before
     assert its
