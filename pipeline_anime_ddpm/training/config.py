@@ -221,8 +221,9 @@ class TrainingConfig:
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
     optimizer: str = setting(
         "adamw",
-        "`adamw8bit` keeps its state in 8 bits, 6 bytes a parameter less; it needs the package bitsandbytes.",
-        choices=("adamw", "adamw8bit"),
+        "`adamw8bit` keeps its state in 8 bits, 6 bytes a parameter less; it needs the package bitsandbytes. `muon` "
+        "trains hidden convolutions and matrices by Muon and the rest by AdamW: a state of 4 bytes a parameter less.",
+        choices=("adamw", "adamw8bit", "muon"),
     )
     max_nonfinite_steps: int = setting(
         20,
