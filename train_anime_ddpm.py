@@ -287,6 +287,7 @@ def step_batch(run: Run, images: torch.Tensor, side: int | None = None) -> tuple
         patches=patches,
         side=side,
         stratified=config.stratified_timesteps,
+        noise_candidates=config.noise_candidates,
     )
     return batch, most
 

@@ -176,6 +176,12 @@ class TrainingConfig:
     stratified_timesteps: bool = setting(
         True, "Spread the timesteps of a step evenly over the density, instead of drawing each by itself."
     )
+    noise_candidates: int = setting(
+        1,
+        "Noises drawn for each image or patch, of which the nearest is taken (Immiscible Diffusion, arXiv:2406.12303 "
+        "and 2505.18521). The chosen noise is nearly normal: with 4 at 64 pixels its standard deviation is 0.995 and "
+        "its correlation with the image 0.005.",
+    )
     noise_calibration: str | None = setting(
         None,
         "Folder that `anime-ddpm calibrate` has made of your images, for a table or density `anime`; by default what "

@@ -13,7 +13,7 @@ from schedulers import AnimeNoiseScheduler
 
 from .data import prepare_batch
 from .patches import PatchTrainingAdapter, equal_parts
-from .randomness import Purpose, derived_seed, noise_at, step_generator
+from .randomness import Purpose, derived_seed, nearest_noise_at, noise_at, step_generator
 
 
 @dataclass
@@ -22,7 +22,7 @@ class StepBatch:
 
     Attributes:
         clean: `(B, 3, H, W)` float32 in [-1, 1]: images, or patches of them.
-        noise: same shape, standard normal.
+        noise: same shape, standard normal, or the nearest of several such noises.
         timesteps: `(B,)` int64, or float32 where the scheduler draws fractional ones.
         coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
             is not told.
@@ -56,6 +56,7 @@ def draw_step(
     patches: PatchTrainingAdapter | None = None,
     side: int | None = None,
     stratified: bool = True,
+    noise_candidates: int = 1,
 ) -> StepBatch:
     """Draw flips, patches, noise and timesteps for one rank's whole step.
 
@@ -67,6 +68,7 @@ def draw_step(
         batch: `(B, 3, H, W)`, uint8, or float32 in [0, 1]; on the training device.
         stratified: False draws each timestep by itself, as other trainers do.
         patches, side: cut patches of that side; by default whole images without coordinates.
+        noise_candidates: noises drawn for each image or patch, of which the nearest is taken.
     """
     device, everyone = batch.device, len(batch) * world
     mine = slice(rank * len(batch), (rank + 1) * len(batch))
@@ -80,7 +82,10 @@ def draw_step(
         clean, coordinates = patches.crop(clean, side, offsets, rank, world)
     crops = len(clean) // len(batch)  # of each image: a first one of every image, then a second one, and so on
     places = np.arange(crops * everyone).reshape(crops, everyone)[:, mine].ravel()
-    noise = noise_at(places, clean.shape[1:], seed, step, device)
+    if noise_candidates > 1:
+        noise = nearest_noise_at(clean, places, seed, step, noise_candidates)
+    else:
+        noise = noise_at(places, clean.shape[1:], seed, step, device)
     levels = step_generator(seed, step, Purpose.TIMESTEPS, "cpu")
     timesteps = scheduler.sample_timesteps(crops * everyone, generator=levels, stratified=stratified)
     timesteps = timesteps[places].to(device, non_blocking=True)
