@@ -301,6 +301,7 @@ def step_batch(run: Run, data: Batch, side: int | None = None) -> tuple[StepBatc
         side=side,
         stratified=config.stratified_timesteps,
         labels=run.labels,
+        noise_candidates=config.noise_candidates,
     )
     return batch, most
 

@@ -217,6 +217,7 @@ def _put_back(folder: Path, progress: dict[str, Any], state: TrainingState) -> N
             f"{folder} has the state of adamw8bit, whose blocks follow the order in memory; train on with the same "
             "--channels_last, or choose another --output_dir."
         )
+    _check_same_optimizer(folder, progress, state)
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
     _lay_out(state.optimizer)
@@ -232,6 +233,18 @@ def _put_back(folder: Path, progress: dict[str, Any], state: TrainingState) -> N
     state.step, state.feeds = progress["step"], progress["feeds"]
     state.kept_step = state.step
     state.numerics.load_state_dict(progress["numerics"])
+
+
+def _check_same_optimizer(folder: Path, progress: dict[str, Any], state: TrainingState) -> None:
+    """Raise a UserError if the checkpoint's optimiser divides the parameters into other groups."""
+    there, here = (
+        [len(group["params"]) for group in groups]
+        for groups in (progress["optimizer"]["param_groups"], state.optimizer.param_groups)
+    )
+    if there != here:
+        raise UserError(
+            f"{folder} was written with another optimiser; give the same --optimizer, or choose another --output_dir."
+        )
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def _check_numbers(config: TrainingConfig) -> None:
         "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
         "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
         "checkpoints_total_limit save_model_epochs save_images_epochs logging_steps shuffle_buffer_size "
-        "ema_snapshot_images save_guide_at eval_steps eval_images space_to_depth distill max_nonfinite_steps"
+        "ema_snapshot_images save_guide_at eval_steps eval_images space_to_depth distill max_nonfinite_steps "
+        "noise_candidates"
     ).split()
     for name in at_least_one:
         value = getattr(config, name)
@@ -122,7 +123,7 @@ def _check_noise(config: TrainingConfig) -> None:
             raise UserError("--distill goes on from a trained model; give it as --pretrained_model_name_or_path.")
         if config.ddpm_num_inference_steps not in (None, config.distill):
             raise UserError("--ddpm_num_inference_steps are those of --distill; leave the former away.")
-        for name in ("loss_weighting", "snr_gamma", "timestep_sampling", "fractional_timesteps"):
+        for name in ("loss_weighting", "snr_gamma", "timestep_sampling", "fractional_timesteps", "noise_candidates"):
             if getattr(config, name) != getattr(type(config), name):
                 raise UserError(f"--{name} is of the diffusion loss, which --distill replaces; leave one of them away.")
 

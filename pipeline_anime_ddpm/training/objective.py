@@ -14,7 +14,7 @@ from schedulers import AnimeNoiseScheduler
 from .data import Batch, prepare_batch
 from .labels import RunLabels
 from .patches import PatchTrainingAdapter, equal_parts
-from .randomness import Purpose, derived_seed, noise_at, step_generator
+from .randomness import Purpose, derived_seed, nearest_noise_at, noise_at, step_generator
 
 
 @dataclass
@@ -23,7 +23,7 @@ class StepBatch:
 
     Attributes:
         clean: `(B, 3, H, W)` float32 in [-1, 1]: images, or patches of them.
-        noise: same shape, standard normal.
+        noise: same shape, standard normal, or the nearest of several such noises.
         timesteps: `(B,)` int64, or float32 where the scheduler draws fractional ones.
         coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
             is not told.
@@ -60,6 +60,7 @@ def draw_step(
     side: int | None = None,
     stratified: bool = True,
     labels: RunLabels | None = None,
+    noise_candidates: int = 1,
 ) -> StepBatch:
     """Draw flips, patches, noise, timesteps and dropped labels for one rank's whole step.
 
@@ -73,6 +74,7 @@ def draw_step(
         stratified: False draws each timestep by itself, as other trainers do.
         patches, side: cut patches of that side; by default whole images without coordinates.
         labels: of the network; by default it has none.
+        noise_candidates: noises drawn for each image or patch, of which the nearest is taken.
     """
     images = batch.images
     device, everyone = images.device, len(images) * world
@@ -87,7 +89,10 @@ def draw_step(
         clean, coordinates = patches.crop(clean, side, offsets, rank, world)
     crops = len(clean) // len(images)  # of each image: a first one of every image, then a second one, and so on
     places = np.arange(crops * everyone).reshape(crops, everyone)[:, mine].ravel()
-    noise = noise_at(places, clean.shape[1:], seed, step, device)
+    if noise_candidates > 1:
+        noise = nearest_noise_at(clean, places, seed, step, noise_candidates)
+    else:
+        noise = noise_at(places, clean.shape[1:], seed, step, device)
     levels = step_generator(seed, step, Purpose.TIMESTEPS, "cpu")
     timesteps = scheduler.sample_timesteps(crops * everyone, generator=levels, stratified=stratified)
     timesteps = timesteps[places].to(device, non_blocking=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 
 from .config import TrainingConfig
 from .errors import UserError
+from .muon import Muon, split_parameters
 
 
 def check_optimizer(name: str) -> None:
@@ -17,7 +19,10 @@ def check_optimizer(name: str) -> None:
 
 
 def build_optimizer(config: TrainingConfig, unet: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW, or AdamW with its state in 8 bits (Dettmers et al., arXiv:2110.02861), for parameters on their device."""
+    """The optimiser that the flags ask for, for parameters on their device.
+
+    It is AdamW, AdamW with its state in 8 bits (Dettmers et al., arXiv:2110.02861), or Muon.
+    """
     settings = {
         "lr": config.learning_rate,
         "betas": (config.adam_beta1, config.adam_beta2),
@@ -29,6 +34,12 @@ def build_optimizer(config: TrainingConfig, unet: torch.nn.Module) -> torch.opti
 
         return bitsandbytes.optim.AdamW8bit(unet.parameters(), **settings)
     try:
-        return torch.optim.AdamW(unet.parameters(), fused=True, **settings)  # one kernel for all tensors
+        return _build(config.optimizer, unet, settings | {"fused": True})  # one kernel for all tensors
     except RuntimeError:  # a device that has no such kernel
-        return torch.optim.AdamW(unet.parameters(), **settings)
+        return _build(config.optimizer, unet, settings)
+
+
+def _build(name: str, unet: torch.nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    if name == "muon":
+        return Muon(*split_parameters(unet), settings)
+    return torch.optim.AdamW(unet.parameters(), **settings)

@@ -138,7 +138,7 @@ class Rehearsal:
     ):
         _check("precision", precision, PRECISIONS)
         _check("recomputation", recomputation, (None, "selective", "blocks"))
-        _check("optimizer", optimizer, ("adamw", "adamw8bit"))
+        _check("optimizer", optimizer, ("adamw", "adamw8bit", "muon"))
         self._dtype = PRECISIONS[precision]
         self._meter = FakeMeter()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)  # the scheduler's tables are real
@@ -266,7 +266,7 @@ class Rehearsal:
         if name == "adamw8bit":
             self._state = _state_of_8_bits(self.unet.parameters())
             return
-        self._optimizer = build_optimizer(TrainingConfig(), self.unet)
+        self._optimizer = build_optimizer(TrainingConfig(optimizer=name), self.unet)
         self._make_gradients()
         self._optimizer.step()
         self._drop_gradients()

@@ -11,6 +11,8 @@ import enum
 import numpy as np
 import torch
 
+EXACT = "donot_use_mm_for_euclid_dist"  # without the rounding, and TF32, of matrix products
+
 
 class Purpose(enum.IntEnum):
     """What a generator is for; two purposes never share random numbers."""
@@ -43,10 +45,41 @@ def noise_at(
         places: of the images in the batch of all ranks, from 0.
         shape: of one image's noise.
     """
-    sequence = np.random.SeedSequence([seed, step, 0, Purpose.NOISE])
-    seeds = sequence.generate_state(places.max() + 1, np.uint64)[places] >> np.uint64(1)
     generator = torch.Generator(device)
     noise = torch.empty((len(places), *shape), device=device)
-    for row, own_seed in zip(noise, seeds.tolist(), strict=True):
+    for row, own_seed in zip(noise, _noise_seeds(places, seed, step), strict=True):
         row.normal_(generator=generator.manual_seed(own_seed))
     return noise
+
+
+def nearest_noise_at(
+    images: torch.Tensor, places: np.ndarray, seed: int, step: int, num_candidates: int
+) -> torch.Tensor:
+    """The nearest of several noises to each image: Immiscible Diffusion (Li et al., arXiv:2406.12303, 2505.18521).
+
+    The first candidate is that of `noise_at`. The choice for an image depends on the image and its place alone.
+
+    Args:
+        images: `(B, C, H, W)` in [-1, 1].
+        places: `(B,)`, of the images in the batch of all ranks, from 0.
+        num_candidates: noises drawn for each image; the nearest has the least Euclidean distance to it.
+
+    Returns:
+        Noise like `images`. With 4 candidates of 64 x 64 RGB pixels its standard deviation is about 0.995 and its
+        correlation with the image about 0.005.
+    """
+    generator = torch.Generator(images.device)
+    noise = torch.empty_like(images)
+    candidates = torch.empty((num_candidates, *images.shape[1:]), device=images.device)
+    for row, image, own_seed in zip(noise, images, _noise_seeds(places, seed, step), strict=True):
+        generator.manual_seed(own_seed)
+        for candidate in candidates:
+            candidate.normal_(generator=generator)
+        distances = torch.cdist(candidates.flatten(1), image.flatten()[None], compute_mode=EXACT)
+        row.copy_(candidates.index_select(0, distances.argmin(0))[0])
+    return noise
+
+
+def _noise_seeds(places: np.ndarray, seed: int, step: int) -> list[int]:
+    sequence = np.random.SeedSequence([seed, step, 0, Purpose.NOISE])
+    return (sequence.generate_state(places.max() + 1, np.uint64)[places] >> np.uint64(1)).tolist()

@@ -26,18 +26,20 @@ from pipeline_anime_ddpm.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.ema import WeightAverage, power_decay, warmup_decay
 from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.tracking import LossMeter
 from schedulers import AnimeNoiseScheduler
 
 DECAYS = {"ema": warmup_decay(1.0, 0.75, 0.9999), "power-0.05": power_decay(0.05), "power-0.1": power_decay(0.1)}
 
 
-def new_state(tiny_unet, averages=("ema",), noise=None, **unet_settings):
+def new_state(tiny_unet, averages=("ema",), noise=None, optimizer="adamw", **unet_settings):
     torch.manual_seed(0)
     unet = tiny_unet(**unet_settings)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-2)
+    optimizer = build_optimizer(TrainingConfig(optimizer=optimizer, learning_rate=1e-2), unet)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     return TrainingState(
         unet=unet,
@@ -73,20 +75,34 @@ def everything(state):
     return [*state.unet.state_dict().values(), *optimizer, *shadows, state.meter.sums]
 
 
-@pytest.mark.parametrize("averages", [(), ("ema",), ("ema", "power-0.05", "power-0.1")])
-def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, averages):
-    whole = new_state(tiny_unet, averages)
+@pytest.mark.parametrize(
+    ("averages", "optimizer"),
+    [((), "adamw"), (("ema",), "muon"), (("ema", "power-0.05", "power-0.1"), "adamw")],
+)
+def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, averages, optimizer):
+    whole = new_state(tiny_unet, averages, optimizer=optimizer)
     train(whole, 4)
-    first = new_state(tiny_unet, averages)
+    first = new_state(tiny_unet, averages, optimizer=optimizer)
     train(first, 2)
     save_checkpoint(tmp_path, first)
-    second = new_state(tiny_unet, averages)
+    second = new_state(tiny_unet, averages, optimizer=optimizer)
     load_checkpoint(find_checkpoint(tmp_path, None), second)
     assert second.step == 2 and all(average.step == 2 for average in second.averages.values())
     assert (second.ema is None) == (not averages)
     train(second, 2)
     assert all(torch.equal(a, b) for a, b in zip(everything(whole), everything(second), strict=True))
     assert second.lr_scheduler.get_last_lr() == whole.lr_scheduler.get_last_lr()
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_checkpoint_of_another_optimizer_is_refused_and_changes_nothing(tiny_unet, tmp_path, before, after):
+    written, other = new_state(tiny_unet, optimizer=before), new_state(tiny_unet, optimizer=after)
+    train(written, 1)
+    folder = save_checkpoint(tmp_path, written)
+    weights = [weight.clone() for weight in other.unet.state_dict().values()]
+    with pytest.raises(UserError, match=f"{folder} was written with another optimiser; give the same --optimizer"):
+        load_checkpoint(folder, other)
+    assert all(map(torch.equal, weights, other.unet.state_dict().values()))
 
 
 def test_tensors_are_safetensors_and_nothing_is_pickled(tiny_unet, tmp_path):
@@ -268,6 +284,7 @@ class EightBitOptimizer:
     def __init__(self):
         self.parameters = [torch.zeros(2, 3) for _ in range(3)]
         self.state = {}
+        self.param_groups = [{"lr": 1e-3, "betas": (0.9, 0.99), "params": self.parameters}]
 
     def fill(self):
         table, flat = torch.linspace(-1, 1, 256), torch.arange(12.0)

@@ -174,6 +174,7 @@ def test_a_table_without_an_end_or_too_short_is_refused():
         ({"distill": 3, "pretrained_model_name_or_path": "x", "loss_weighting": "none"}, "leave one of them away"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "leave one of them away"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "timestep_sampling": "anime"}, "leave one of them away"),
+        ({"distill": 3, "pretrained_model_name_or_path": "x", "noise_candidates": 4}, "leave one of them away"),
         ({"distill": 4, "pretrained_model_name_or_path": "x"}, "leave the former away"),
         ({"save_guide_at": 8}, "not before the run's end"),
         ({"save_guide_at": 0}, "give 1 or more"),

@@ -1,5 +1,6 @@
 """The randomness of a step follows from (seed, step, place in the batch of all ranks), and the loss is DDPM's."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -7,7 +8,7 @@ from diffusers import DDPMScheduler
 from pipeline_anime_ddpm.training.data import Batch
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
-from pipeline_anime_ddpm.training.randomness import Purpose, derived_seed
+from pipeline_anime_ddpm.training.randomness import Purpose, derived_seed, nearest_noise_at
 from schedulers import AnimeNoiseScheduler
 
 
@@ -49,13 +50,14 @@ def test_dropout_repeats_too(images):
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("crops", [None, 1, 4])
-def test_many_ranks_draw_what_one_would_have_drawn(images, tiny_unet, world, crops):
-    """On whole images, and on one or four patches of each."""
-    options, own = {}, len(images) // world
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_many_ranks_draw_what_one_would_have_drawn(images, tiny_unet, world, crops, candidates):
+    """On whole images, and on one or four patches of each; also if the nearest of several noises is taken."""
+    options, own = {"noise_candidates": candidates}, len(images) // world
     if crops:
         mode = "fixed_batch" if crops == 1 else "constant_pixels"
         unet = tiny_unet(sample_size=8)
-        options = {"patches": PatchTrainingAdapter.from_unet(unet, (4, 8), mode=mode), "side": 4}
+        options |= {"patches": PatchTrainingAdapter.from_unet(unet, (4, 8), mode=mode), "side": 4}
     parts = [drawn(images[r * own : (r + 1) * own], rank=r, world=world, **options) for r in range(world)]
     whole, of_each = drawn(images, **options), crops or 1
     tensors = [*map(as_tuple, parts)]
@@ -78,6 +80,38 @@ def test_noise_is_standard_normal_and_no_image_shares_it(images):
     noise = drawn(images[:1].expand(500, 3, 8, 8)).noise.flatten(1)
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.5, "five standard deviations are 0.36"
+
+
+def test_one_candidate_is_the_noise_of_before(images):
+    expected = drawn(images).noise
+    assert torch.equal(drawn(images, noise_candidates=1).noise, expected)
+    clean = drawn(images).clean
+    assert torch.equal(nearest_noise_at(clean, np.arange(12), 1, 2, 1), expected)
+
+
+def test_the_nearest_of_several_noises_is_taken(images):
+    clean, places = drawn(images).clean, np.arange(len(images))
+    chosen = [nearest_noise_at(clean, places, 1, 2, count) for count in (1, 2, 3, 5)]
+    # where another number of candidates changes the choice, it is the new one, and nearer
+    distances = [(noise.double() - clean).square().sum((1, 2, 3)) for noise in chosen]
+    for fewer, more, far, near in zip(chosen, chosen[1:], distances, distances[1:], strict=False):
+        changed = (fewer != more).flatten(1).any(1)
+        assert torch.equal(near < far, changed) and 0 < changed.sum() < len(images)
+    # an image that is itself one of the candidates finds it
+    assert torch.equal(nearest_noise_at(chosen[3], places, 1, 2, 5), chosen[3])
+    assert (chosen[3] != chosen[0]).flatten(1).any(1).any()
+
+
+def test_candidates_are_all_drawn_from_a_normal_distribution(images):
+    """An image far away picks by direction alone: over many places the choice must be each candidate in turn."""
+    clean = torch.zeros(400, 3, 4, 4)
+    far = clean + torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 1e3
+    noise = nearest_noise_at(far, np.arange(400), 0, 0, 4)
+    first = nearest_noise_at(far, np.arange(400), 0, 0, 1)
+    assert (noise == first).flatten(1).all(1).float().mean() == pytest.approx(0.25, abs=0.08)
+    along = (noise * far).sum((1, 2, 3)) / far[0].norm()
+    assert along.mean() == pytest.approx(1.03, abs=0.12), "the mean of the largest of four normal numbers"
+    assert noise.std() == pytest.approx(1, abs=0.02)
 
 
 def test_timesteps_are_stratified_over_all_ranks_together(images):

@@ -52,14 +52,14 @@ def only_new_objects():
     gc.unfreeze()
 
 
-def real_step(config, side, batch, step_images=None, recomputation=None, fold=True):
+def real_step(config, side, batch, step_images=None, recomputation=None, fold=True, optimizer="adamw"):
     """A step as the recipe takes it, on real tensors; and the network and optimiser, which have taken one."""
     unet = UNet2DModel.from_config(config).train()
     if fold:
         fold_upsampling(unet)
     if recomputation:
         recompute_activations(unet, recomputation)
-    optimizer, noise = build_optimizer(TrainingConfig(), unet), AnimeNoiseScheduler()
+    optimizer, noise = build_optimizer(TrainingConfig(optimizer=optimizer), unet), AnimeNoiseScheduler()
     average = WeightAverage(unet.parameters(), warmup_decay())
     count = step_images or batch
 
@@ -198,16 +198,18 @@ def test_attention_is_counted():
     assert attention[1] > attention[0] * 1.001, "it grows with the square of the pixels"
 
 
-def test_what_is_there_whatever_the_batch():
-    _, unet, optimizer = real_step(THREE_LEVELS, 8, 2)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_what_is_there_whatever_the_batch(name):
+    _, unet, optimizer = real_step(THREE_LEVELS, 8, 2, optimizer=name)
     count = unet.num_parameters()
-    cost = plan_step(THREE_LEVELS, side=8, batch=2, averages=3)
+    cost = plan_step(THREE_LEVELS, side=8, batch=2, averages=3, optimizer=name)
     assert cost.parameters == count
     assert cost.weight_bytes == cost.gradient_bytes == 4 * count
     assert cost.average_bytes == 3 * 4 * count
     state = [tensor for values in optimizer.state.values() for tensor in values.values()]
     assert cost.optimizer_bytes == sum(tensor.nbytes for tensor in state)
-    without = plan_step(THREE_LEVELS, side=8, batch=2, averages=0)
+    assert (cost.optimizer_bytes < 6 * count) == (name == "muon"), "one momentum instead of two moments"
+    without = plan_step(THREE_LEVELS, side=8, batch=2, averages=0, optimizer=name)
     assert cost.peak_bytes - without.peak_bytes == cost.average_bytes
 
 
