@@ -47,6 +47,7 @@ TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
 NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
     "latents", "return_trajectory", "return_dict", "mask_image", "jump_n_sample", "strength", "inversion",
 }  # fmt: skip
+ANY = "any"  # the value of an attribute that a call leaves open
 INVERSION_ITERATIONS = 5  # of each step; always as many, so that no image depends on the others of its batch
 
 
@@ -78,6 +79,7 @@ def call_network(
     t: torch.Tensor,
     grid: torch.Tensor | None = None,
     space_to_depth: int = 1,
+    class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One call of a UNet that may see blocks of pixels as channels (Shi et al., arXiv 1609.05158, the other way round).
 
@@ -89,6 +91,7 @@ def call_network(
             on average.
         space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels, so that diffusion
             is the same.
+        class_labels: `(B,)` int64, rows of the class embedding (`joint_class`), for a network that has one.
 
     Returns:
         `(B, C, H, W)`, in the network's own precision.
@@ -98,8 +101,180 @@ def call_network(
     if grid is not None:
         grid = torch.nn.functional.avg_pool2d(grid, space_to_depth) if space_to_depth > 1 else grid
         sample = torch.cat([sample, grid.to(sample.dtype).expand(len(sample), -1, -1, -1)], dim=1)
-    output = network(sample, t, return_dict=False)[0]
+    classes = {} if class_labels is None else {"class_labels": class_labels}
+    output = network(sample, t, return_dict=False, **classes)[0]
     return torch.nn.functional.pixel_shuffle(output, space_to_depth) if space_to_depth > 1 else output
+
+
+def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """One class for each combination of attributes: the row of the network's class embedding.
+
+    Args:
+        values: `(B, A)` int64, the value of each attribute from 1 on; 0 is "any".
+        sizes: How many values each of the A attributes has, "any" not counted.
+
+    Returns:
+        `(B,)` int64 in [0, Π (size + 1)): a number with mixed radix whose last attribute varies fastest. 0 is "any" of
+        all.
+    """
+    index = torch.zeros_like(values[:, 0])
+    for column, size in zip(values.unbind(1), sizes, strict=True):
+        index = index * (size + 1) + column
+    return index
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The class of each image of a batch, or the two classes whose predictions are mixed.
+
+    Attributes:
+        rows: One or two tensors `(B,)` int64, rows of the class embedding; empty for a network without classes.
+        share: `(B, 1, 1, 1)` float32, the share of the second class in the prediction; None where there is one class.
+    """
+
+    rows: tuple[torch.Tensor, ...] = ()
+    share: torch.Tensor | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether an image has a class other than 0, which is "any" of a network with labels."""
+        return any(bool(classes.any()) for classes in self.rows)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all images have the same class."""
+        return self.share is None and all(bool((classes == classes[0]).all()) for classes in self.rows)
+
+    def part(self, start: int, stop: int) -> "Condition":
+        """The condition of some images of the batch."""
+        rows = tuple(classes[start:stop] for classes in self.rows)
+        return Condition(rows, None if self.share is None else self.share[start:stop])
+
+    def repeat(self, count: int) -> "Condition":
+        """The condition of the batch `count` times in a row."""
+        rows = tuple(classes.repeat(count) for classes in self.rows)
+        return Condition(rows, None if self.share is None else self.share.repeat(count, 1, 1, 1))
+
+    def between(self, shares: list[float]) -> "Condition":
+        """From a condition of two images: that of `len(shares)` frames on the way from the first to the second."""
+        if not self.rows:
+            return self
+        first, second = self.rows[0].split(1)
+        rows = first.expand(len(shares)), second.expand(len(shares))
+        if torch.equal(first, second):
+            return Condition(rows[:1])
+        return Condition(rows, torch.tensor(shares, device=first.device).view(-1, 1, 1, 1))
+
+    def mix(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """The prediction `(B, C, H, W)` from those for each of `rows`; exactly one of them at a share of 0 or 1.
+
+        Linear, D = (1 - share) D_a + share D_b. Noise and velocity are affine in the image D, so the same holds for
+        them.
+        """
+        return outputs[0] if self.share is None else (1 - self.share) * outputs[0] + self.share * outputs[1]
+
+
+UNCONDITIONAL = Condition()
+
+
+def _plain(name: str) -> str:
+    """A name in the form in which names are compared."""
+    return name.strip().casefold()
+
+
+def check_label_names(labels: Any) -> dict[str, list[str]]:
+    """The attributes of a model, sorted, with the names of their values; empty for None.
+
+    Args:
+        labels: The setting of a pipeline, such as `{"hair": ["blonde", "blue"]}`.
+
+    Raises:
+        ValueError: It is not of that form, or two names are the same apart from case and surrounding spaces.
+    """
+    labels = {} if labels is None else labels
+    groups = [labels, *labels.values()] if isinstance(labels, dict) else [labels]
+    names = [name for group in groups if isinstance(group, (dict, list, tuple)) for name in group]
+    are_lists = isinstance(labels, dict) and all(isinstance(group, (list, tuple)) and group for group in groups[1:])
+    if not are_lists or not all(isinstance(name, str) and _plain(name) not in ("", ANY) for name in names):
+        raise ValueError(
+            'The `labels` of a model must be a dict from attributes to lists of names other than "any", such as '
+            f'{{"hair": ["blonde", "blue"]}}, got {labels!r}.'
+        )
+    for group in groups:
+        if len({_plain(name) for name in group}) < len(group):
+            raise ValueError(f"The `labels` of a model must differ in more than case and spaces, got {list(group)}.")
+    return {attribute: list(labels[attribute]) for attribute in sorted(labels)}
+
+
+def _class_count(network: UNet2DModel) -> int:
+    """Rows of the network's class embedding; 0 if it has none."""
+    return 0 if network.config.get("class_embed_type") else network.config.get("num_class_embeds") or 0
+
+
+def _listed(value: Any) -> Any:
+    """A tensor or NumPy value as Python's numbers and lists; anything else as it is."""
+    return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
+
+
+def _images_asked_for(labels: Any, class_labels: Any) -> int:
+    """The length of the longest list of labels; 1 if there is none."""
+    values = [*(labels.values() if isinstance(labels, dict) else ()), class_labels]
+    return max((len(value) for value in map(_listed, values) if isinstance(value, (list, tuple))), default=1)
+
+
+def _per_image(name: str, value: Any, batch_size: int) -> list:
+    """A list of one value for each image, from such a list or from one value for all."""
+    value = _listed(value)
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * batch_size
+    if len(values) != batch_size:
+        raise ValueError(
+            f"{name} holds {len(values)} values, but {batch_size} {'are' if batch_size > 1 else 'is'} needed: give one "
+            "value for all images, or a list of one for each."
+        )
+    return values
+
+
+def _label_value(attribute: str, value: Any, names: list[str]) -> int:
+    """The place of a value, given by name or index, among those of its attribute, from 1 on; 0 is "any"."""
+    known = [ANY, *map(_plain, names)]
+    if value is None:
+        return 0
+    if isinstance(value, str) and _plain(value) in known:
+        return known.index(_plain(value))
+    if _is_whole(value) and 0 <= value < len(names):
+        return int(value) + 1
+    raise ValueError(
+        f"`labels` has no value {value!r} of {attribute!r} to choose: give one of {names}, an index from 0 to "
+        f'{len(names) - 1}, or None or "any" for any of them.'
+    )
+
+
+def _label_classes(labels: Any, known: dict[str, list[str]], batch_size: int) -> torch.Tensor:
+    """The joint class of each image, `(B,)` int64, of the `labels` of a call; `known` are those of the model."""
+    if not isinstance(labels, dict):
+        raise ValueError(
+            f'`labels` must be a dict from attributes to values, such as {{"hair": "blue"}}, got {labels!r}.'
+        )
+    attributes, asked = {_plain(attribute): attribute for attribute in known}, {}
+    for name, value in labels.items():
+        attribute = attributes.get(_plain(name)) if isinstance(name, str) else None
+        if attribute is None:
+            raise ValueError(f"`labels` has an attribute {name!r}, but those of this model are {list(known)}.")
+        if attribute in asked:
+            raise ValueError(f"`labels` gives the attribute {attribute!r} twice: give it once.")
+        values = _per_image(f"The attribute {attribute!r} of `labels`", value, batch_size)
+        asked[attribute] = [_label_value(attribute, one, known[attribute]) for one in values]
+    columns = [asked.get(attribute, [0] * batch_size) for attribute in known]
+    return joint_class(torch.tensor(columns).T, [len(names) for names in known.values()])
+
+
+def _own_classes(class_labels: Any, count: int, batch_size: int) -> torch.Tensor:
+    """The `class_labels` of a call, `(B,)` int64, for a network of `count` classes."""
+    values = _per_image("`class_labels`", class_labels, batch_size)
+    for value in values:
+        if not _is_whole(value) or not 0 <= value < count:
+            raise ValueError(f"`class_labels` must be whole numbers from 0 to {count - 1}, got {value!r}.")
+    return torch.tensor([int(value) for value in values])
 
 
 class _Level(NamedTuple):
@@ -272,11 +447,22 @@ class AnimeDDPMPipelineOutput(ImagePipelineOutput):
 
 
 class AnimeDDPMPipeline(DiffusionPipeline):
-    r"""Unconditional image generation in pixel space, and what can be made of it without another training.
+    r"""Image generation in pixel space, with or without labels, and what can be made of it without another training.
 
     Works with every scheduler that has diffusers' interface: swap one in with
     `pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)`. A UNet with two more input than
     output channels was trained on patches; it is then given the coordinates of the full image (`coordinate_grid`).
+
+    A network with a class embedding (`num_class_embeds`) draws images of given classes. If the pipeline has `labels`,
+    call it with them, as in `pipe(labels={"hair": "blue", "eyes": ["red", "green"]})`, or without: attributes that are
+    not given are "any". If it has none, call it with `class_labels`, the rows of the embedding.
+
+    With a `guidance_scale` s above 1 the pipeline follows D_weak + s (D - D_weak). D_weak is, in this order,
+
+    1. the network restricted to windows, if there is a `guidance_window`;
+    2. `guide_unet` with the same labels (autoguidance, Karras et al., arXiv 2406.02507), if there is one;
+    3. for a pipeline with `labels`, the network with "any" of all attributes (classifier-free guidance, Ho & Salimans,
+       arXiv 2207.12598, Eq. 6 with s = 1 + w). It leaves images without labels as they are.
 
     Args:
         unet ([`UNet2DModel`]):
@@ -289,9 +475,14 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         space_to_depth (`int`, defaults to 1):
             Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet of 32 x 32
             and 12 channels draws images of 64 x 64 and 3, for the work of one of 32 x 32.
+        labels (`dict[str, list[str]]`, *optional*):
+            The attributes that the network was trained with and the names of their values, in the order of their
+            indices. It has one class for each combination, `num_class_embeds` = Π (values + 1) in all, counted by
+            `joint_class` over the attributes in alphabetical order; value 0 of each attribute is "any".
 
     Raises:
-        ValueError: The channels of a network fit neither case, or are no whole blocks.
+        ValueError: The channels of a network fit neither case, or are no whole blocks; `labels` are malformed, or the
+            networks have another number of classes.
     """
 
     model_cpu_offload_seq = "guide_unet->unet"
@@ -304,6 +495,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         guide_unet: UNet2DModel | None = None,
         space_to_depth: int = 1,
+        labels: dict[str, list[str]] | None = None,
     ):
         super().__init__()
         for network in (unet, guide_unet):
@@ -317,8 +509,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"`space_to_depth` is {space_to_depth!r}, but the UNet gives {unet.config.out_channels} channels: it "
                 "must be a whole number whose square divides them."
             )
+        labels = check_label_names(labels)
+        classes = math.prod(len(names) + 1 for names in labels.values())
+        if labels and classes != _class_count(unet):
+            raise ValueError(
+                f'`labels` make {classes} combinations, "any" of each attribute included, but the network has '
+                f"{_class_count(unet)} classes (`num_class_embeds`): give the labels that it was trained with."
+            )
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
-        self.register_to_config(space_to_depth=space_to_depth)
+        self.register_to_config(space_to_depth=space_to_depth, labels=labels or None)
+        self._check_guide_classes()
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -344,6 +544,11 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         height, width = (side, side) if isinstance(side, int) else side
         block = self.config.space_to_depth
         return self.unet.config.out_channels // block**2, height * block, width * block
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The attributes that can be asked for, in alphabetical order, and the names of their values; empty if none."""
+        return {attribute: list(names) for attribute, names in (self.config.labels or {}).items()}
 
     def default_num_inference_steps(self) -> int:
         """Steps taken when the caller names none: `DEFAULT_STEPS` by solver, at most the steps of training.
@@ -482,8 +687,22 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"{ANOTHER_SCHEDULER}."
             )
 
-    def check_guidance(self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE) -> None:
-        """The part of `check_inputs` about `guidance_scale` and what belongs to it."""
+    def _check_guide_classes(self) -> None:
+        """Refuse a guide that cannot be called with the network's classes."""
+        guide = self.guide_unet
+        if guide is not None and _class_count(guide) != _class_count(self.unet):
+            raise ValueError(
+                f"The guide has {_class_count(guide)} classes (`num_class_embeds`), but the network "
+                f"{_class_count(self.unet)}: take a guide that was trained with the same labels."
+            )
+
+    def check_guidance(
+        self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE, is_labelled=False
+    ) -> None:
+        """The part of `check_inputs` about `guidance_scale` and what belongs to it.
+
+        `is_labelled` says that an image of the call has a label, so that "any" can guide it.
+        """
         if not _is_number(guidance_scale) or not 1 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be 1, which is no guidance, or more, got {guidance_scale!r}.")
         is_sequence = isinstance(guidance_interval, (tuple, list, np.ndarray))
@@ -504,13 +723,27 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                     f"can halve and that are less than the image's, got {guidance_window!r}."
                 )
         elif self.guide_unet is None:
-            raise ValueError(
-                "`guidance_scale` needs a weaker network: load one as `guide_unet`, or give a `guidance_window`."
-            )
+            self._check_guided_by_any(is_labelled)
         elif _draws(self.guide_unet) != _draws(self.unet):
             raise ValueError(
                 f"The guide draws images of {_draws(self.guide_unet)} (channels, size), but the network of "
                 f"{_draws(self.unet)}: take a snapshot of the same training."
+            )
+        else:
+            self._check_guide_classes()
+
+    def _check_guided_by_any(self, is_labelled: bool) -> None:
+        """Refuse guidance without a guide or a window where there is no label to guide towards."""
+        if self.labels and not is_labelled:
+            raise ValueError(
+                'Guidance needs labels or a guide: give `labels` other than "any", load a `guide_unet`, or give a '
+                "`guidance_window`."
+            )
+        if not self.labels:
+            reason = ', as none of the classes of this one is known to be "any"' if _class_count(self.unet) else ""
+            raise ValueError(
+                f"`guidance_scale` needs a weaker network{reason}: load one as `guide_unet`, or give a "
+                "`guidance_window`."
             )
 
     @property
@@ -593,6 +826,37 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             image = _to_tensor(image, "image", shape).to(device)
         return image, mask
 
+    def prepare_condition(self, labels, class_labels, batch_size: int) -> Condition:
+        """The classes of the images of a call, from its `labels` or `class_labels`."""
+        if isinstance(labels, Condition):  # of the frames of `interpolate`
+            return labels
+        labels = None if isinstance(labels, dict) and not labels else labels
+        count, known = _class_count(self.unet), self.labels
+        if kind := self.unet.config.get("class_embed_type"):
+            raise ValueError(
+                f"The network has class_embed_type={kind!r}, which this pipeline can't draw with: it takes classes of "
+                "an embedding table (None)."
+            )
+        if labels is not None and class_labels is not None:
+            raise ValueError("Give `labels` or `class_labels`, not both: each says which images to draw.")
+        if labels is not None and not known:
+            instead = f", and give `class_labels` from 0 to {count - 1}" if count else ""
+            raise ValueError(f"This model has no labels: leave `labels` out{instead}.")
+        if class_labels is not None and not count:
+            raise ValueError("This model has no classes: leave `class_labels` out.")
+        if not count:
+            return UNCONDITIONAL
+        if class_labels is not None:
+            classes = _own_classes(class_labels, count, batch_size)
+        elif known:
+            classes = _label_classes({} if labels is None else labels, known, batch_size)
+        else:
+            raise ValueError(
+                f"This model draws images of given classes and has no labels: give `class_labels`, one or a list of "
+                f"whole numbers from 0 to {count - 1}."
+            )
+        return Condition((classes.to(self._execution_device),))
+
     def prepare_latents(self, batch_size, generator, device, latents=None) -> torch.Tensor:
         """Unit noise `(B, C, H, W)`, drawn or given; always float32."""
         if latents is None:
@@ -604,16 +868,36 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in (("generator", generator), ("eta", eta)) if name in accepted}
 
-    def predict(self, network: UNet2DModel, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        network: UNet2DModel,
+        sample: torch.Tensor,
+        t: torch.Tensor,
+        grid: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """One call of a network, with coordinates if it takes them, in its own precision; float32 again.
 
-        `sample` is `(B, C, H, W)`, scaled by the scheduler; `grid` is `coordinate_grid` of the same part of the image.
+        `sample` is `(B, C, H, W)`, scaled by the scheduler; `grid` is `coordinate_grid` of the same part of the image;
+        `class_labels` are `(B,)` int64 for a network with classes.
         """
         placed = grid if network.config.in_channels > network.config.out_channels else None
-        return call_network(network, sample.to(network.dtype), t, placed, self.config.space_to_depth).float()
+        sample = sample.to(network.dtype)
+        return call_network(network, sample, t, placed, self.config.space_to_depth, class_labels).float()
+
+    def predict_each(
+        self, network: UNet2DModel, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, rows
+    ) -> list[torch.Tensor]:
+        """`predict` for each of `rows`, classes `(B,)` of the same state, in a single call; for no rows without any."""
+        if len(rows) < 2:
+            return [self.predict(network, sample, t, grid, *rows)]
+        count = len(rows)
+        t = t.expand(len(sample)).repeat(count) if t.ndim else t  # in training each image has its own
+        grid = grid.repeat(count, 1, 1, 1) if len(grid) > 1 else grid
+        return list(self.predict(network, sample.repeat(count, 1, 1, 1), t, grid, torch.cat(rows)).chunk(count))
 
     def predict_in_windows(
-        self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int
+        self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int, condition: Condition = UNCONDITIONAL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network says that sees but windows of `side` pixels, half overlapping: their mean, and how many."""
         stride = max(side // 2, 1)
@@ -621,23 +905,34 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in itertools.product(*starts)]
         grids = torch.cat([grid[window].expand(len(sample), -1, -1, -1) for window in windows])
         t = t.repeat(len(windows)) if t.ndim else t  # in training each image has its own
-        outputs = self.predict(self.unet, torch.cat([sample[window] for window in windows]), t, grids)
+        seen, condition = torch.cat([sample[window] for window in windows]), condition.repeat(len(windows))
+        outputs = condition.mix(self.predict_each(self.unet, seen, t, grids, condition.rows))
         total, count = torch.zeros_like(sample), torch.zeros_like(sample)
         for window, output in zip(windows, outputs.split(len(sample)), strict=True):
             total[window] += output
             count[window] += 1
         return total / count, count
 
-    def predict_guided(self, latents, t, grid, scale: float, window: int | None) -> torch.Tensor:
-        """The network's output for the state `(B, C, H, W)`, led away from what the weaker one says."""
-        sample = self.scheduler.scale_model_input(latents, t)
-        output = self.predict(self.unet, sample, t, grid)
+    def predict_guided(
+        self, latents, t, grid, scale: float, window: int | None, condition: Condition = UNCONDITIONAL
+    ) -> torch.Tensor:
+        """The network's output for the state `(B, C, H, W)`, led away from what the weaker one says.
+
+        Which one is the weaker is described at the class. "Any" is computed in the same network call.
+        """
+        sample, rows = self.scheduler.scale_model_input(latents, t), condition.rows
+        by_any = scale != 1 and window is None and self.guide_unet is None
+        any_of_all = (torch.zeros_like(rows[0]),) if by_any else ()
+        outputs = self.predict_each(self.unet, sample, t, grid, rows + any_of_all)
+        output = condition.mix(outputs)
         if scale == 1:
             return output
-        if window is None:
-            weak = self.predict(self.guide_unet, sample, t, grid)
+        if by_any:
+            weak = outputs[-1]
+        elif window is None:
+            weak = condition.mix(self.predict_each(self.guide_unet, sample, t, grid, rows))
         else:
-            weak, count = self.predict_in_windows(sample, t, grid, window)
+            weak, count = self.predict_in_windows(sample, t, grid, window, condition)
             weak = torch.where(count > 1, weak, output)  # the mask of M-SWG: a pixel of one window is not guided
         return weak + scale * (output - weak)
 
@@ -663,6 +958,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         guidance_window: int | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
         return_trajectory: bool = False,
+        labels: dict[str, Any] | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
     ) -> "AnimeDDPMPipelineOutput | tuple":
         r"""Draw images from noise, or from an image.
 
@@ -672,7 +969,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
         Args:
             batch_size (`int`, defaults to 1):
-                Number of images; where it is 1, as many as `image` holds.
+                Number of images; where it is 1, as many as `image`, the lists in `labels` or `class_labels` hold.
             generator (`torch.Generator` or a list of `batch_size` of them, *optional*):
                 Source of the initial noise and, for stochastic solvers, of the noise of each step.
             num_inference_steps (`int`, *optional*):
@@ -709,14 +1006,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 with the noise that belongs there (SDEdit, Meng et al., arXiv 2108.01073).
             inversion (`bool`, defaults to `False`):
                 Vary `image` in the noise that it comes from (see `invert`) rather than in its pixels, by turning that
-                noise by `strength` · 90° towards fresh noise. All steps are done, without guidance.
+                noise by `strength` · 90° towards fresh noise. All steps are done, without guidance, and both ways with
+                the same labels.
             jump_n_sample (`int`, *optional*):
                 With `mask_image`, how often each step is done, with noise added again in between so that the new part
                 fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 2, or 1
                 for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
             guidance_scale (`float`, defaults to 1.0):
-                w of autoguidance, D_weak + w (D - D_weak) (Karras et al., arXiv 2406.02507), 1 or more; 1 is no
-                guidance. The weak network is `guide_unet`, or with `guidance_window` the network itself.
+                s of D_weak + s (D - D_weak), 1 or more; 1 is no guidance. D_weak is the network in windows with
+                `guidance_window`, else `guide_unet` with the same labels, else the network with "any" of all `labels`
+                (see the class, with the papers). A network with `class_labels` only needs one of the first two.
             guidance_window (`int`, *optional*):
                 Side in pixels of the windows, half overlapping, that the network as its own weak guide is restricted to
                 (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained on patches is
@@ -725,6 +1024,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 The σ, from and to, at which to guide (Kynkäänniemi et al., arXiv 2404.07724).
             return_trajectory (`bool`, defaults to `False`):
                 Also return the images as predicted at each step, as `.trajectory`.
+            labels (`dict`, *optional*):
+                For a model with labels (`pipe.labels`): of each attribute one value for all images, or a list of one
+                for each. A value is a name, apart from case and surrounding spaces, or its index from 0 on in
+                `pipe.labels[attribute]`; None or `"any"` leaves it open, like an attribute that isn't given.
+            class_labels (`int`, `list[int]` or integer `torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Rows of the network's class embedding instead: needed for a network with classes but no labels.
 
         Returns:
             [`AnimeDDPMPipelineOutput`] or `tuple`: the images in `.images` or at index 0.
@@ -736,19 +1041,21 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         device = self._execution_device
         generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, device)
-        if batch_size == 1 and given is not None:
-            batch_size = len(given)
+        if _is_whole(batch_size) and batch_size == 1:
+            batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
         self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
-        self.check_guidance(guidance_scale, guidance_window, guidance_interval)
+        condition = self.prepare_condition(labels, class_labels, batch_size)
+        self.check_guidance(guidance_scale, guidance_window, guidance_interval, condition.is_labelled)
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
         jumps = jump_n_sample or (JUMPS if mask is not None and self._can_repeat else 1)
         original = None if given is None else given * 2 - 1
         self._interrupt = False
         latents = self.prepare_latents(batch_size, generator, device, latents)
         if inversion and strength > 0:
-            own = self._invert(original, num_inference_steps, timesteps).expand_as(latents)
-            latents = slerp(own, latents, strength)
+            source = original if condition.is_uniform else original.expand_as(latents)
+            own = self._invert(source, num_inference_steps, timesteps, condition.part(0, len(source)))
+            latents = slerp(own.expand_as(latents), latents, strength)
         self.prepare_timesteps(num_inference_steps, timesteps, device)
         knows_levels = given is not None or return_trajectory or "pred_original_sample" in names
         levels = self.noise_levels() if knows_levels or tuple(guidance_interval) != EVERYWHERE else None
@@ -776,7 +1083,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 if jumps > 1:  # what a multistep solver remembers is of another noise: each step stands alone
                     vars(self.scheduler).update(_copy_of(fresh))
                     self.set_begin_index(i)
-                model_output = self.predict_guided(latents, t, grid, scale, guidance_window)
+                model_output = self.predict_guided(latents, t, grid, scale, guidance_window, condition)
                 if levels is not None:
                     predicted = _to_original(kind, model_output, latents, levels[i])
                 if mask is not None:
@@ -804,15 +1111,24 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
-    def invert(self, image: Any, num_inference_steps: int | None = None, timesteps: list[int] | None = None):
+    def invert(
+        self,
+        image: Any,
+        num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        labels: dict[str, Any] | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Noise of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
 
         DDIM inversion (Song et al., arXiv 2010.02502, section 4.3), each of the same steps solved for by fixed-point
         iteration (Pan et al., arXiv 2309.04907). More steps come closer. An image comes from many noises; this is one.
+        With the labels of the image here, and others in the call that draws from the noise, the image is edited.
 
         Args:
             image: As in `__call__`.
             num_inference_steps, timesteps: As in `__call__`. Costs 5 network calls a step.
+            labels, class_labels: As in `__call__`, one value for all images or one for each.
 
         Returns:
             `(B, C, H, W)` float32.
@@ -823,11 +1139,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self._check_inversion()
         self._check_steps(num_inference_steps, timesteps)
         image = _to_tensor(image, "image", self.image_shape).to(self._execution_device)
-        state = self._invert(image * 2 - 1, num_inference_steps, timesteps)
+        condition = self.prepare_condition(labels, class_labels, len(image))
+        state = self._invert(image * 2 - 1, num_inference_steps, timesteps, condition)
         self.maybe_free_model_hooks()
         return state
 
-    def _invert(self, image: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
+    def _invert(self, image: torch.Tensor, num_inference_steps, timesteps, condition: Condition) -> torch.Tensor:
         """`invert` of `(B, C, H, W)` in [-1, 1]."""
         kind = self.scheduler.config.prediction_type
         self.prepare_timesteps(num_inference_steps, timesteps, image.device)
@@ -837,7 +1154,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for level, t in self.progress_bar(ladder):
             guess, target = state, state
             for _ in range(INVERSION_ITERATIONS):
-                output = self.predict(self.unet, guess, t, grid)
+                output = self.predict(self.unet, guess, t, grid, *condition.rows)
                 original = _to_original(kind, output, guess, level)
                 noise = (guess - level.signal * original) / level.noise
                 guess = level.signal / below.signal * (target - below.noise * noise) + level.noise * noise
@@ -852,6 +1169,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         image: Any = None,
         batch_size: int = 16,
         output_type: str = "pil",
+        labels: dict[str, Any] | None = None,
+        labels_end: dict[str, Any] | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
         **kwargs,
     ) -> "AnimeDDPMPipelineOutput":
         """Images on the way from one seed or image to another, on the sphere of their noise (`slerp`).
@@ -867,6 +1187,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             image: two images, as in `__call__`, for which the conditions of `invert` hold, and without guidance.
             batch_size: Images drawn at once.
             output_type: As in `__call__`.
+            labels: As in `__call__`, one value for all frames, or a list of two, for the two ends.
+            labels_end: Those of the last end, if `labels` are those of the first; an attribute that it does not give
+                is "any". Between different labels the predictions of both are mixed linearly.
+            class_labels: As in `__call__`, one for all frames, or two for the two ends.
             **kwargs: Others of `__call__`, such as `num_inference_steps` or `guidance_scale`.
 
         Raises:
@@ -883,7 +1207,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
         self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, names)
         guidance = {name: kwargs[name] for name in kwargs if name.startswith("guidance_")}
-        self.check_guidance(**guidance)
+        condition = self._condition_of_ends(labels, labels_end, class_labels)
+        self.check_guidance(**guidance, is_labelled=condition.is_labelled)
         counts = (num_frames, batch_size)
         few = not all(map(_is_whole, counts)) or num_frames < 2 or batch_size < 1
         if few or (generator is None) == (image is None):
@@ -897,11 +1222,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if image is None:
             ends = [self.prepare_latents(1, one, device) for one in sources]
         else:
-            ends = self._invert(sources, steps, timesteps).split(1)
+            ends = self._invert(sources, steps, timesteps, condition).split(1)
         shares = torch.linspace(0, 1, num_frames).tolist()
         noise = torch.cat([slerp(*ends, share) for share in shares])
-        parts = []
-        for part in noise.split(batch_size):
+        parts, condition = [], condition.between(shares)
+        for start in range(0, num_frames, batch_size):
+            part = noise[start : start + batch_size]
+            kwargs["labels"] = condition.part(start, start + batch_size)
             parts.append(self(len(part), latents=part, output_type="latent", **kwargs).images)
             if self.interrupt:
                 break
@@ -911,6 +1238,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             weight = torch.tensor(shares, device=device).view(-1, 1, 1, 1)
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
         return AnimeDDPMPipelineOutput(images=self.postprocess(frames, output_type))
+
+    def _condition_of_ends(self, labels, labels_end, class_labels) -> Condition:
+        """The classes of the two ends of `interpolate`."""
+        if labels_end is None:
+            return self.prepare_condition(labels, class_labels, 2)
+        ends = [self.prepare_condition(one, class_labels, 1) for one in (labels, labels_end)]
+        return Condition(tuple(torch.cat(rows) for rows in zip(*(end.rows for end in ends), strict=True)))
 
     def _check_ends(self, generator: Any, image: Any) -> list[torch.Generator] | torch.Tensor:
         """The two generators, or the two images as `(2, C, H, W)` in [-1, 1], that `interpolate` goes between."""
@@ -1007,6 +1341,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Copy the source of every class that isn't diffusers' own, and point `model_index.json` at the copies."""
         index_file = folder / self.config_name
         index = json.loads(index_file.read_text(encoding="utf-8"))
+        if index.get("labels") is None:
+            index.pop("labels", None)
         index["_class_name"] = [_copy_source(type(self).__module__, folder), type(self).__name__]
         for name, entry in index.items():
             if name in self.components and entry[0] is not None and not _is_known_library(entry[0]):
