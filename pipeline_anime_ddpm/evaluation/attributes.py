@@ -1,4 +1,4 @@
-"""Which hair and eye colours do faces have? A small classifier, for measuring labelled models and for labelling data."""
+"""Which hair and eye colours do faces have? A small classifier that measures labelled models and labels data."""
 
 from __future__ import annotations
 
