@@ -146,13 +146,16 @@ def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Labelled | S
     def encoded() -> Iterator[EncodedImage]:
         for unit in range(source.num_units):
             for image in read_unit(source, unit):
-                labels.append(image.labels)
+                if key.labels:
+                    labels.append(image.labels)
                 yield image
 
     with contextlib.closing(decoder):
         for image in decoder.decode(encoded()):
-            numbers = labels.popleft()
-            yield Labelled(image, numbers) if key.labels and not isinstance(image, Skipped) else image
+            if key.labels:
+                numbers = labels.popleft()
+                image = image if isinstance(image, Skipped) else Labelled(image, numbers)
+            yield image
 
 
 def _open(folder: Path) -> CacheEntry | None:
