@@ -67,8 +67,8 @@ def _damaged(image: np.ndarray, kind: str, strength: float) -> np.ndarray:
 
 def measure_damage(reference: Reference, count: int) -> list[dict]:
     """The metrics of `count` training images after each damage, against as many real ones."""
-    config, extractor = reference.config, reference.extractor
-    real = reference.features(reference.real.take(count))
+    config, (extractor,) = reference.config, reference.extractors
+    real = reference.features(reference.real.take(count), extractor)
     source = reference.training.take(count).pixels
     rows = []
     for kind, strengths in {"none": (0,), **DAMAGE}.items():
@@ -83,7 +83,7 @@ def measure_damage(reference: Reference, count: int) -> list[dict]:
 
 def measure_halves(reference: Reference, config: ReferenceConfig) -> dict:
     """KID of two disjoint halves of the real split, and the Fréchet distance of it to itself: both should be 0."""
-    features = reference.features(reference.real)
+    features = reference.features(reference.real, reference.extractors[0])
     order = np.random.default_rng(0).permutation(len(features))
     first, second = features[order[: len(order) // 2]], features[order[len(order) // 2 :]]
     subset = len(order) // 4
@@ -100,7 +100,7 @@ def measure_halves(reference: Reference, config: ReferenceConfig) -> dict:
 
 def measure_copies(reference: Reference, count: int) -> list[dict]:
     """The share that is told for copies, of images that are copies, and of images that no model has seen."""
-    distances, what = held_out_distances(reference)
+    distances, what = held_out_distances(reference, reference.distance)
     held_out, judged = distances[::2], distances[1::2]  # no image is judged by a threshold that it has helped to set
     threshold = copy_threshold(held_out)
     training, distance = reference.training, reference.distance
@@ -156,6 +156,7 @@ def measure(settings: argparse.Namespace, folder: str) -> tuple[Reference, list[
     dataset = str(FACES) if settings.real else drawn_reference(folder, settings.drawn or 8000, settings.resolution)
     config = ReferenceConfig(
         dataset=dataset,
+        metrics="fid,kid,prc,mind,lpips",
         num_images=settings.floor_images,
         extractor=settings.extractor,
         extractor_label=settings.label,
@@ -165,7 +166,7 @@ def measure(settings: argparse.Namespace, folder: str) -> tuple[Reference, list[
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reference = open_reference(config, settings.resolution, device)
-    floor = {"kind": "floor", **measure_floor(reference, settings.floor_images)}
+    floor = {"kind": "floor", **measure_floor(reference, reference.extractors[0], settings.floor_images)}
     floor["of"]["source"] = Path(dataset).name  # not where it lies
     return reference, [
         floor,
@@ -194,7 +195,7 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/evaluation.py", *flags])
     with tempfile.TemporaryDirectory() as folder, one_sentence_errors():
         reference, rows = measure(settings, folder)
-        real, training, extractor = reference.real, reference.training, reference.extractor
+        real, training, extractor = reference.real, reference.training, reference.extractors[0]
         what = (
             f"Metrics of {'real' if settings.real else 'drawn'} faces of {real.resolution} px, {len(training):,} for "
             f"training and {len(real):,} held out; features: {extractor.label or 'inception'}, {extractor.resize}"

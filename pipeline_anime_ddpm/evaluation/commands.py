@@ -36,22 +36,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = EvaluationConfig(**_given(arguments, EvaluationConfig))
     with needs_extra("eval"):
         from .recipe import evaluate
-        from .stats import line
+        from .report import summary
     record = evaluate(config)
     if record is None:  # another rank tells
         return
-    judged, real = record["judged"], record["real"]
-    print(f"{judged['n']:,} images of {judged['source']} against {real['n']:,} of {real['source']} ({real['split']}):")
-    for key, metric in record["metrics"].items():
-        floor = (record.get("floor") or {}).get("metrics", {}).get(key)
-        print(f"  {line(metric)}" + (f"   [floor {floor['value']:.4g}]" if floor else ""))
-    if nearest := record["metrics"].get("lpips_nearest"):
-        share, unseen = nearest["memorised_share"], nearest["held_out"]["memorised_share"]
-        print(
-            f"  memorised: {nearest['memorised']} of {nearest['n']:,} images come nearer than "
-            f"{nearest['threshold']:.4f} to a training image ({share:.1%}; of unseen images, {unseen:.1%})"
-            + (": SUSPICIOUS" if nearest["suspicious"] else "")
-        )
+    print(summary(record))
     print(f"Written to {config.folder}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 
 from ..training.errors import UserError
 from ..training.parsing import parse_json
+from .judges import FEATURE_KEYS, Judge, copy_check, judges, other_metrics
+from .settings import COPIES
 
 LOWER_IS_BETTER = {"fid": True, "kid": True, "mind": True, "precision": False, "recall": False}
 ARROWS = {True: " ↓", False: " ↑", None: ""}
+MEMORISED = {"memorised": "lpips_nearest", "memorised by features": COPIES}  # columns, and what they are shares of
+Table = dict[str, dict[str, Any]]  # the metrics of a row by their column
 
 
 def load_record(path: Path) -> dict[str, Any]:
@@ -31,7 +36,23 @@ def load_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def conditions(record: dict[str, Any]) -> dict[str, Any]:
+def aligned_judges(records: Sequence[dict[str, Any]]) -> list[dict[int, Judge]]:
+    """The judges of each record by their place in the table: that of the first record's judge of the same name.
+
+    A judge that the first record lacks takes the first place that is free in its own record.
+    """
+    names = [judge.name for judge in judges(records[0])]
+    aligned = []
+    for record in records:
+        places = {names.index(judge.name): judge for judge in judges(record) if judge.name in names}
+        for judge in judges(record):
+            if judge.name not in names:
+                places[next(place for place in itertools.count() if place not in places)] = judge
+        aligned.append(dict(sorted(places.items())))
+    return aligned
+
+
+def conditions(record: dict[str, Any], places: dict[int, Judge]) -> dict[str, Any]:
     """Everything that must be the same for two results to be comparable."""
     facts = {
         "number of images": record["judged"]["n"],
@@ -39,23 +60,30 @@ def conditions(record: dict[str, Any]) -> dict[str, Any]:
         "real images": f"{record['real']['split']} {record['real']['fingerprint']}",
         "number of real images": record["real"]["n"],
     }
-    if extractor := record.get("extractor"):
-        facts |= {
-            "extractor": " ".join(extractor[key] for key in ("name", "weights", "settings")),
-            "resize": extractor["resize"],
-        }
-    if kid := record["metrics"].get("kid"):
-        facts["KID subsets"] = f"{kid['subsets']} of {kid['subset_size']}"
+    for place, judge in places.items():
+        number = f" {place + 1}" if place else ""
+        if extractor := judge.extractor:
+            facts[f"extractor{number}"] = " ".join(extractor[key] for key in ("name", "weights", "settings"))
+            facts[f"resize{number}"] = extractor["resize"]
+        if kid := judge.metrics.get("kid"):
+            facts["KID subsets"] = f"{kid['subsets']} of {kid['subset_size']}"
     if distance := record.get("distance"):
         facts["perceptual distance"] = f"{distance['name']} {distance['weights']}"
-    if nearest := record["metrics"].get("lpips_nearest"):
-        facts["training images"] = nearest["training"]["fingerprint"]
+    if copies := copy_check(record):
+        facts["training images"] = copies["training"]["fingerprint"]
+    if feature := record["metrics"].get(COPIES, {}).get("feature"):
+        facts["copy check"] = f"{feature['name']} {feature['weights']}"
     return facts
+
+
+def all_conditions(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `conditions` of each record."""
+    return [conditions(record, places) for record, places in zip(records, aligned_judges(records), strict=True)]
 
 
 def differences(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The conditions that are not the same in all records, with the values; those that one lacks do not count."""
-    each = [conditions(record) for record in records]
+    each = all_conditions(records)
     names = dict.fromkeys(name for facts in each for name in facts)
     values = {name: [facts.get(name) for facts in each] for name in names}
     return {name: row for name, row in values.items() if len({value for value in row if value is not None}) > 1}
@@ -77,32 +105,62 @@ def comparison_table(records: Sequence[dict[str, Any]], names: Sequence[str], al
             f"These results cannot be compared: the {name} differ ({' and '.join(map(str, dict.fromkeys(row)))}); "
             "measure them alike, or give --allow_unlike to see them side by side all the same."
         )
-    columns = _columns(records)
+    tables, floors = tables_of(records)
+    columns = _columns(tables)
     names = [name.replace("|", r"\|") for name in names]
-    rows = [
-        [name, *(_cell(record["metrics"], key) for key in columns)] for name, record in zip(names, records, strict=True)
-    ]
-    rows += [["floor: training images", *(_cell(floor, key) for key in columns)] for floor in _floors(records)]
+    rows = [[name, *(_cell(table, key) for key in columns)] for name, table in zip(names, tables, strict=True)]
+    rows += [["floor: training images", *(_cell(floor, key) for key in columns)] for floor in floors]
     lines = [f"| {' | '.join(['', *columns.values()])} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", *_notes(records, names, unlike)])
 
 
-def _columns(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+def tables_of(records: Sequence[dict[str, Any]]) -> tuple[list[Table], list[Table]]:
+    """The metrics of each record by column, and those of the different floors: one, if the records are alike.
+
+    The columns of the first judge are `fid`, `kid`, ...; those of the second one `fid 2`, `kid 2`, ...
+    """
+    tables, floors = [], []
+    for record, places in zip(records, aligned_judges(records), strict=True):
+        table, floor = {}, {}
+        for place, judge in places.items():
+            number = f" {place + 1}" if place else ""
+            table |= {key + number: metric for key, metric in judge.metrics.items()}
+            floor |= {key + number: metric for key, metric in judge.floor.items()}
+        tables.append(table | other_metrics(record))
+        if floor and floor not in floors:
+            floors.append(floor)
+    return tables, floors
+
+
+def _columns(tables: Sequence[Table]) -> dict[str, str]:
     """The metrics that any record has, with their headings."""
+    found = dict.fromkeys(key for table in tables for key in table)
+    numbers = sorted({key.partition(" ")[2] for key in found if _kind(key) in FEATURE_KEYS})
+    order = [f"{kind} {number}".strip() for number in numbers for kind in LOWER_IS_BETTER]
     columns = {}
-    for key in ("fid", "kid", "mind", "precision", "recall", "lpips_nearest", "memorised", "lpips_diversity"):
-        source = "lpips_nearest" if key == "memorised" else key
-        labels = dict.fromkeys(record["metrics"][source]["name"] for record in records if source in record["metrics"])
+    for key in (*order, "lpips_nearest", *MEMORISED, "lpips_diversity"):
+        source = MEMORISED.get(key, key)
+        labels = dict.fromkeys(_heading(table[source], key) for table in tables if source in table)
         if labels:
-            label = "memorised" if key == "memorised" else " or ".join(labels)
-            columns[key] = label + ARROWS[LOWER_IS_BETTER.get(key)]
+            columns[key] = " or ".join(labels) + ARROWS[LOWER_IS_BETTER.get(_kind(key))]
     return columns
 
 
-def _cell(metrics: dict[str, Any], key: str) -> str:
-    if key == "memorised":
-        nearest = metrics.get("lpips_nearest")
+def _kind(key: str) -> str:
+    """`kid` of `kid 2`."""
+    return key.partition(" ")[0]
+
+
+def _heading(metric: dict[str, Any], key: str) -> str:
+    if MEMORISED.get(key) == COPIES:
+        return f"memorised, {metric['feature']['name']}"
+    return "memorised" if key in MEMORISED else metric["name"]
+
+
+def _cell(metrics: Table, key: str) -> str:
+    if key in MEMORISED:
+        nearest = metrics.get(MEMORISED[key])
         return f"{nearest['memorised_share']:.1%}" if nearest else "–"
     metric = metrics.get(key)
     if metric is None:
@@ -112,12 +170,6 @@ def _cell(metrics: dict[str, Any], key: str) -> str:
     if "std" in metric:
         return f"{metric['value']:.3g} ± {metric['std']:.2g}"
     return f"{metric['value']:.4g}"
-
-
-def _floors(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The different floors of the records: one, if they are alike."""
-    floors = [record["floor"]["metrics"] for record in records if "metrics" in (record.get("floor") or {})]
-    return [floor for number, floor in enumerate(floors) if floor not in floors[:number]]
 
 
 def _notes(records: Sequence[dict[str, Any]], names: Sequence[str], unlike: dict[str, list[Any]]) -> list[str]:
@@ -132,8 +184,8 @@ def _notes(records: Sequence[dict[str, Any]], names: Sequence[str], unlike: dict
 
 def _shared(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    for record in records:
-        facts |= conditions(record)
+    for conditions_of_one in all_conditions(records):
+        facts |= conditions_of_one
     return facts
 
 
@@ -141,19 +193,19 @@ def draw_comparison(records: Sequence[dict[str, Any]], names: Sequence[str], pat
     """A bar for each record, a panel for each distance, with KID's deviation and the floor as a line."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
-    keys = [key for key in LOWER_IS_BETTER if any(key in record["metrics"] for record in records)]
-    keys += [key for key in ("lpips_nearest", "lpips_diversity") if any(key in r["metrics"] for r in records)]
+    tables, floors = tables_of(records)
+    keys = [key for key in _columns(tables) if key not in MEMORISED]
     figure = Figure(figsize=(1.2 + 2.4 * len(keys), 2 + 0.35 * len(records)), layout="constrained")
     for number, (key, axis) in enumerate(zip(keys, figure.subplots(1, len(keys), squeeze=False)[0], strict=True)):
-        metrics = [record["metrics"].get(key) for record in records]
+        metrics = [table.get(key) for table in tables]
         values = [metric["value"] if metric else float("nan") for metric in metrics]
         errors = [metric.get("std", 0) if metric else 0 for metric in metrics]
         axis.barh(range(len(values)), values, xerr=errors if any(errors) else None, color="C0", height=0.6)
         axis.set_yticks(range(len(values)), names if number == 0 else [""] * len(values), parse_math=False)
         axis.invert_yaxis()
         title = next(metric["name"] for metric in metrics if metric)
-        axis.set_title(textwrap.fill(title + ARROWS[LOWER_IS_BETTER.get(key)], 26), fontsize="small")
-        for floor in _floors(records):
+        axis.set_title(textwrap.fill(title + ARROWS[LOWER_IS_BETTER.get(_kind(key))], 26), fontsize="small")
+        for floor in floors:
             if key in floor:
                 axis.axvline(floor[key]["value"], color="C3", lw=1, ls="--")
         if key == "lpips_diversity":

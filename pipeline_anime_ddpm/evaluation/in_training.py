@@ -58,8 +58,8 @@ class TrainingJudge:
             cache_dir=config.cache_dir,
             kid_subset_size=subset,
         )
-        self.reference = Reference(settings, real, None, extractor, show_progress=False)
-        self.reference.features(real)  # before training, so that what is wrong with it is known now
+        self.reference = Reference(settings, real, None, [extractor], show_progress=False)
+        self.reference.features(real, extractor)  # before training, so that what is wrong with it is known now
         facts = [extractor.facts, real.facts, self.count, self.batch_size, self.steps, subset]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         self.conditions = f"c{digest}"  # never a number, whatever the digest
@@ -80,8 +80,9 @@ class TrainingJudge:
             return {}
         images = np.concatenate([images for _, images in sorted(batches, key=lambda batch: batch[0])])
         reference, size = self.reference, self.reference.config.extractor_batch_size
-        features = reference.extractor.extract(images, size)
-        metrics = feature_metrics(reference.config, reference.extractor, features, reference.features(reference.real))
+        (extractor,) = reference.extractors
+        features, real = extractor.extract(images, size), reference.features(reference.real, extractor)
+        metrics = feature_metrics(reference.config, extractor, features, real)
         values = {name: metric["value"] for name, metric in metrics.items()}
         return values | {f"{name}_std": metric["std"] for name, metric in metrics.items() if "std" in metric}
 

@@ -1,8 +1,10 @@
-"""Is a generated image one of the training images? Found by an exact search for the nearest, in LPIPS or by pixels."""
+"""Is a generated image one of the training images? An exact search for the nearest, by LPIPS, features or pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
@@ -10,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .digests import full_precision
+from .extractors import FeatureExtractor
 from .perceptual import PerceptualDistance
 
 REFERENCES_AT_ONCE = 64
@@ -31,15 +34,52 @@ class Nearest:
     mirrored: np.ndarray
 
 
+class FeatureDistance:
+    """The cosine distance `1 - cos(x, y)` of an extractor's features, as a squared Euclidean distance of embeddings.
+
+    It has what `find_nearest` needs of a `PerceptualDistance`.
+
+    Args:
+        extractor: of the features.
+    """
+
+    def __init__(self, extractor: FeatureExtractor):
+        self.extractor, self.device, self.digest = extractor, extractor.device, extractor.digest
+        self.resize = f"{extractor.resize}, {extractor.settings}"
+        self.key = f"cosine {extractor.label}"
+        self.name = f"cosine distance of {extractor.label} features"
+
+    @full_precision()
+    @torch.no_grad()
+    def embed(self, images: np.ndarray) -> torch.Tensor:
+        """`(B, D)` float32 of uint8 `images` `(B, 3, H, W)`."""
+        return self.of_features(self.extractor.features(torch.from_numpy(images.copy()).to(self.device)).float())
+
+    def of_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(B, D)` of the extractor's features `(B, D)`: length `1 / sqrt(2)`."""
+        return torch.nn.functional.normalize(features) / 2**0.5
+
+    def batches(self, images: np.ndarray, size: int) -> Iterator[torch.Tensor]:
+        """Embeddings of all `images`, `size` at a time."""
+        for start in range(0, len(images), size):
+            yield self.embed(images[start : start + size])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a number must be reported with."""
+        return self.extractor.facts | {"name": self.name}
+
+
 @full_precision()
 def find_nearest(
     images: np.ndarray,
     others: np.ndarray,
-    distance: PerceptualDistance,
+    distance: PerceptualDistance | FeatureDistance,
     count: int = 1,
     exclude: np.ndarray | None = None,
     show_progress: bool = False,
     memory: float | None = None,
+    embedded: torch.Tensor | None = None,
 ) -> Nearest:
     """The nearest of `others` to each of `images`, as it is and mirrored; exact, whatever the size.
 
@@ -49,7 +89,12 @@ def find_nearest(
         count: k.
         exclude: `(n,)`, for each image the index in `others` of itself, which does not count.
         memory: bytes of embeddings to hold at a time; by default a quarter of what is free, at most `MOST_MEMORY`.
+        embedded: `(m, D)` embeddings of `others`, where they are known already.
     """
+
+    def embed_others(chosen: slice | np.ndarray) -> torch.Tensor:
+        return distance.embed(others[chosen]) if embedded is None else embedded[chosen].to(distance.device)
+
     memory = memory or min(MOST_MEMORY, _free_memory(distance.device) / 4)
     size = distance.embed(images[:1]).shape[1] * 4
     at_once = max(1, int(memory / (2 * size)))
@@ -60,7 +105,9 @@ def find_nearest(
     for start in range(0, len(images), at_once):
         part = images[start : start + at_once]
         excluded = None if exclude is None else exclude[start : start + at_once]
-        found.append(_search(part, others, distance, count, excluded, bar))
+        queries = torch.cat([*distance.batches(part, 64), *distance.batches(part[..., ::-1], 64)])
+        best = _search(queries, embed_others, len(others), count, excluded, bar)
+        found.append(_exactly(queries, best, embed_others))
     bar.close()
     return Nearest(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
@@ -72,21 +119,27 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _search(
-    images: np.ndarray,
-    others: np.ndarray,
-    distance: PerceptualDistance,
+    queries: torch.Tensor,
+    embed_others: Callable[[slice], torch.Tensor],
+    num_others: int,
     count: int,
     exclude: np.ndarray | None,
     bar: tqdm,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One pass over `others` for images whose embeddings fit in memory: distances, indices, mirrored."""
-    queries = torch.cat([*distance.batches(images, 64), *distance.batches(images[..., ::-1], 64)])
+) -> torch.Tensor:
+    """One pass over the others for images whose embeddings fit in memory.
+
+    Args:
+        queries: `(2 n, D)` embeddings of the images, then of the mirrored ones.
+
+    Returns:
+        `(n, count)` indices of the nearest.
+    """
     lengths = queries.square().sum(1, keepdim=True)
-    rows = len(images)
+    rows = len(queries) // 2
     best = torch.full((rows, count), torch.inf, device=queries.device)
     indices = torch.full((rows, count), -1, dtype=torch.long, device=queries.device)
-    for start in range(0, len(others), REFERENCES_AT_ONCE):
-        references = distance.embed(others[start : start + REFERENCES_AT_ONCE])
+    for start in range(0, num_others, REFERENCES_AT_ONCE):
+        references = embed_others(slice(start, start + REFERENCES_AT_ONCE))
         squares = torch.addmm(references.square().sum(1) + lengths, queries, references.T, alpha=-2)
         nearer = torch.minimum(squares[:rows], squares[rows:])
         numbers = torch.arange(start, start + len(references), device=queries.device)
@@ -95,11 +148,11 @@ def _search(
         best, order = torch.cat([best, nearer], 1).topk(count, largest=False)
         indices = torch.cat([indices, numbers.expand(rows, -1)], 1).gather(1, order)
         bar.update(len(references))
-    return _exactly(queries, indices, others, distance)
+    return indices
 
 
 def _exactly(
-    queries: torch.Tensor, indices: torch.Tensor, others: np.ndarray, distance: PerceptualDistance
+    queries: torch.Tensor, indices: torch.Tensor, embed_others: Callable[[np.ndarray], torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distances of the pairs that were found, without the cancellation in `x^2 - 2xy + y^2`, and in their order."""
     rows, count = indices.shape
@@ -107,7 +160,7 @@ def _exactly(
     for column in range(count):
         for start in range(0, rows, REFERENCES_AT_ONCE):
             part = slice(start, min(rows, start + REFERENCES_AT_ONCE))
-            references = distance.embed(others[indices[part, column].cpu().numpy()])
+            references = embed_others(indices[part, column].cpu().numpy())
             plain[part, column] = (queries[part] - references).square().sum(1).cpu()
             mirrored = queries[rows + part.start : rows + part.stop]
             turned[part, column] = (mirrored - references).square().sum(1).cpu()

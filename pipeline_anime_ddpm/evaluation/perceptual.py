@@ -41,6 +41,8 @@ class PerceptualDistance:
             positions' mean of unit-length features but of the values themselves.
     """
 
+    resize = "none"  # images are compared at their own size
+
     def __init__(
         self,
         key: str,

@@ -17,8 +17,9 @@ from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
 from .drawing import Drawing, check_guidance, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
+from .extractors import FeatureExtractor
 from .image_sets import ImageSet, read_folder, read_images
-from .memorisation import find_nearest, mean_pairwise
+from .memorisation import mean_pairwise
 from .reference import (
     SHOWN_NEAREST,
     Reference,
@@ -29,7 +30,7 @@ from .reference import (
     real_diversity,
 )
 from .report import METRICS_NAME, SHEET_NAME, environment, write_grid, write_metrics, write_sheet
-from .settings import EvaluationConfig
+from .settings import COPIES, EvaluationConfig
 
 LOCK = ".evaluation.lock"
 
@@ -170,7 +171,6 @@ def measure(
     reference: Reference, images: ImageSet, drawing: Drawing | None, folder: Path, seconds: dict[str, float]
 ) -> dict[str, Any]:
     """All metrics of `images`, written to `folder` with the pictures; the content of metrics.json."""
-    config = reference.config
     record: dict[str, Any] = {
         "judged": {"source": images.source, "n": len(images), "resolution": images.resolution},
         "drawn": drawing and drawing.facts,
@@ -180,51 +180,67 @@ def measure(
     }
     (folder / SHEET_NAME).unlink(missing_ok=True)  # of an earlier evaluation, whose numbers go as well
     write_grid(folder, images.pixels)
-    if reference.extractor is not None:
+    if reference.extractors:
         begin = time.perf_counter()
-        title = f"Features of {len(images):,} judged images"
-        features = reference.extractor.extract(
-            images.pixels, config.extractor_batch_size, title, reference.show_progress
-        )
+        first, *others = (judged_by(reference, extractor, images) for extractor in reference.extractors)
+        record |= first | ({"other_judges": others} if others else {})
         seconds["features"] = time.perf_counter() - begin
-        record["extractor"] = reference.extractor.facts
-        real = reference.features(reference.real)
-        record["metrics"] |= feature_metrics(config, reference.extractor, features, real)
-        if config.floor:
-            record["floor"] = measure_floor(reference, len(images))
     if reference.distance is not None:
         begin = time.perf_counter()
         record["distance"] = reference.distance.facts
-        record["metrics"] |= perceptual_metrics(reference, images, folder)
+        record["metrics"] |= perceptual_metrics(reference, images)
         seconds["lpips"] = time.perf_counter() - begin
-    record |= {"date": date.today().isoformat(), **environment((reference.extractor or reference.distance).device)}
+    if reference.distance is not None or reference.copy_distance is not None:
+        begin = time.perf_counter()
+        record["metrics"] |= search_copies(reference, images, folder)
+        seconds["copies"] = time.perf_counter() - begin
+    record |= {"date": date.today().isoformat(), **environment(reference.device)}
     record["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     write_metrics(folder, record)
     return record
 
 
-def perceptual_metrics(reference: Reference, images: ImageSet, folder: Path) -> dict[str, Any]:
-    """LPIPS in its two meanings: distance to the nearest training image, and distance between the images themselves."""
-    distance, counts = reference.distance, {"n": len(images)}
+def judged_by(reference: Reference, extractor: FeatureExtractor, images: ImageSet) -> dict[str, Any]:
+    """The distances between features of one judge, its facts, and the floor."""
+    config = reference.config
+    title = f"Features of {len(images):,} judged images"
+    features = extractor.extract(images.pixels, config.extractor_batch_size, title, reference.show_progress)
+    real = reference.features(reference.real, extractor)
+    result = {"extractor": extractor.facts, "metrics": feature_metrics(config, extractor, features, real)}
+    return result | ({"floor": measure_floor(reference, extractor, len(images))} if config.floor else {})
+
+
+def perceptual_metrics(reference: Reference, images: ImageSet) -> dict[str, Any]:
+    """LPIPS between the images themselves, beside that between real images."""
+    distance = reference.distance
     diversity, error = mean_pairwise(images.pixels, distance)
     real_value, real_error = real_diversity(reference)
-    metrics: dict[str, Any] = {
+    return {
         "lpips_diversity": {
             "name": f"mean pairwise {distance.name}",
             "value": diversity,
             "standard_error": error,
             "real": real_value,
             "real_standard_error": real_error,
-            **counts,
+            "n": len(images),
         }
     }
-    if reference.training is None:
-        reference.skipped.append(
-            {"metrics": "lpips_nearest", "reason": f"there is no {reference.config.train_split} split"}
-        )
-        return metrics
-    nearest = find_nearest(
-        images.pixels, reference.training.pixels, distance, SHOWN_NEAREST, show_progress=reference.show_progress
-    )
-    write_sheet(folder, images.pixels, reference.training.pixels, nearest, distance.name)
-    return metrics | {"lpips_nearest": memorisation(reference, nearest.distances[:, 0])}
+
+
+def search_copies(reference: Reference, images: ImageSet, folder: Path) -> dict[str, Any]:
+    """How near the images come to training images: by LPIPS, and by the features that find altered copies best.
+
+    The sheet of the nearest ones is by the latter where both are there.
+    """
+    metrics = {}
+    for key, distance in (("lpips_nearest", reference.distance), (COPIES, reference.copy_distance)):
+        if distance is None:
+            continue
+        if reference.training is None:
+            reason = f"there is no {reference.config.train_split} split"
+            reference.skipped.append({"metrics": key, "reason": reason})
+            continue
+        nearest = reference.nearest_training(images.pixels, distance, SHOWN_NEAREST)
+        write_sheet(folder, images.pixels, reference.training.pixels, nearest, distance.name)
+        metrics[key] = memorisation(reference, distance, nearest.distances[:, 0])
+    return metrics

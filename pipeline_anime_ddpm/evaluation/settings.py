@@ -16,7 +16,10 @@ from ..training.errors import UserError
 from ..training.parsing import parse_yaml
 from .image_sets import DataSet
 
-METRICS = (*FEATURE_METRICS, "lpips")
+COPIES = "copies"
+METRICS = (*FEATURE_METRICS, "lpips", COPIES)
+INCEPTION, EFFICIENTNET = "inception", "efficientnet-lite0"  # what --extractor may say besides a vision model
+EFFICIENTNET_LABEL = "EfficientNet-Lite0 (ImageNet)"
 MOST_SEEDS = 2**63 // 1_000_000  # a seed of each image must fit in 64 bits
 NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 DISTANCES = {  # by what --lpips may say
@@ -26,6 +29,7 @@ DISTANCES = {  # by what --lpips may say
     "st-vgg": "ST-LPIPS (VGG)",
     "pixels": "mean squared pixel difference",
 }
+NAMED = {INCEPTION: INCEPTION, EFFICIENTNET: EFFICIENTNET_LABEL}  # extractors whose name in results is fixed
 
 
 @dataclass(kw_only=True)
@@ -46,13 +50,17 @@ class ReferenceConfig:
     )
 
     # --- how ---
-    metrics: str = setting(",".join(METRICS), "Which metrics, with commas between: fid, kid, prc, mind, lpips.")
+    metrics: str = setting(",".join(METRICS), "Which metrics, with commas between: fid, kid, prc, mind, lpips, copies.")
     extractor: str = setting(
-        "inception", "Network for the features: `inception`, or the Hub id or folder of a vision model of transformers."
+        INCEPTION,
+        "Network for the features: `inception`, `efficientnet-lite0` (works offline), or the Hub id or folder of a "
+        "vision model of transformers. Several with commas between judge the same images.",
     )
     extractor_weights: str | None = setting(None, "File with the weights of `inception`, instead of a download.")
     extractor_label: str | None = setting(
-        None, "What to call another extractor in results (FD-<label>); by default the last part of its name."
+        None,
+        "What to call a vision model in results (FD-<label>); by default the last part of its name. For several such "
+        "models, give as many labels with commas between.",
     )
     extractor_batch_size: int = setting(32, "Images in one pass of the extractor.")
     kid_subset_size: int = setting(1000, "Images in each of KID's subsets; at most as many as there are.")
@@ -104,17 +112,46 @@ class ReferenceConfig:
             raise UserError(f"--{name} is {getattr(self, name)}; give 1 or more.")
 
     def _check_networks(self) -> None:
-        if self.extractor_weights is not None and self.extractor != "inception":
+        names = _listed(self.extractor)
+        if not names:
+            raise UserError(f"--extractor is empty; give `{INCEPTION}`, `{EFFICIENTNET}` or a vision model.")
+        if self.extractor_weights is not None and INCEPTION not in names:
             raise UserError("--extractor_weights is for inception; give the folder of another model as --extractor.")
-        if self.extractor_label is not None and self.extractor == "inception":
-            raise UserError("--extractor_label is for extractors other than inception, whose distance is called FID.")
+        if self.extractor_label is not None and not set(names) - NAMED.keys():
+            raise UserError(f"--extractor_label is for vision models; {names[0]} has a name in results already.")
+        called = [label or NAMED.get(name, Path(name).name) for name, label in self.extractors]
+        if twice := [label for number, label in enumerate(called) if label in called[:number]]:
+            raise UserError(f"--extractor names {twice[0]!r} twice; give another one, or --extractor_label.")
         if self.lpips_weights is not None and (self.lpips == "pixels" or "lpips" not in self.wanted):
             raise UserError("--lpips_weights is for a network of LPIPS, and none is wanted; leave it away.")
 
     @property
     def wanted(self) -> list[str]:
         """`--metrics` as a list."""
-        return [name.strip() for name in self.metrics.split(",") if name.strip()]
+        return _listed(self.metrics)
+
+    @property
+    def extractors(self) -> list[tuple[str, str | None]]:
+        """Each name in `--extractor` with its `--extractor_label`, None where none is given.
+
+        Raises:
+            UserError: if there are more or fewer labels than vision models.
+        """
+        names = _listed(self.extractor)
+        models = [name for name in names if name not in NAMED]
+        labels = [self.extractor_label] if len(models) == 1 else _listed(self.extractor_label or "")
+        if labels and len(labels) != len(models):
+            raise UserError(
+                f"--extractor_label has {len(labels)} labels for {len(models)} vision models in --extractor; give one "
+                "for each, with commas between."
+            )
+        given = dict(zip(models, labels, strict=True)) if labels else {}
+        return [(name, given.get(name)) for name in names]
+
+    @property
+    def wants_training(self) -> bool:
+        """Whether training images are needed: for the floor, or to search for copies."""
+        return self.floor or "lpips" in self.wanted or COPIES in self.wanted
 
     @property
     def wanted_features(self) -> list[str]:
@@ -206,6 +243,11 @@ class EvaluationConfig(ReferenceConfig):
     @property
     def folder(self) -> Path:
         return Path(self.output_dir)
+
+
+def _listed(text: str) -> list[str]:
+    """The parts of `text` between commas, without empty ones."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_sampler_options(text: str) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from .recipe import choose_device
 from .reference import held_out_distances, measure_floor, open_reference, real_diversity
+from .report import line
 from .settings import ReferenceConfig
 
 
@@ -29,34 +29,27 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         f"{len(real):,} images of the {real.split} split of {real.source} at {resolution} pixels "
         f"(fingerprint {real.fingerprint})."
     )
-    if reference.extractor is not None:
-        reference.features(real)
-    if reference.extractor is not None and config.floor:
-        floor = measure_floor(reference, config.num_images)
+    for extractor in reference.extractors:
+        reference.features(real, extractor)
+        if not config.floor:
+            continue
+        floor = measure_floor(reference, extractor, config.num_images)
         if "skipped" in floor:
             yield f"No floor: {floor['skipped']}."
         else:
             yield f"Floor: {floor['of']['n']:,} images of the {floor['of']['split']} split against them:"
             yield from (f"  {line(metric)}" for metric in floor["metrics"].values())
-    if reference.distance is not None and reference.training is not None:
-        distances, what = held_out_distances(reference)
+    if reference.training is None:
+        distances = []
+    else:
+        distances = [distance for distance in (reference.distance, reference.copy_distance) if distance]
+    if reference.distance in distances:
         diversity, error = real_diversity(reference)
         yield f"{reference.distance.name} between two of the real images: {diversity:.4f} ± {error:.4f} on average."
+    for distance in distances:
+        values, what = held_out_distances(reference, distance)
         yield (
-            f"{reference.distance.name} from {len(distances):,} {what} to the nearest of {len(reference.training):,} "
-            f"training images: {distances.mean():.4f} on average, least {distances.min():.4f}."
+            f"{distance.name} from {len(values):,} {what} to the nearest of {len(reference.training):,} "
+            f"training images: {values.mean():.4f} on average, least {values.min():.4f}."
         )
     yield f"Kept in {reference.statistics}; `anime-ddpm cache ls` lists it."
-
-
-def line(metric: dict[str, Any]) -> str:
-    """One metric as people read it."""
-    value = f"{metric['value']:.4g}"
-    if "std" in metric:
-        subsets = f"{metric['subsets']} subsets of {metric['subset_size']}"
-        value = (
-            f"{metric['value']:.3g} ± {metric['std']:.2g} ({'; '.join(filter(None, [subsets, metric.get('note')]))})"
-        )
-    if "real" in metric:
-        value += f" (real images {metric['real']:.4g})"
-    return f"{metric['name']}: {value}"

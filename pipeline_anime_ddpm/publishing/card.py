@@ -19,6 +19,7 @@ from schedulers import AnimeNoiseScheduler
 
 from ..evaluation.digests import state_digest
 from ..evaluation.drawing import OF_TRAINING, SAMPLERS, image_seed, sampler_facts
+from ..evaluation.judges import Judge, copy_check, judges, other_metrics
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError
 from ..training.parsing import parse_yaml
@@ -117,9 +118,14 @@ class Evaluation:
     record: dict[str, Any]
 
     @property
-    def is_fid(self) -> bool:
-        """Whether the network is the one that FID is defined by."""
-        return self.record["extractor"]["name"] == "inception" if self.record.get("extractor") else False
+    def judges(self) -> list[Judge]:
+        """The results of each extractor."""
+        return judges(self.record)
+
+    @property
+    def has_other_frechet(self) -> bool:
+        """Whether a Fréchet distance is by another network than the one that FID is defined by."""
+        return any("fid" in judge.metrics and not judge.is_fid for judge in self.judges)
 
     @property
     def drawn(self) -> str:
@@ -183,22 +189,36 @@ class Evaluation:
     @property
     def rows(self) -> list[dict[str, str]]:
         """Of the table: name, value and the floor's value of each metric, and how many images it is of."""
-        floors = (self.record.get("floor") or {}).get("metrics", {})
         return [
             {
                 "name": metric["name"],
                 "value": _number(metric),
-                "floor": _number(floors[key]) if key in floors else "",
+                "floor": _number(floor) if floor else "",
                 "n": f"{metric['n']:,}",
                 "real_n": f"{metric['real_n']:,}" if "real_n" in metric else "",
             }
-            for key, metric in self.record["metrics"].items()
+            for metric, floor in self._metrics_and_floors
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known about single numbers of the table."""
+        return [f"{metric['name']}: {metric['note']}." for metric, _ in self._metrics_and_floors if "note" in metric]
+
+    @property
+    def _metrics_and_floors(self) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+        found = [(metric, judge.floor.get(key)) for judge in self.judges for key, metric in judge.metrics.items()]
+        return found + [(metric, None) for metric in other_metrics(self.record).values()]
+
+    @property
+    def floor_images(self) -> int | None:
+        """How many training images the floor is of; None where there is none."""
+        return ((self.record.get("floor") or {}).get("of") or {}).get("n")
 
     @property
     def memorisation(self) -> dict[str, Any] | None:
         """What was found when copies of training images were searched for."""
-        return self.record["metrics"].get("lpips_nearest")
+        return copy_check(self.record)
 
     def results(self, dataset: str | None) -> list[EvalResult]:
         """For the card's `model-index`.
@@ -206,33 +226,35 @@ class Evaluation:
         Args:
             dataset: identifier of the real images; by default what the evaluation calls them.
         """
+        found = []
+        for judge in self.judges:
+            for key, metric in judge.metrics.items():
+                kind = "fd" if key == "fid" and not judge.is_fid else key
+                found.append(self._result(kind, metric, judge.name or None, dataset))
+        return found + [self._result(key, metric, None, dataset) for key, metric in other_metrics(self.record).items()]
+
+    def _result(self, kind: str, metric: dict[str, Any], extractor: str | None, dataset: str | None) -> EvalResult:
         real, drawn = self.record["real"], self.record["drawn"]
-        return [
-            EvalResult(
-                task_type=TASK,
-                dataset_type=dataset or real["source"],
-                dataset_name=real["source"],
-                dataset_split=real["split"],
-                metric_type="fd" if key == "fid" and not self.is_fid else key,
-                metric_name=metric["name"],
-                metric_value=metric["value"],
-                metric_args={
-                    name: value
-                    for name, value in {
-                        "n": metric["n"],
-                        "real_n": metric.get("real_n"),
-                        "std": metric.get("std"),
-                        "extractor": (self.record.get("extractor") or {}).get("name"),
-                        "num_inference_steps": drawn["num_inference_steps"],
-                        "sampler": self.sampler,
-                        "seed": drawn["seed"],
-                        **(drawn.get("guidance") or {}),
-                    }.items()
-                    if value is not None
-                },
-            )
-            for key, metric in self.record["metrics"].items()
-        ]
+        facts = {
+            "n": metric["n"],
+            "real_n": metric.get("real_n"),
+            "std": metric.get("std"),
+            "extractor": extractor,
+            "num_inference_steps": drawn["num_inference_steps"],
+            "sampler": self.sampler,
+            "seed": drawn["seed"],
+            **(drawn.get("guidance") or {}),
+        }
+        return EvalResult(
+            task_type=TASK,
+            dataset_type=dataset or real["source"],
+            dataset_name=real["source"],
+            dataset_split=real["split"],
+            metric_type=kind,
+            metric_name=metric["name"],
+            metric_value=metric["value"],
+            metric_args={name: value for name, value in facts.items() if value is not None},
+        )
 
 
 def suggested(pipeline: AnimeDDPMPipeline) -> dict[str, float]:

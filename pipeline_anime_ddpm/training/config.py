@@ -351,7 +351,8 @@ class TrainingConfig:
     eval_images: int = setting(512, "Images drawn for that.")
     eval_metrics: str = setting("kid", "What is measured: kid, and with commas between fid, prc or mind.")
     eval_extractor: str = setting(
-        "inception", "Network for the features, as in `anime-ddpm evaluate`: `inception`, or a vision model."
+        "inception",
+        "Network for the features, as in `anime-ddpm evaluate`: `inception`, `efficientnet-lite0`, or a vision model.",
     )
     eval_extractor_weights: str | None = setting(None, "File with the weights of `inception`, instead of a download.")
     eval_dataset: str | None = setting(

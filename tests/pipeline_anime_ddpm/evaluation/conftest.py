@@ -29,6 +29,7 @@ def settings(data_set, tiny_vit, tmp_path_factory, tmp_path):
     return {
         "dataset": str(data_set),
         "num_images": 24,
+        "metrics": "fid,kid,prc,mind,lpips",
         "extractor": str(tiny_vit),
         "lpips": "pixels",
         "kid_subset_size": 12,

@@ -102,7 +102,7 @@ def test_stats_computes_ahead_and_cache_ls_and_rm_know_of_it(settings, tmp_path,
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 caches")
 
 
-STATS_SETTINGS = ("dataset", "num_images", "extractor", "lpips", "kid_subset_size", "kid_subsets", "device")
+STATS_SETTINGS = ("dataset", "metrics", "num_images", "extractor", "lpips", "kid_subset_size", "kid_subsets", "device")
 
 
 def test_a_damaged_entry_is_listed_and_can_be_deleted(tmp_path, capsys):
