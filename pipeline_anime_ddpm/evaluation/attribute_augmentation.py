@@ -19,13 +19,20 @@ class FaceAugmentation:
     Args:
         seed: of the changes.
         jpeg_share, background_share, erasing_share: shares of images that get each of these.
+        tones: strength of the changes of brightness, contrast, saturation and gamma.
     """
 
     def __init__(
-        self, seed: int = 0, jpeg_share: float = 0.25, background_share: float = 0.6, erasing_share: float = 0.3
+        self,
+        seed: int = 0,
+        jpeg_share: float = 0.25,
+        background_share: float = 0.6,
+        erasing_share: float = 0.3,
+        tones: float = 1.0,
     ):
         self.generator = torch.Generator().manual_seed(seed)
         self.jpeg_share, self.background_share, self.erasing_share = jpeg_share, background_share, erasing_share
+        self.tones = tones
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)` floats in [-1, 1] of as many uint8 images."""
@@ -72,13 +79,13 @@ class FaceAugmentation:
 
     def _change_tones(self, images: torch.Tensor) -> torch.Tensor:
         """Change brightness, contrast, saturation and gamma."""
-        count = len(images)
+        count, strength = len(images), 0.3 * self.tones
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * self._uniform(count, 0.75, 1.3)
+        images = mean + (images - mean) * self._uniform(count, -strength, strength).exp()
         grey = images.mean(dim=1, keepdim=True)
-        images = grey + (images - grey) * self._uniform(count, 0.7, 1.35)
-        images = (images + self._uniform(count, -0.08, 0.08)).clamp(1e-3, 1)
-        return images ** self._uniform(count, -0.3, 0.3).exp()
+        images = grey + (images - grey) * self._uniform(count, -strength, strength).exp()
+        images = (images + self._uniform(count, -strength / 4, strength / 4)).clamp(1e-3, 1)
+        return images ** self._uniform(count, -strength, strength).exp()
 
     def _blur_or_sharpen(self, images: torch.Tensor) -> torch.Tensor:
         blurred = _smooth(_smooth(_smooth(_smooth(images, 2), 3), 2), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class AttributeTraining:
     Attributes:
         images: how many images are seen, counted with repetition.
         ema_decay: decay of the average of weights, per step.
+        tones: strength of the random changes of brightness, contrast, saturation and gamma.
         bfloat16: train under autocast, which is faster on processors that have it.
     """
 
@@ -34,6 +36,7 @@ class AttributeTraining:
     label_smoothing: float = 0.05
     ema_decay: float = 0.995
     widths: tuple[int, ...] = WIDTHS
+    tones: float = 1.0
     bfloat16: bool = False
     seed: int = 0
 
@@ -44,6 +47,7 @@ def train_attributes(
     labels: Labels,
     settings: AttributeTraining,
     report: Callable[[int, float], None] | None = None,
+    start: AttributeNetwork | None = None,
 ) -> AttributeClassifier:
     """Train a network on tagged faces.
 
@@ -52,17 +56,20 @@ def train_attributes(
         targets: attribute -> `(N,)` int64, -1 where unknown.
         labels: attribute -> names of its values.
         report: called with the step and the loss after each step.
+        start: a trained network to continue from, of the same labels; it is left as it is.
 
     Returns:
         The averaged weights, not yet calibrated.
     """
     torch.manual_seed(settings.seed)
-    network = AttributeNetwork(labels, settings.widths).to(memory_format=torch.channels_last)
+    network = copy.deepcopy(start) if start else AttributeNetwork(labels, settings.widths)
+    network = network.train().to(memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     steps = max(1, settings.images // settings.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_and_cosine(steps, settings.warmup))
-    augment, batches = FaceAugmentation(settings.seed), _batches(len(images), settings)
+    augment = FaceAugmentation(settings.seed, tones=settings.tones)
+    batches = _batches(len(images), settings)
     for step in range(steps):
         rows = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):

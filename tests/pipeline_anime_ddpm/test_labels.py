@@ -363,7 +363,7 @@ def test_a_distilled_network_draws_by_labels(make_pipe):
     assert close(images, reference(pipe.unet, pipe.scheduler, [BLUE_RED, 0], steps=2))
 
 
-def test_a_teacher_is_guided_by_any(make_pipe):
+def test_a_teacher_is_guided_by_any(make_pipe, monkeypatch):
     pipe = make_pipe()
     scheduler = distilled(noise_table(), 4)
     teacher = Teacher(pipe.unet, scheduler, scale=2.0, labels=LABELS)
@@ -373,8 +373,9 @@ def test_a_teacher_is_guided_by_any(make_pipe):
         own, any_ = (pipe.unet(sample, t, classes).sample for classes in (rows, torch.zeros_like(rows)))
         expected = scheduler.bound(scheduler.pred_original_sample(any_ + 2 * (own - any_), t, sample))
         assert close(teacher.denoise(state, sigma, None, rows), expected)
-    jump = torch.tensor([0, 3])
-    assert not close(teacher.follow(state, jump, None, rows), teacher.follow(state, jump, None, torch.zeros_like(rows)))
+    seen = record(monkeypatch, teacher.pipeline.unet)
+    teacher.follow(state, torch.tensor([0, 3]), None, rows)
+    assert [classes for _, classes in seen] == [[BLUE_RED, BLONDE_GREEN, 0, 0]] * 2 * teacher.parts
     with pytest.raises(UserError, match="cannot be guided so"):
         Teacher(pipe.unet, scheduler, scale=2.0)
 
