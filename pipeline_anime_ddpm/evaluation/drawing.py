@@ -62,8 +62,12 @@ def check_pipeline(pipeline: AnimeDDPMPipeline) -> None:
         raise UserError(str(error)) from error
     if channels != 3 or height != width:
         raise UserError(f"The model draws {channels} x {height} x {width} values; only RGB squares can be evaluated.")
-    if pipeline.unet.config.get("num_class_embeds") or pipeline.unet.config.get("class_embed_type"):
-        raise UserError("The model draws images of a given class; only unconditional models can be evaluated.")
+    has_classes = pipeline.unet.config.get("num_class_embeds") or pipeline.unet.config.get("class_embed_type")
+    if has_classes and not pipeline.labels:
+        raise UserError(
+            "The model draws images of a given class and does not name its classes; only unconditional and labelled "
+            "models can be evaluated."
+        )
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
         raise UserError(
             "Some weights of the model are not finite, so all of its images would be broken; choose another."
@@ -116,15 +120,24 @@ def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: d
             raise UserError(f"--sampler_options: {name} is {value!r}; give something like {default!r}.")
 
 
-def check_guidance(pipeline: AnimeDDPMPipeline, guidance: dict[str, Any]) -> None:
-    """Raise a UserError for guidance that the pipeline cannot have."""
+def check_guidance(pipeline: AnimeDDPMPipeline, guidance: dict[str, Any], labels: dict[str, str] | None = None) -> None:
+    """Raise a UserError for labels that the model does not know, or guidance that it cannot have."""
     try:
-        pipeline.check_guidance(**guidance)
+        condition = pipeline.prepare_condition(labels or None, None, 1)
+    except ValueError as error:
+        raise UserError(f"--labels: {first_line(error)}.") from error
+    try:
+        pipeline.check_guidance(**guidance, is_labelled=condition.is_labelled)
     except ValueError as error:
         raise UserError(f"The model cannot be guided so: {first_line(error)}") from error
 
 
-def try_drawing(pipeline: AnimeDDPMPipeline, steps: int, guidance: dict[str, Any] | None = None) -> None:
+def try_drawing(
+    pipeline: AnimeDDPMPipeline,
+    steps: int,
+    guidance: dict[str, Any] | None = None,
+    labels: dict[str, str] | None = None,
+) -> None:
     """Draw one image in a step or two, to see that model and sampler fit, before all are drawn.
 
     Raises:
@@ -132,7 +145,7 @@ def try_drawing(pipeline: AnimeDDPMPipeline, steps: int, guidance: dict[str, Any
     """
     tried = steps if pipeline.scheduler.config.get("distilled_steps") else min(steps, 2)
     try:
-        draw_batch(pipeline, range(1), tried, seed=0, guidance=guidance)
+        draw_batch(pipeline, range(1), tried, seed=0, guidance=guidance, labels=labels)
     except UserError:
         raise
     except Exception as error:  # whatever a sampler raises that was made for other models
@@ -176,6 +189,7 @@ class Drawing:
         batch_size: images in one batch.
         folder: where the images go.
         guidance: `guidance_scale` and what belongs to it, as the pipeline takes them.
+        labels: of all images, as the pipeline takes them; by default any.
     """
 
     def __init__(
@@ -187,9 +201,10 @@ class Drawing:
         batch_size: int,
         folder: Path,
         guidance: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
     ):
         self.pipeline, self.count, self.steps, self.seed = pipeline, count, steps, seed
-        self.batch_size, self.folder, self.guidance = batch_size, folder, guidance or {}
+        self.batch_size, self.folder, self.guidance, self.labels = batch_size, folder, guidance or {}, labels or {}
         pipeline.set_progress_bar_config(disable=True)
 
     @property
@@ -202,11 +217,12 @@ class Drawing:
         """What decides the images."""
         settings = {name: str(value) if isinstance(value, tuple) else value for name, value in self.guidance.items()}
         guided = {"guidance": settings} if settings else {}
-        if self.guidance and "guidance_window" not in self.guidance:
+        if self.guidance and "guidance_window" not in self.guidance and self.pipeline.guide_unet is not None:
             guided["guide"] = state_digest(self.pipeline.guide_unet.state_dict())
         return {
             "weights": state_digest(self.pipeline.unet.state_dict()),
             **guided,
+            **({"labels": self.labels} if self.labels else {}),
             "sampler": sampler_facts(self.pipeline.scheduler),
             "num_inference_steps": self.steps,
             "seed": self.seed,
@@ -275,7 +291,7 @@ class Drawing:
                    disable=not show_progress, leave=False)  # fmt: skip
         for start in missing:
             numbers = self._batch(start)
-            drawn = draw_batch(self.pipeline, numbers, self.steps, self.seed, self.guidance)
+            drawn = draw_batch(self.pipeline, numbers, self.steps, self.seed, self.guidance, self.labels)
             for number, pixels in zip(numbers, drawn, strict=True):
                 image = Image.fromarray(pixels.transpose(1, 2, 0))
                 write_whole(self.path(number), lambda path, image=image: image.save(path, "PNG"))
@@ -292,7 +308,12 @@ class Drawing:
 
 
 def draw_batch(
-    pipeline: AnimeDDPMPipeline, numbers: range, steps: int, seed: int, guidance: dict[str, Any] | None = None
+    pipeline: AnimeDDPMPipeline,
+    numbers: range,
+    steps: int,
+    seed: int,
+    guidance: dict[str, Any] | None = None,
+    labels: dict[str, Any] | None = None,
 ) -> np.ndarray:
     """Images `numbers` of the base seed, `(B, 3, R, R)` uint8.
 
@@ -301,7 +322,12 @@ def draw_batch(
     """
     generators = [torch.Generator().manual_seed(image_seed(seed, number)) for number in numbers]
     images = pipeline(
-        len(generators), generator=generators, num_inference_steps=steps, output_type="pt", **(guidance or {})
+        len(generators),
+        generator=generators,
+        num_inference_steps=steps,
+        output_type="pt",
+        labels=labels or None,
+        **(guidance or {}),
     ).images
     if not images.isfinite().all():
         raise UserError(

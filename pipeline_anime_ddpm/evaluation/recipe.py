@@ -16,7 +16,15 @@ from filelock import FileLock, Timeout
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
-from .drawing import Drawing, check_guidance, check_pipeline, check_steps, choose_sampler, load_pipeline, try_drawing
+from .drawing import (
+    Drawing,
+    check_guidance,
+    check_pipeline,
+    check_steps,
+    choose_sampler,
+    load_pipeline,
+    try_drawing,
+)
 from .extractors import FeatureExtractor
 from .image_sets import ImageSet, read_folder, read_images
 from .memorisation import mean_pairwise
@@ -109,15 +117,16 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     if pipeline is None:
         pipeline = load_pipeline(config.model, config.cache_dir, device)
     else:
-        pipeline = AnimeDDPMPipeline(**pipeline.components, space_to_depth=pipeline.config.space_to_depth).to(device)
+        pipeline = AnimeDDPMPipeline(**pipeline.components, **pipeline.parameters).to(device)
         check_pipeline(pipeline)
     choose_sampler(pipeline, config.sampler, config.parsed_sampler_options)
     steps = check_steps(pipeline, config.num_inference_steps)
     pipeline.set_progress_bar_config(disable=True)
-    check_guidance(pipeline, config.guidance)
-    try_drawing(pipeline, steps, config.guidance)
+    labels = config.parsed_labels
+    check_guidance(pipeline, config.guidance, labels)
+    try_drawing(pipeline, steps, config.guidance, labels)
     images = config.folder / "images"
-    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, config.guidance)
+    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, config.guidance, labels)
 
 
 def prepare_images(config: EvaluationConfig) -> ImageSet:

@@ -187,8 +187,13 @@ class EvaluationConfig(ReferenceConfig):
     sampler_options: str | None = setting(
         None, "Settings of the sampler, such as `thresholding=true,timestep_spacing=trailing`."
     )
+    labels: str | None = setting(
+        None, "Draw these labels, such as `hair=blue,eyes=red`, with a labelled model; by default any of them."
+    )
     guidance_scale: float = setting(
-        1.0, "Lead each image away from what a weaker network says: the pipeline's guide; 1 does not."
+        1.0,
+        "Lead each image away from what a weaker network says: the pipeline's guide, or without one the labelled "
+        "network asked for any; 1 does not.",
     )
     guidance_window: int | None = setting(
         None, "The weaker network is the pipeline's own, restricted to windows of so many pixels."
@@ -210,13 +215,13 @@ class EvaluationConfig(ReferenceConfig):
             self._check_positive("num_inference_steps")
         drawing = (
             "num_inference_steps", "sampler", "sampler_options", "guidance_scale", "guidance_window",
-            "guidance_interval", "seed", "batch_size", "keep_images",
+            "guidance_interval", "labels", "seed", "batch_size", "keep_images",
         )  # fmt: skip
         given = [name for name in drawing if getattr(self, name) != getattr(type(self), name)]
         if self.images is not None and given:
             raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
         self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
-        self.guidance  # noqa: B018 (likewise)
+        self.guidance, self.parsed_labels  # noqa: B018 (likewise)
 
     @property
     def guidance(self) -> dict[str, Any]:
@@ -234,6 +239,19 @@ class EvaluationConfig(ReferenceConfig):
         if given and self.guidance_scale == 1:
             raise UserError(f"--{next(iter(given))} does nothing without a --guidance_scale above 1; give one.")
         return given
+
+    @property
+    def parsed_labels(self) -> dict[str, str]:
+        """`--labels` as a pipeline takes them; empty for any."""
+        labels: dict[str, str] = {}
+        for part in _listed(self.labels or ""):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not (equals and name and value):
+                raise UserError(f"--labels has {part!r}; give ATTRIBUTE=VALUE, several with commas between.")
+            if name in labels:
+                raise UserError(f"--labels names {name} twice; give one value for each attribute.")
+            labels[name] = value
+        return labels
 
     @property
     def parsed_sampler_options(self) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def check_stock(pipeline: AnimeDDPMPipeline) -> None:
             "The network sees blocks of pixels as channels, which no pipeline of diffusers does; leave --export_stock "
             "away."
         )
+    if pipeline.unet.config.num_class_embeds:
+        raise UserError("The network draws labels, which no pipeline of diffusers gives it; omit --export_stock.")
     if pipeline.scheduler.config.get("distilled_steps"):
         raise UserError("A distilled network draws with our own scheduler alone; leave --export_stock away.")
 

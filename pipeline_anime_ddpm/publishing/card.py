@@ -132,7 +132,8 @@ class Evaluation:
         """How the images were drawn, in words."""
         drawn = self.record["drawn"]
         guidance = "".join(f", {name} {value}" for name, value in (drawn.get("guidance") or {}).items())
-        return f"{drawn['num_inference_steps']} steps of {self.sampler}{guidance}, base seed {drawn['seed']}"
+        labels = "".join(f", {name} {value}" for name, value in (drawn.get("labels") or {}).items())
+        return f"{drawn['num_inference_steps']} steps of {self.sampler}{guidance}{labels}, base seed {drawn['seed']}"
 
     def as_code(self, pipeline: AnimeDDPMPipeline) -> dict[str, Any]:
         """How to draw so with `pipeline`: what to `import`, the `scheduler`, `arguments` of the call, the first `seed`.
@@ -156,14 +157,17 @@ class Evaluation:
             return {}
         options = {name: wanted[name] for name in inspect.signature(kind.__init__).parameters if name in different}
         changed, steps = bool(options) or kind is not type(own), drawn["num_inference_steps"]
-        if not changed and steps == pipeline.default_num_inference_steps() and guidance == suggested(pipeline):
+        labels = drawn.get("labels") or {}
+        usual_way = steps == pipeline.default_num_inference_steps() and guidance == suggested(pipeline)
+        if not (changed or labels) and usual_way:
             return {}
         name = "type(pipe.scheduler)" if kind is type(own) else kind.__name__
         given = "".join(f", {option}={_code(value)}" for option, value in options.items())
         return {
             "import": "" if kind is type(own) else f", {kind.__name__}",
             "scheduler": f"{name}.from_config(pipe.scheduler.config{given})" if changed else "",
-            "arguments": f"num_inference_steps={steps}{_arguments(guidance)}",
+            "arguments": f"num_inference_steps={steps}{_arguments(guidance)}"
+            + (f", labels={labels!r}" if labels else ""),
             "seed": image_seed(drawn["seed"], 0),
         }
 
@@ -244,6 +248,7 @@ class Evaluation:
             "sampler": self.sampler,
             "seed": drawn["seed"],
             **(drawn.get("guidance") or {}),
+            **{f"label_{name}": value for name, value in (drawn.get("labels") or {}).items()},
         }
         return EvalResult(
             task_type=TASK,
@@ -305,6 +310,8 @@ def render_card(
         coordinates=unet.config.in_channels > unet.config.out_channels,
         guide=pipeline.guide_unet is not None and not weights.stock,
         guided=_arguments(suggested(pipeline)),
+        labels=pipeline.labels,
+        asked={attribute: values[0] for attribute, values in pipeline.labels.items()},
         distilled=noise.get("distilled_steps"),
         noise=noise,
         training=training,

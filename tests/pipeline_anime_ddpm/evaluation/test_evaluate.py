@@ -207,8 +207,59 @@ def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, t
 
 def test_a_class_conditional_model_is_refused(settings, tiny_unet):
     pipeline = AnimeDDPMPipeline(tiny_unet(num_class_embeds=10), AnimeNoiseScheduler(num_train_timesteps=100))
-    with pytest.raises(UserError, match="only unconditional models"):
+    with pytest.raises(UserError, match="only unconditional and labelled models"):
         evaluate(EvaluationConfig(**settings | {"model": "classes"}), pipeline, show_progress=False)
+
+
+NAMES = {"eyes": ["blue", "red"], "hair": ["black", "pink", "white"]}
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny_unet, tmp_path_factory):
+    unet = tiny_unet(num_class_embeds=12)
+    torch.nn.init.normal_(unet.class_embedding.weight, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("labelled") / "pipeline"
+    AnimeDDPMPipeline(unet, AnimeNoiseScheduler(num_train_timesteps=100), labels=NAMES).save_pretrained(folder)
+    return folder
+
+
+def test_a_labelled_model_draws_what_is_asked_for(settings, labelled, tmp_path):
+    options = {"model": str(labelled), "metrics": "fid", "keep_images": True, "floor": False}
+    any_of_all = judge(settings, **options, output_dir=str(tmp_path / "any"))
+    asked = judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=pink", guidance_scale=2.0)
+    assert "labels" not in any_of_all["drawn"]
+    assert asked["drawn"]["labels"] == {"hair": "pink"} and "guide" not in asked["drawn"]
+    pipeline = AnimeDDPMPipeline.from_pretrained(labelled)
+    generators = [torch.Generator().manual_seed(n) for n in range(8)]
+    drawn = pipeline(
+        8, generator=generators, num_inference_steps=2, labels={"hair": "pink"}, guidance_scale=2.0, output_type="np"
+    ).images
+    with Image.open(tmp_path / "asked" / "images" / "000003.png") as image:
+        assert np.abs(np.asarray(image) - 255 * drawn[3]).max() <= 1
+    with pytest.raises(UserError, match="images that were drawn with other labels"):
+        judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=black", guidance_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ("hair=green", "has no value 'green' of 'hair'"),
+        ("nose=long", "has an attribute 'nose'"),
+        ("hair", "give ATTRIBUTE=VALUE"),
+        ("hair=pink,hair=black", "names hair twice"),
+    ],
+)
+def test_labels_that_cannot_be_drawn_are_refused_before_anything_is(settings, labelled, tmp_path, labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        judge(settings, model=str(labelled), labels=labels)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_model_without_labels_draws_none(settings, tiny_pipeline):
+    with pytest.raises(UserError, match="--labels: This model has no labels"):
+        judge(settings, model=str(tiny_pipeline), labels="hair=pink")
+    with pytest.raises(UserError, match="cannot be guided so"):
+        judge(settings, model=str(tiny_pipeline), guidance_scale=2.0)
 
 
 def test_a_sampler_that_fails_is_told_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.evaluation.drawing import Drawing, choose_sampler, draw_batch, sampler_facts
+from pipeline_anime_ddpm.publishing.bundle import check_stock
 from pipeline_anime_ddpm.publishing.card import CardFacts, Evaluation, is_made_here
 from pipeline_anime_ddpm.training.errors import UserError
 
@@ -254,3 +255,27 @@ def test_an_evaluation_may_lack_features_and_floor(finished, evaluated, publish,
     (evaluated / "metrics.json").write_text(json.dumps(record))
     publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
     assert "ST-LPIPS to the nearest training image" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_of_a_labelled_model_lists_what_can_be_asked_for_and_its_code_runs(
+    tiny_unet, publish, tmp_path, run_python
+):
+    names = {"eyes": ["blue", "red"], "hair": ["black", "pink"]}
+    pipeline = AnimeDDPMPipeline(tiny_unet(num_class_embeds=9), AnimeNoiseScheduler(100), labels=names)
+    pipeline.save_pretrained(tmp_path / "source")
+    publish(tmp_path / "source", "--output_dir", tmp_path / "out", "--repo_id", "you/faces", "--dry_run")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| hair | black, pink |" in text and "only eyes and hair can be asked for" in text
+    assert "An unconditional" not in text
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "pipe.labels" in block)
+    load = (
+        "import sys\nfrom diffusers import DiffusionPipeline\n"
+        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+    )
+    run_python(load + code, tmp_path / "out", package=False)
+
+
+def test_no_stock_pipeline_is_made_of_a_labelled_network(tiny_unet):
+    pipeline = AnimeDDPMPipeline(tiny_unet(num_class_embeds=3), AnimeNoiseScheduler(100), labels={"hair": ["a", "b"]})
+    with pytest.raises(UserError, match="The network draws labels"):
+        check_stock(pipeline)
