@@ -74,8 +74,9 @@ def test_steps_are_left_out_counted_and_listed_and_a_resumed_run_ends_with_the_s
     assert events(again) == listed
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_killed(
-    work, in_process, broken, capsys, tmp_path
+    work, in_process, broken, capsys, tmp_path, optimizer
 ):
     killed = []
 
@@ -86,19 +87,19 @@ def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_kill
         return float("nan" if run.state.step >= 6 and is_fast(run) else 1)
 
     broken(factor)
-    in_process(*settings(work, tmp_path / "whole"))
+    in_process(*settings(work, tmp_path / "whole", optimizer=optimizer))
     # checkpoint-9 was written in the middle of the three steps, and checkpoint-6 was kept beside it
     assert "going back to" in capsys.readouterr().out
     went_back = [e for e in events(tmp_path / "whole") if e["event"] == "went back"]
     assert [(e["step"], e["checkpoint"]) for e in went_back] == [(10, "checkpoint-6")]
     (last,) = (tmp_path / "whole").glob("checkpoint-*")
     progress = json.loads((last / "progress.json").read_text())
-    assert progress["step"] == 12 and progress["lr_scheduler"]["base_lrs"] == [5e-5]
+    assert progress["step"] == 12 and set(progress["lr_scheduler"]["base_lrs"]) == {5e-5}
     assert progress["numerics"]["went_back"] and not progress["numerics"]["diverged"]
 
     with pytest.raises(SystemExit):
-        in_process(*settings(work, tmp_path / "killed"))
-    in_process(*settings(work, tmp_path / "killed"))
+        in_process(*settings(work, tmp_path / "killed", optimizer=optimizer))
+    in_process(*settings(work, tmp_path / "killed", optimizer=optimizer))
     assert killed and "Resuming from" in capsys.readouterr().out
     assert_same_bits(final_state(tmp_path / "whole"), final_state(tmp_path / "killed"))
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
