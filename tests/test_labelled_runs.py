@@ -54,8 +54,7 @@ def test_stopped_and_resumed_a_labelled_run_ends_with_the_same_bits(labelled, in
     assert_same_bits(whole, resumed)
     table = whole["pipeline", "class_embedding.weight"]
     assert table.shape[0] == (1 + 1) * (3 + 1)
-    # by (eyes, hair), any first: no face of the data has red hair and blue eyes
-    assert table.abs().amax(dim=1).gt(0).tolist() == [True] * 7 + [False]
+    assert table.abs().amax(dim=1).gt(0).all(), "each row learns from those with a value in common"
 
 
 def test_the_pipeline_knows_its_labels_and_other_labels_are_another_run(labelled, in_process, capsys):

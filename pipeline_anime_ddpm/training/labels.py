@@ -174,6 +174,29 @@ def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
     return labelled
 
 
+def share_gradients(unet: UNet2DModel, sizes: Sequence[int]) -> None:
+    """Let rows of the class embedding that have a value in common learn it from each other's images.
+
+    A row W[d] of values d = (d_1, …, d_A) is trained as a sum of a part for each value and one of its own,
+    W[d] = Σ_k a_k[d_k] + c[d], whose gradient steps together move it by G[d] + Σ_k Σ_{e: e_k = d_k} G[e], where G is
+    the gradient of the table. So pink hair is learned from faces with any eyes, and the network stays a stock one.
+
+    Args:
+        sizes: how many values each attribute has, "any" not counted; one attribute shares nothing.
+    """
+    if len(sizes) < 2:
+        return
+    shape = [size + 1 for size in sizes]
+
+    def shared(gradient: torch.Tensor) -> torch.Tensor:
+        table = gradient.unflatten(0, shape)
+        axes = range(len(sizes))
+        sums = (table.sum(dim=[other for other in axes if other != axis], keepdim=True) for axis in axes)
+        return sum(sums, table).flatten(0, len(sizes) - 1)
+
+    unet.class_embedding.weight.register_hook(shared)
+
+
 def labelled_config(config: Mapping, labels: RunLabels) -> dict:
     """The config of a network with a row for each combination of `labels.names`."""
     # diffusers ignores a value that it lists as a default
