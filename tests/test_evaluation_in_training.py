@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from evaluation_data import pictures, save
+from evaluation_data import colour_extractor, pictures, save
 from recipe_runs import assert_same_bits, final_state, flags, run
 from safetensors.torch import load_file
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
-from pipeline_anime_ddpm.evaluation import in_training
+from pipeline_anime_ddpm.evaluation import extractors, in_training
 from pipeline_anime_ddpm.evaluation.drawing import draw_batch
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.drawn_faces import draw_faces
@@ -125,16 +125,28 @@ def test_all_images_are_drawn_from_the_same_seeds_each_time(work, tiny_vit, tiny
         eval_extractor=str(tiny_vit),
     )  # fmt: skip
     judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
-    seen, extract = [], judge.reference.extractor.extract
-    monkeypatch.setattr(
-        judge.reference.extractor, "extract", lambda images, *rest: seen.append(images) or extract(images, *rest)
-    )
+    (extractor,) = judge.reference.extractors
+    seen, extract = [], extractor.extract
+    monkeypatch.setattr(extractor, "extract", lambda images, *rest: seen.append(images) or extract(images, *rest))
     pipeline = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
     pipeline.set_progress_bar_config(disable=True)
     first, second = judge.measure(pipeline), judge.measure(pipeline)
     assert first == second
     expected = [draw_batch(pipeline, numbers, 2, 0) for numbers in (range(8), range(8, 16), range(16, 20))]
     assert (seen[0] == np.concatenate(expected)).all()
+
+
+def test_efficientnet_judges_a_training_by_its_name(work, tiny_unet, tmp_path, monkeypatch):
+    monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
+    config = TrainingConfig(
+        train_data_dir=str(work / "faces"), cache_dir=str(tmp_path), eval_steps=1, eval_images=20, eval_batch_size=8,
+        eval_extractor="efficientnet-lite0",
+    )  # fmt: skip
+    judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
+    assert "are judged by kid (EfficientNet-Lite0 (ImageNet))" in judge.description
+    pipeline = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
+    pipeline.set_progress_bar_config(disable=True)
+    assert math.isfinite(judge.measure(pipeline)["kid"])
 
 
 def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path, monkeypatch):
