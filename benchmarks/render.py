@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT
+from render_labels import render_attributes, render_labels, render_recipes
 from render_long_run import render_long_run
 from scaling import render_scaling
 
-PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *sorted((ROOT / "model_card").glob("*.md"))]
+FOLDERS = (ROOT / "model_card", ROOT / "docs")
+PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *(p for f in FOLDERS for p in sorted(f.glob("*.md")))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
 NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
 
@@ -435,6 +437,9 @@ RENDERERS = {
     "long_run": render_long_run,
     "faults": render_faults,
     "scaling": render_scaling,
+    "labels": render_labels,
+    "attributes": render_attributes,
+    "recipes": render_recipes,
 }
 
 
