@@ -129,7 +129,7 @@ def load_networks(reference: Reference, side: int, device: torch.device) -> None
     config = reference.config
     for name, label in config.extractors if config.wanted_features else []:
         weights = config.extractor_weights if name == INCEPTION else None
-        judged = ", ".join(config.wanted_features) + f" by {name}" * (len(config.extractors) > 1)
+        judged = ", ".join(config.wanted_features) + f" by {Path(name).name}" * (len(config.extractors) > 1)
         with _skipping(reference, judged):
             reference.extractors.append(load_extractor(name, weights, label, device, config.cache_dir))
     if "lpips" in config.wanted:

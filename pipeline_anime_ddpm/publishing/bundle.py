@@ -70,7 +70,7 @@ def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: 
             do without remote code, or something private would travel; the sentence names the file.
     """
     pipeline = load_source(publication.source)
-    evaluations = [read_evaluation(path, pipeline) for path in publication.evaluations]
+    evaluations = [found for path in publication.evaluations for found in read_evaluations(path, pipeline)]
     if publication.stock:
         check_stock(pipeline)
     training = None
@@ -107,19 +107,23 @@ def load_source(source: Path) -> AnimeDDPMPipeline:
     return pipeline
 
 
-def read_evaluation(path: Path, pipeline: AnimeDDPMPipeline) -> Evaluation:
-    """A `metrics.json`, or the folder that holds it, made sure that it is about the weights that are published."""
+def read_evaluations(path: Path, pipeline: AnimeDDPMPipeline) -> list[Evaluation]:
+    """A `metrics.json`, or the folder that holds it, made sure that it is about the weights that are published.
+
+    One that `anime-ddpm evaluate` wrote holds one evaluation; one that was published holds a list of them.
+    """
     path = path / METRICS_NAME if path.is_dir() else path
     try:
-        record = parse_json(path.read_text())
-        weights, _ = record["drawn"]["weights"], record["metrics"]
+        content = parse_json(path.read_text())
+        records = content if isinstance(content, list) else [content]
+        weights = {record["drawn"]["weights"] for record in records if record["metrics"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--evaluation {path} is not what `anime-ddpm evaluate --model` writes; give its metrics.json."
         ) from error
-    if weights != state_digest(pipeline.unet.state_dict()):
+    if weights != {state_digest(pipeline.unet.state_dict())}:
         raise UserError(f"--evaluation {path} is of other weights; evaluate the pipeline that is to be published.")
-    return Evaluation(path, without_paths(record))
+    return [Evaluation(path, without_paths(record)) for record in records]
 
 
 def check_stock(pipeline: AnimeDDPMPipeline) -> None:
