@@ -62,7 +62,7 @@ from pipeline_anime_ddpm.training.errors import UserError, again, again_without,
 from pipeline_anime_ddpm.training.execution import prepare_unet
 from pipeline_anime_ddpm.training.flags import parse_config
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
-from pipeline_anime_ddpm.training.labels import RunLabels, run_labels, share_gradients
+from pipeline_anime_ddpm.training.labels import RunLabels, run_labels
 from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction, kept_guide
 from pipeline_anime_ddpm.training.numerics import (
     Numerics,
@@ -360,8 +360,6 @@ def build_run(
     """How the network is computed, optimiser, learning rate and averages."""
     teacher = build_teacher(config, unet, scheduler, accelerator.device, labels)  # before a checkpoint is loaded
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
-    if labels is not None:
-        share_gradients(unet, labels.sizes)
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
         logging.warning(

@@ -24,6 +24,7 @@ from .errors import HUB_ERRORS, UserError, first_line
 
 logger = logging.getLogger(__name__)
 
+CODE_STD = 0.5  # about what the time embedding of a trained network varies by from one noise level to another
 Names = Mapping[str, Sequence[str]]
 
 
@@ -144,11 +145,16 @@ def _names_for_classes(config: TrainingConfig, data: Names) -> dict[str, list[st
 
 
 @torch.no_grad()
-def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
+def with_labels(unet: UNet2DModel, labels: RunLabels, codes: torch.Generator | None = None) -> UNet2DModel:
     """The network with a row for each combination of `labels.names`.
 
-    A row of values that the network knows stays as it is; that of new ones begins as the row in which they are "any",
-    or as zero in a network without classes. So the output for what the network knows is the one before, bit for bit.
+    A row of values that the network knows stays as it is, and one in which all new attributes are "any" begins as the
+    row without them, or as zero in a network without classes. So the output for what the network knows, which is "any"
+    in one without labels, is the one before, bit for bit.
+
+    Args:
+        codes: adds to the row of each new value a vector of its own, drawn from N(0, `CODE_STD`²). Rows that begin
+            alike are told apart only after thousands of steps. Without it, rows of new values begin as "any".
 
     Raises:
         UserError: for a network whose classes are no rows of an embedding.
@@ -167,6 +173,8 @@ def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
         table = unet.class_embedding.weight[rows]
     else:
         table = torch.zeros(labels.num_classes, unet.time_embedding.linear_2.out_features)
+    if codes is not None:
+        table = table + _codes_of_new_values(labels, table.shape[1], codes)
     if unet.class_embedding is not None and torch.equal(table, unet.class_embedding.weight):
         return unet
     labelled = UNet2DModel.from_config(labelled_config(config, labels))
@@ -174,33 +182,21 @@ def with_labels(unet: UNet2DModel, labels: RunLabels) -> UNet2DModel:
     return labelled
 
 
-def share_gradients(unet: UNet2DModel, sizes: Sequence[int]) -> None:
-    """Let rows of the class embedding that have a value in common learn it from each other's images.
-
-    A row W[d] of values d = (d_1, …, d_A) is trained as a sum of a part for each value and one of its own,
-    W[d] = Σ_k a_k[d_k] + c[d], whose gradient steps together move it by G[d] + Σ_k Σ_{e: e_k = d_k} G[e], where G is
-    the gradient of the table. So pink hair is learned from faces with any eyes, and the network stays a stock one.
-
-    Args:
-        sizes: how many values each attribute has, "any" not counted; one attribute shares nothing.
-    """
-    if len(sizes) < 2:
-        return
-    shape = [size + 1 for size in sizes]
-
-    def shared(gradient: torch.Tensor) -> torch.Tensor:
-        table = gradient.unflatten(0, shape)
-        axes = range(len(sizes))
-        sums = (table.sum(dim=[other for other in axes if other != axis], keepdim=True) for axis in axes)
-        return sum(sums, table).flatten(0, len(sizes) - 1)
-
-    unet.class_embedding.weight.register_hook(shared)
-
-
 def labelled_config(config: Mapping, labels: RunLabels) -> dict:
     """The config of a network with a row for each combination of `labels.names`."""
     # diffusers ignores a value that it lists as a default
     return {k: v for k, v in config.items() if not k.startswith("_")} | {"num_class_embeds": labels.num_classes}
+
+
+def _codes_of_new_values(labels: RunLabels, width: int, generator: torch.Generator) -> torch.Tensor:
+    """`(N, width)`: of each combination, the sum of its new values' random vectors."""
+    total = torch.zeros(*(size + 1 for size in labels.sizes), width)
+    known = labels.names if labels.known is None else labels.known
+    for axis, (attribute, values) in enumerate(labels.names.items()):
+        vectors = torch.randn(len(values) + 1, width, generator=generator) * CODE_STD
+        vectors[: len(known.get(attribute, ())) + 1] = 0
+        total += vectors.reshape(*(-1 if other == axis else 1 for other in range(len(labels.sizes))), width)
+    return total.flatten(0, -2)
 
 
 def _rows(labels: RunLabels) -> list[int]:

@@ -65,7 +65,7 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     else:
         unet, noise = new_unet(config), None
     if labels is not None:
-        unet = with_labels(unet, labels)
+        unet = with_labels(unet, labels, torch.Generator().manual_seed(config.seed))
     set_resolution(unet, config)
     knobs = _training_knobs(config, full_side(unet))
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)

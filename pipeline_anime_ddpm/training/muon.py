@@ -26,11 +26,11 @@ class Muon(torch.optim.Optimizer):
 
     Updates of a weight `(out, in, ...)`, seen as a matrix `(out, in · ...)`, are scaled to the root mean square of
     AdamW's, 0.2 (Liu et al., arXiv:2502.16982, Eq. 4): learning rate and weight decay of AdamW keep their meaning.
-    The first parameter group is Muon's, the others are AdamW's. For each of Muon's weights the state is one momentum.
+    The first parameter group is Muon's, the second AdamW's. For each of Muon's weights the state is one momentum.
 
     Args:
         hidden: weights of two or more dimensions, for Muon.
-        others: parameter groups for AdamW.
+        others: parameters for AdamW.
         adamw: arguments of `torch.optim.AdamW`; `lr` and `weight_decay` hold for both.
         momentum: of Muon, with Nesterov's look-ahead.
     """
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         hidden: Sequence[torch.nn.Parameter],
-        others: Sequence[dict[str, Any]],
+        others: Sequence[torch.nn.Parameter],
         adamw: dict[str, Any],
         momentum: float = 0.95,
     ):

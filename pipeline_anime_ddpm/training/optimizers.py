@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,7 +32,7 @@ def build_optimizer(config: TrainingConfig, unet: torch.nn.Module) -> torch.opti
     if config.optimizer == "adamw8bit":
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(parameter_groups(unet, unet.parameters(), settings["lr"]), **settings)
+        return bitsandbytes.optim.AdamW8bit(unet.parameters(), **settings)
     try:
         return _build(config.optimizer, unet, settings | {"fused": True})  # one kernel for all tensors
     except RuntimeError:  # a device that has no such kernel
@@ -43,22 +41,5 @@ def build_optimizer(config: TrainingConfig, unet: torch.nn.Module) -> torch.opti
 
 def _build(name: str, unet: torch.nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
     if name == "muon":
-        hidden, others = split_parameters(unet)
-        return Muon(hidden, parameter_groups(unet, others, settings["lr"]), settings)
-    return torch.optim.AdamW(parameter_groups(unet, unet.parameters(), settings["lr"]), **settings)
-
-
-def parameter_groups(
-    unet: torch.nn.Module, parameters: Iterable[torch.nn.Parameter], learning_rate: float
-) -> list[dict[str, Any]]:
-    """The parameters at the learning rate, but the N rows of a class embedding at √N times it.
-
-    A row is trained by few images. EDM's class embedding (Karras et al., arXiv:2206.00364) has the same rate: it is a
-    linear layer whose input is one-hot times √N.
-    """
-    embedding = getattr(unet, "class_embedding", None)
-    if embedding is None:
-        return [{"params": list(parameters)}]
-    others = [parameter for parameter in parameters if parameter is not embedding.weight]
-    rate = learning_rate * math.sqrt(embedding.num_embeddings)
-    return [{"params": others}, {"params": [embedding.weight], "lr": rate}]
+        return Muon(*split_parameters(unet), settings)
+    return torch.optim.AdamW(unet.parameters(), **settings)

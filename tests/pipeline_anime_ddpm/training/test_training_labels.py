@@ -14,7 +14,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import Batch, FeedPlan, open_data, open_source
 from pipeline_anime_ddpm.training.errors import UserError
-from pipeline_anime_ddpm.training.labels import RunLabels, merged, run_labels, share_gradients, with_labels
+from pipeline_anime_ddpm.training.labels import RunLabels, merged, run_labels, with_labels
 from pipeline_anime_ddpm.training.models import build_model, kept_guide
 from pipeline_anime_ddpm.training.objective import draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
@@ -341,26 +341,6 @@ def test_each_patch_has_the_label_of_its_image(tiny_unet):
     assert len(step) == 12
     assert torch.equal(step.class_labels, ((step.clean[:, 0, 0, 0] + 1) * 127.5).round().long())
     assert [part.class_labels.tolist() for part in step.split(6)] == [[1, 2, 3] * 2] * 2
-
-
-def test_rows_with_a_value_in_common_share_gradients_as_a_sum_of_parts_would(tiny_unet):
-    """One step of gradient descent on the sum's parts moves the table as one on the shared gradient does."""
-    sizes, rate = [1, 2], 0.1
-    unet = tiny_unet(num_class_embeds=6)
-    table = unet.class_embedding.weight
-    gradient = torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
-    eyes, hair, own = (torch.zeros(n, table.shape[1], requires_grad=True) for n in (2, 3, 6))
-    parts = (eyes[:, None] + hair[None]).flatten(0, 1) + own
-    parts.backward(gradient)
-    moved = sum(-rate * part.grad.reshape(shape) for part, shape in ((eyes, (2, 1, -1)), (hair, (1, 3, -1))))
-    moved = moved.flatten(0, 1) - rate * own.grad
-    share_gradients(unet, sizes)
-    (table * gradient).sum().backward()
-    torch.testing.assert_close(-rate * table.grad, moved)
-    alone = tiny_unet(num_class_embeds=3)
-    share_gradients(alone, [2])
-    alone.class_embedding.weight.sum().backward()
-    assert alone.class_embedding.weight.grad.unique().tolist() == [1.0]
 
 
 def test_a_plan_counts_the_class_embedding(make_set):
