@@ -255,6 +255,20 @@ def test_a_network_that_gets_labels_begins_bit_identical(tiny_unet):
     assert torch.equal(labelled.class_embedding.weight, torch.zeros(12, labelled.class_embedding.weight.shape[1]))
 
 
+def test_new_values_begin_with_vectors_of_their_own_and_any_as_it_was(tiny_unet):
+    known, more = {"hair": ["black"]}, {"eyes": ["red"], "hair": ["black", "pink"]}
+    before = tiny_unet(num_class_embeds=2)
+    torch.nn.init.normal_(before.class_embedding.weight)
+    after = with_labels(before, RunLabels(more, known, more), torch.Generator().manual_seed(0))
+    table, old = after.class_embedding.weight.unflatten(0, (2, 3)), before.class_embedding.weight
+    assert torch.equal(table[0, :2], old), "any, and what it knew"
+    pink, red = table[0, 2] - old[0], table[1, 0] - old[0]
+    torch.testing.assert_close(table[1, 2], old[0] + pink + red)
+    torch.testing.assert_close(table[1, 1], old[1] + red)
+    for vector in (pink, red, pink - red):
+        assert 0.2 < vector.std() < 1.2
+
+
 def test_more_labels_leave_those_it_knows_as_they_are(tiny_unet):
     known = {"hair": ["black", "blonde"]}
     more = merged(known, {"eyes": ["red"], "hair": ["pink", "black"]})
@@ -295,8 +309,9 @@ def test_a_labelled_pipeline_is_trained_on_with_its_guide(tiny_unet, tmp_path, m
     assert labels.names == {"hair": ["black", "red", "blue", "green"]}
     unet, _ = build_model(config, labels)
     guide = kept_guide(config, unet, labels)
-    for new, old in ((unet, networks[0]), (guide, networks[1])):
-        assert torch.equal(call(new, [0, 1, 2, 3, 4]), call(old, [0, 1, 2, 0, 0]))
+    assert torch.equal(call(unet, [0, 1, 2]), call(networks[0], [0, 1, 2]))
+    assert not torch.equal(call(unet, [0, 0, 0, 0])[3], call(unet, [0, 0, 0, 3])[3])
+    assert torch.equal(call(guide, [0, 1, 2, 3, 4]), call(networks[1], [0, 1, 2, 0, 0])), "it is not trained on"
     alone = settings(where, None, pretrained_model_name_or_path=str(tmp_path / "old"), resolution=16)
     assert run_labels(alone, None).data == {}
 
