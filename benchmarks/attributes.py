@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def read_labels(files: list[Path]) -> tuple[dict[str, torch.Tensor], dict[str, l
 
 
 def split_files(data: Path, split: str) -> list[Path]:
-    return sorted((data / "data").glob(f"{split}-*.parquet"))
+    files = sorted((data / "data").glob(f"{split}-*.parquet"))
+    if not files and split == "train":
+        sys.exit(f"{data} holds no data/train-*.parquet; give a data set in the Hub's parquet layout.")
+    return files
 
 
 def train(options: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from diffusers import SchedulerMixin, UNet2DModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 
-from .pipeline_anime_ddpm import AnimeDDPMPipeline
+from .pipeline_anime_ddpm import ANY, AnimeDDPMPipeline, plain_name
 from .training.errors import first_line
 from .training.parsing import parse_json
 
@@ -26,7 +28,9 @@ SETTINGS = ("space_to_depth", "labels")
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 MOST_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
 MOST_LEVELS, MOST_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
-MOST_CLASSES, MOST_LETTERS = 4096, 100  # combinations of labels, and letters of one's name
+MAX_COMBINATIONS = 4096  # of labels, each attribute's "any" included: rows of the class embedding
+MAX_NAME_LENGTH = 100  # characters of a label; a longer one is a caption
+CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories: control, surrogate, separators of lines
 MOST_NUMBER = 1_000_000  # in a config: channels, pixels, noise levels
 
 
@@ -71,21 +75,45 @@ def read_index(name: str | Path, cache_dir: str | None = None, revision: str | N
     if other:
         raise ValueError(f"it is a pipeline with {', '.join(other)[:100]}, not one in pixel space")
     _check_numbers({key: index[key] for key in SETTINGS if key in index}, path.name)
-    _check_labels(index.get("labels"), path.name)
+    check_labels(index.get("labels"), path.name)
     return index
 
 
-def _check_labels(labels: Any, file: str) -> None:
-    """Raise a ValueError for labels of a pipeline that are not a few lists of short names."""
+def check_labels(labels: Any, where: str) -> None:
+    """Raise a ValueError for labels of a pipeline that are not a few lists of short, different names.
+
+    Args:
+        labels: attribute -> names of its values; None for a pipeline without.
+        where: what to call their source.
+    """
     if labels is None:
         return
     if not isinstance(labels, dict) or not all(isinstance(names, list) and names for names in labels.values()):
-        raise ValueError(f"{file} has labels that are not lists of names")
-    for name in (*labels, *(name for names in labels.values() for name in names)):
-        if not isinstance(name, str) or not 0 < len(name) <= MOST_LETTERS or not name.isprintable():
-            raise ValueError(f"{file} has a label that is not a name of at most {MOST_LETTERS} letters")
-    if math.prod(len(names) + 1 for names in labels.values()) > MOST_CLASSES:
-        raise ValueError(f"{file} has labels with more than {MOST_CLASSES:,} combinations")
+        raise ValueError(f"{where} has labels that are not lists of names")
+    _check_names(labels, f"{where} has the label column")
+    for attribute, names in labels.items():
+        _check_names(names, f"{where} has in {attribute} the value")
+    count = math.prod(len(names) + 1 for names in labels.values())
+    if count > MAX_COMBINATIONS:
+        raise ValueError(
+            f"{where} has {count:,} combinations of {' and '.join(labels)}, and at most {MAX_COMBINATIONS:,} are "
+            "possible"
+        )
+
+
+def _check_names(names: Iterable[Any], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH:
+            raise ValueError(f"{where} {str(name)[:40]!r}, which is not a name of 1 to {MAX_NAME_LENGTH} characters")
+        if any(unicodedata.category(character) in CONTROL for character in name):
+            raise ValueError(f"{where} {name!r}, which holds a control character")
+        plain = plain_name(name)
+        if plain in ("", ANY):
+            raise ValueError(f"{where} {name!r}, which stands for a missing label")
+        if plain in seen:
+            raise ValueError(f"{where}s {seen[plain]!r} and {name!r}, which differ in case or spaces only")
+        seen[plain] = name
 
 
 def _check_class(part: str, entry: Any) -> None:

@@ -390,12 +390,12 @@ def _run(
 def _note_steps(recipe: ModuleType, folder: Path, strike: Strike | None) -> None:
     train_step, ids = recipe.train_step, os.open(folder / "ids", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
-    def noting(run, images):
-        line = [run.state.step, run.accelerator.process_index, images[:, 0, 0, 0].tolist()]
+    def noting(run, batch):
+        line = [run.state.step, run.accelerator.process_index, batch.images[:, 0, 0, 0].tolist()]
         os.write(ids, json.dumps(line).encode() + b"\n")
         if strike and run.state.step == strike.number:
             _do(folder, strike)
-        return train_step(run, images)
+        return train_step(run, batch)
 
     recipe.train_step = noting
 

@@ -60,6 +60,8 @@ def conditions(record: dict[str, Any], places: dict[int, Judge]) -> dict[str, An
         "real images": f"{record['real']['split']} {record['real']['fingerprint']}",
         "number of real images": record["real"]["n"],
     }
+    if labels := (record.get("drawn") or {}).get("labels"):
+        facts["labels"] = ", ".join(f"{name} {value}" for name, value in labels.items())
     for place, judge in places.items():
         number = f" {place + 1}" if place else ""
         if extractor := judge.extractor:

@@ -188,7 +188,9 @@ class EvaluationConfig(ReferenceConfig):
         None, "Settings of the sampler, such as `thresholding=true,timestep_spacing=trailing`."
     )
     labels: str | None = setting(
-        None, "Draw these labels, such as `hair=blue,eyes=red`, with a labelled model; by default any of them."
+        None,
+        "Draw these labels, such as `hair=blue,eyes=red`, with a labelled model; by default any. They "
+        "are compared with all real images.",
     )
     guidance_scale: float = setting(
         1.0,

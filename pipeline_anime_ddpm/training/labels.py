@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from diffusers import UNet2DModel
 
-from pipeline_anime_ddpm.loading import read_index, read_network_config
+from pipeline_anime_ddpm.loading import check_labels, read_index, read_network_config
 from pipeline_anime_ddpm.pipeline_anime_ddpm import joint_class
 
 from .config import TrainingConfig
-from .data.labels import check_combinations
 from .data.units import Source
 from .errors import HUB_ERRORS, UserError, first_line
 
@@ -83,11 +82,7 @@ def run_labels(config: TrainingConfig, source: Source | None) -> RunLabels | Non
     data = source.labels.names if source is not None and source.labels is not None else {}
     if known == {} and not data:
         return None
-    if known is None:
-        names = _names_for_classes(config, data)
-    else:
-        names = merged(known, data)
-        check_combinations(names, "the labels of the model and of the data")
+    names = _names_for_classes(config, data) if known is None else merged(known, data)
     if not data:
         logger.warning(
             "%s draws %s on request, and without --label_columns every image counts as any of them.",
@@ -101,22 +96,17 @@ def merged(known: Names, data: Names) -> dict[str, list[str]]:
     """The attributes and values of both; new ones follow those that are known, so that their numbers stay.
 
     Raises:
-        UserError: for names that differ in case only.
+        UserError: for names that differ in case only, or too many of them.
     """
     both = {}
     for attribute in sorted({*known, *data}):
         before = list(known.get(attribute, ()))
         both[attribute] = before + [value for value in data.get(attribute, ()) if value not in before]
-        _check_case(both[attribute], attribute)
-    _check_case(both, "--label_columns")
+    try:
+        check_labels(both, "The model together with the data")
+    except ValueError as error:
+        raise UserError(f"{error}; spell them as the model does, or give fewer --label_columns.") from error
     return both
-
-
-def _check_case(names: Iterable[str], what: str) -> None:
-    spelled: dict[str, str] = {}
-    for name in names:
-        if (other := spelled.setdefault(name.lower(), name)) != name:
-            raise UserError(f"{what}: the model knows {other!r} and the data set has {name!r}; spell them alike.")
 
 
 def _known_labels(config: TrainingConfig) -> dict[str, list[str]] | None:
@@ -128,7 +118,10 @@ def _known_labels(config: TrainingConfig) -> dict[str, list[str]] | None:
         index = read_index(name, config.cache_dir) or {}
         classes = read_network_config(name, config.cache_dir).get("num_class_embeds")
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
-        raise UserError(f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}).") from error
+        raise UserError(
+            f"--pretrained_model_name_or_path {name!r} cannot be loaded ({first_line(error)}); give a DDPM or DDIM "
+            "pipeline or a UNet2DModel."
+        ) from error
     return index.get("labels") or (None if classes else {})
 
 

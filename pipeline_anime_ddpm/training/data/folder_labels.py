@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -14,6 +15,8 @@ from datasets.utils.file_utils import xopen
 from ..errors import UserError
 from ..parsing import parse_json
 from .labels import WHOLE, LabelColumns, check_known, from_values
+
+logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"  # the column that names the image, relative to the metadata file, as in `imagefolder`
@@ -47,6 +50,7 @@ def folder_labels(
     known = {column for row in rows.values() for column in row} - {FILE_NAME}
     for column in wanted:
         check_known(column, known | {FOLDER}, where)
+    _check_names_of_images(rows.keys() - set(paths), len(rows), where)
     by_folder = FOLDER in wanted and FOLDER not in known
     images = [rows.get(path, {}) for path in paths]
     if by_folder:
@@ -59,6 +63,18 @@ def folder_labels(
         images = [{**row, FOLDER: folder} for row, folder in zip(images, folders, strict=True)]
     columns = from_values({column: [row.get(column) for row in images] for column in wanted}, where)
     return columns, [columns.encode(row) for row in images]
+
+
+def _check_names_of_images(missing: set[str], count: int, where: str) -> None:
+    """Refuse metadata none of whose images is there; warn of some that are not."""
+    if missing and len(missing) == count:
+        raise UserError(
+            f"None of the {count:,} images that the metadata of {where} name is there, such as {min(missing)}; write "
+            f"each {FILE_NAME} relative to the metadata file."
+        )
+    if missing:
+        facts = (len(missing), count, min(missing))
+        logger.warning("%d of the %d images that metadata name are not there, such as %s.", *facts)
 
 
 def _rows(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,7 +96,8 @@ def _lines(file: str) -> Iterator[dict[str, Any]]:
         text = content.decode("utf-8-sig")
         if file.lower().endswith(".csv"):
             rows = csv.DictReader(io.StringIO(text))
-            lines = [{key: _number(value) for key, value in row.items()} for row in rows]
+            # cells beyond the columns of the header are under None
+            lines = [{key: _number(value) for key, value in row.items() if key is not None} for row in rows]
         else:
             lines = [parse_json(line) for line in text.splitlines() if line.strip()]
         if not all(isinstance(line, dict) for line in lines):

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from pipeline_anime_ddpm.loading import MAX_COMBINATIONS, check_labels
+from pipeline_anime_ddpm.pipeline_anime_ddpm import ANY
+
 from ..errors import UserError
 
-MAX_COMBINATIONS = 4096  # of values, each attribute's "any" included: rows of the network's class embedding
-MAX_NAME_LENGTH = 100  # characters of a value; a longer one is a caption
-ANY = "any"
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 
@@ -105,21 +105,22 @@ def _distinct(attribute: str, values: Iterable[Any], where: str) -> list[str | i
             )
         found.add(value)
         if len(found) >= MAX_COMBINATIONS:
-            raise _too_many(f"the column {attribute} has {len(found):,} or more values", where)
-    if (
-        all(isinstance(value, str) and WHOLE.fullmatch(value) is None and _is_number(value) for value in found)
-        and found
-    ):
+            raise UserError(
+                f"The column {attribute} of {where} has {len(found):,} or more values, and a network takes fewer than "
+                f"{MAX_COMBINATIONS:,}; name another column, or sort the values into classes."
+            )
+    fractions = [value for value in found if isinstance(value, str) and not WHOLE.fullmatch(value)]
+    if fractions and all(map(_is_number, found)):
         raise UserError(
-            f"The column {attribute} of {where} holds numbers with fractions, such as {min(found)}, and labels are "
+            f"The column {attribute} of {where} holds numbers with fractions, such as {min(fractions)}, and labels are "
             "classes; name another column, or sort the values into classes."
         )
     return sorted(found, key=lambda value: (isinstance(value, str), value))
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: str | int) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(float(value))
     except ValueError:
         return False
 
@@ -144,39 +145,11 @@ def _checked(columns: LabelColumns, where: str) -> LabelColumns:
     for attribute, names in columns.names.items():
         if not names:
             raise UserError(f"The column {attribute} of {where} is empty; name another one as --label_columns.")
-        if longest := next((name for name in names if len(name) > MAX_NAME_LENGTH), None):
-            raise UserError(
-                f"The column {attribute} of {where} holds {longest[:40]!r}…, which is a text rather than a class; name "
-                "another column."
-            )
-        lower: dict[str, str] = {}
-        for name in names:
-            if name.lower() == ANY:
-                raise UserError(
-                    f"The column {attribute} of {where} has a value called {name!r}, which stands for a missing label; "
-                    "rename it."
-                )
-            if lower.setdefault(name.lower(), name) != name:
-                raise UserError(
-                    f"The column {attribute} of {where} has the values {lower[name.lower()]!r} and {name!r}, which "
-                    "differ in case only; spell them alike."
-                )
-    check_combinations(columns.names, where)
+    try:
+        check_labels(columns.names, where)
+    except ValueError as error:
+        raise UserError(f"{error}; correct the data, or give other --label_columns.") from error
     return columns
-
-
-def check_combinations(names: Mapping[str, Sequence[str]], where: str) -> None:
-    """Raise a UserError for more than `MAX_COMBINATIONS`."""
-    count = math.prod(len(values) + 1 for values in names.values())
-    if count > MAX_COMBINATIONS:
-        raise _too_many(f"the columns {', '.join(names)} have {count:,} combinations", where)
-
-
-def _too_many(what: str, where: str) -> UserError:
-    return UserError(
-        f"In {where} {what}, and a network takes {MAX_COMBINATIONS:,}; give fewer --label_columns, or columns with "
-        "fewer values."
-    )
 
 
 def label_features(

@@ -113,6 +113,9 @@ class ImageFiles(Source):
         self.labels, self._labels = folder_labels(self.paths, metadata, wanted, self.name)
         self.label_files = files
 
+    def _label_facts(self, files: Sequence) -> list:
+        return [*super()._label_facts(files), *([] if self._labels is None else [_digest(self._labels)])]
+
     def read(self, unit: int) -> Iterator[EncodedImage]:
         for n in range(unit, len(self.paths), self.num_units):
             yield EncodedImage(self.files[n].name, None, self.paths[n], labels=self._labels and self._labels[n])
@@ -205,15 +208,28 @@ class TarFiles(Source):
         values: dict[str, dict[Any, None]] = {column: {} for column in wanted}
         for unit in range(self.num_units):
             with self._opened(unit) as archive:
-                for member in archive:
-                    if not self._is_wanted(member):
-                        found = label_values(archive, member)
-                        known |= found.keys()
-                        for column in values.keys() & found.keys():
-                            values[column][_checked_value(found[column], column, member.name)] = None
+                for members in _examples(archive):
+                    found, has_image = self._example_values(archive, members)
+                    if not has_image:
+                        continue
+                    known |= found.keys()
+                    for column in values.keys() & found.keys():
+                        values[column][_checked_value(found[column], column, self.files[unit].name)] = None
         for column in wanted:
             check_known(column, known, self.name)
         return from_values(values, self.name)
+
+    def _example_values(
+        self, archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo]
+    ) -> tuple[dict[str, Any], bool]:
+        """What the members of an example say of it, and whether one is an image."""
+        found, has_image = {}, False
+        for member in members:
+            if self._is_wanted(member):
+                has_image = True
+            else:
+                found |= label_values(archive, member)
+        return found, has_image
 
     def _count(self, unit: int) -> int:
         with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
@@ -265,7 +281,8 @@ def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str,
         UserError: for JSON that cannot be read.
     """
     field = _field(member.name)
-    if not member.isfile() or member.issparse() or not (field == CLASS or field.endswith("json")):
+    hidden = PurePosixPath(member.name).name.startswith(".")  # such as ._0.json, in which macOS keeps attributes
+    if hidden or not member.isfile() or member.issparse() or not (field == CLASS or field.endswith("json")):
         return {}
     content = archive.extractfile(member).read(MAX_LABEL_BYTES + 1)
     try:
