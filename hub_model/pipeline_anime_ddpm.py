@@ -177,7 +177,7 @@ class Condition:
 UNCONDITIONAL = Condition()
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name in the form in which names are compared."""
     return name.strip().casefold()
 
@@ -195,13 +195,13 @@ def check_label_names(labels: Any) -> dict[str, list[str]]:
     groups = [labels, *labels.values()] if isinstance(labels, dict) else [labels]
     names = [name for group in groups if isinstance(group, (dict, list, tuple)) for name in group]
     are_lists = isinstance(labels, dict) and all(isinstance(group, (list, tuple)) and group for group in groups[1:])
-    if not are_lists or not all(isinstance(name, str) and _plain(name) not in ("", ANY) for name in names):
+    if not are_lists or not all(isinstance(name, str) and plain_name(name) not in ("", ANY) for name in names):
         raise ValueError(
             'The `labels` of a model must be a dict from attributes to lists of names other than "any", such as '
             f'{{"hair": ["blonde", "blue"]}}, got {labels!r}.'
         )
     for group in groups:
-        if len({_plain(name) for name in group}) < len(group):
+        if len({plain_name(name) for name in group}) < len(group):
             raise ValueError(f"The `labels` of a model must differ in more than case and spaces, got {list(group)}.")
     return {attribute: list(labels[attribute]) for attribute in sorted(labels)}
 
@@ -236,11 +236,11 @@ def _per_image(name: str, value: Any, batch_size: int) -> list:
 
 def _label_value(attribute: str, value: Any, names: list[str]) -> int:
     """The place of a value, given by name or index, among those of its attribute, from 1 on; 0 is "any"."""
-    known = [ANY, *map(_plain, names)]
+    known = [ANY, *map(plain_name, names)]
     if value is None:
         return 0
-    if isinstance(value, str) and _plain(value) in known:
-        return known.index(_plain(value))
+    if isinstance(value, str) and plain_name(value) in known:
+        return known.index(plain_name(value))
     if _is_whole(value) and 0 <= value < len(names):
         return int(value) + 1
     raise ValueError(
@@ -255,9 +255,9 @@ def _label_classes(labels: Any, known: dict[str, list[str]], batch_size: int) ->
         raise ValueError(
             f'`labels` must be a dict from attributes to values, such as {{"hair": "blue"}}, got {labels!r}.'
         )
-    attributes, asked = {_plain(attribute): attribute for attribute in known}, {}
+    attributes, asked = {plain_name(attribute): attribute for attribute in known}, {}
     for name, value in labels.items():
-        attribute = attributes.get(_plain(name)) if isinstance(name, str) else None
+        attribute = attributes.get(plain_name(name)) if isinstance(name, str) else None
         if attribute is None:
             raise ValueError(f"`labels` has an attribute {name!r}, but those of this model are {list(known)}.")
         if attribute in asked:

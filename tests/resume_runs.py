@@ -27,18 +27,18 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 TOTAL_STEPS = EPOCHS * IMAGES // (RANK_BATCH * WORLD)
 
 
-def image_id(images):
+def image_id(batch):
     """The number that a test image shows in its red channel."""
-    return images[:, 0, 0, 0].tolist()
+    return batch.images[:, 0, 0, 0].tolist()
 
 
 def run(name, output, flags):
     seen = {}
     train_step = train_anime_ddpm.train_step
 
-    def noting(run, images):
-        seen[run.state.step] = image_id(images)
-        return train_step(run, images)
+    def noting(run, batch):
+        seen[run.state.step] = image_id(batch)
+        return train_step(run, batch)
 
     train_anime_ddpm.train_step = noting
     sys.argv = ["train_anime_ddpm.py", *flags, f"--output_dir={output}"]

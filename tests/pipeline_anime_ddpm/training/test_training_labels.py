@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.loading import load_pipeline
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import Batch, FeedPlan, open_data, open_source
 from pipeline_anime_ddpm.training.errors import UserError
@@ -175,9 +176,9 @@ BAD_COLUMNS = {
     "eyes": "no such column; it has age, hair",
     "score": "and labels are text or whole numbers",
     "image": "no such column",
-    "caption": "rather than a class",
+    "caption": "not a name of 1 to 100 characters",
     "id": "4,096",
-    "case": "differ in case only",
+    "case": "differ in case or spaces only",
 }
 
 
@@ -205,7 +206,7 @@ def test_too_many_combinations_of_several_columns_are_refused(make_set):
         table = {"image": [picture(n % 9) for n in range(80)], "a": [*range(80)], "b": [*range(80)]}
         datasets.Dataset.from_dict(table).cast_column("image", datasets.Image()).to_parquet(folder / "train.parquet")
 
-    with pytest.raises(UserError, match="the columns a, b have 6,561 combinations"):
+    with pytest.raises(UserError, match="6,561 combinations of a and b"):
         open_source(settings(make_set(write), "a,b"))
 
 
@@ -230,12 +231,73 @@ def test_metadata_with_fractions_without_images_or_of_one_folder_are_refused(mak
     table.write_text("file_name,score\n00.png,0.25\n01.png,0.5\n")
     with pytest.raises(UserError, match=r"numbers with fractions, such as 0\.25"):
         open_source(settings(where, "score"))
+    table.write_text("file_name,score\n00.png,0.25\n01.png,0.0\n")  # one of which is whole
+    with pytest.raises(UserError, match=r"numbers with fractions, such as 0\.25"):
+        open_source(settings(where, "score"))
     table.write_text("name,hair\n00.png,red\n")
     with pytest.raises(UserError, match=r"Row 1 of .* has no file_name"):
         open_source(settings(where, "hair"))
     table.unlink()
     with pytest.raises(UserError, match="are in one; sort them into folders"):
         open_source(settings(where, "label"))
+
+
+def test_metadata_that_name_images_elsewhere_are_refused_and_some_of_them_are_told(make_set, caplog):
+    where = make_set(make_csv)
+    table = where / "set" / "metadata.csv"
+    table.write_text("file_name,hair\nimages/00.png,red\nimages/01.png,blue\n")
+    with pytest.raises(UserError, match=r"None of the 2 images that the metadata of .* name is there"):
+        open_source(settings(where, "hair"))
+    table.write_text("file_name,hair\n00.png,red,extra,cells\n01.png,blue\n99.png,green\n")
+    assert open_source(settings(where, "hair")).labels.names == {"hair": ["blue", "red"]}
+    assert "1 of the 3 images that metadata name are not there" in caplog.text
+    with pytest.raises(UserError, match="no such column; it has hair, label"):
+        open_source(settings(where, "colour"))
+
+
+NAMES = {"\u9752\u3000\u9aea": None, "Stra\u00dfe|STRASSE": "differ in case", "a\tb": "control character", "1|01": None}
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_names_that_are_trained_can_be_loaded_and_others_are_refused_at_once(make_set, tiny_unet, tmp_path, names):
+    def write(folder):
+        for n in range(len(names.split("|"))):
+            (folder / f"{n}").mkdir()
+            picture(n).save(folder / f"{n}" / "0.png")
+        rows = [json.dumps({"file_name": f"{n}/0.png", "hair": name}) for n, name in enumerate(names.split("|"))]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+
+    where = make_set(write)
+    if NAMES[names]:
+        with pytest.raises(UserError, match=NAMES[names]):
+            open_source(settings(where, "hair"))
+        return
+    found = open_source(settings(where, "hair")).labels.names
+    unet = tiny_unet(num_class_embeds=len(found["hair"]) + 1)
+    AnimeDDPMPipeline(unet, AnimeNoiseScheduler(), labels=found).save_pretrained(tmp_path / "saved")
+    assert load_pipeline(tmp_path / "saved").labels == found
+
+
+def test_a_tar_takes_the_labels_of_examples_alone_and_not_what_macos_adds(make_set):
+    def write(folder):
+        with tarfile.open(folder / "faces.tar", "w") as archive:
+            for n in range(12):
+                label = json.dumps({"hair": COLOURS[n % 3]}).encode()
+                for name, content in ((f"{n}.png", png(n)), (f"{n}.json", label), (f"._{n}.json", b"\x00\x05\x16")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+
+    where = make_set(write)
+    assert open_source(settings(where, "hair", "train_data_dir")).labels.names == {"hair": sorted(COLOURS)}
+    with tarfile.open(where / "set" / "faces.tar", "w") as archive:  # all labels after all images
+        for name in [f"{n}.png" for n in range(3)] + [f"{n}.json" for n in range(3)]:
+            content = png(0) if name.endswith("png") else b'{"hair": "red"}'
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match="has no such column"):
+        open_source(settings(where, "hair", "train_data_dir"))
 
 
 def call(unet, classes):
@@ -279,7 +341,7 @@ def test_more_labels_leave_those_it_knows_as_they_are(tiny_unet):
     # by (eyes, hair): any or red, and any, black, blonde or pink, which begins as any
     assert torch.equal(call(after, [*range(8)]), call(before, [0, 1, 2, 0, 0, 1, 2, 0]))
     assert with_labels(before, RunLabels(known, known, known)) is before
-    with pytest.raises(UserError, match="knows 'black' and the data set has 'Black'"):
+    with pytest.raises(UserError, match="'black' and 'Black', which differ in case"):
         merged(known, {"hair": ["Black"]})
 
 
