@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT
-from render_labels import render_attributes, render_labels, render_recipes
+from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
 from scaling import render_scaling
 
@@ -440,6 +440,7 @@ RENDERERS = {
     "labels": render_labels,
     "attributes": render_attributes,
     "recipes": render_recipes,
+    "copy_check": render_copy_check,
 }
 
 

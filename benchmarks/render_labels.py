@@ -66,3 +66,15 @@ def render_recipes(result: dict) -> str:
     ]
     text = table(["training", "judge", "KID", "FD", "seconds a step"], rows)
     return f"{text}\n\n{result['images']:,} images, {result['rows'][0]['n']:,} drawn. {trailer(result)}"
+
+
+def render_copy_check(result: dict) -> str:
+    """How often each feature finds the original of an altered copy, and flags it."""
+    features = list(dict.fromkeys(row["feature"] for row in result["rows"]))
+    cells = {(row["alteration"], row["feature"]): row for row in result["rows"]}
+    rows = [
+        [change, *(f"{cells[change, f]['top1']:.0%} / {cells[change, f]['derived_flagged']:.0%}" for f in features)]
+        for change in dict.fromkeys(row["alteration"] for row in result["rows"])
+    ]
+    text = table(["copy", *(f"{feature}: found / flagged" for feature in features)], rows)
+    return f"{text}\n\n{result['what']}. {trailer(result)}"
