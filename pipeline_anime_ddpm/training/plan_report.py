@@ -90,9 +90,11 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
     Raises:
         UserError: if a model cannot be had or trained as a DDPM, or cannot take the resolution or a patch side.
     """
-    labels = run_labels(config, open_source(config) if config.label_columns else None)
-    with FakeTensorMode():
+    fake = FakeTensorMode()
+    with fake:
         unet = _pretrained_network(config) if config.pretrained_model_name_or_path else new_unet(config)
+    labels = run_labels(config, open_source(config) if config.label_columns else None)
+    with fake:
         if labels is not None:
             unet = UNet2DModel.from_config(labelled_config(unet.config, labels))
         set_resolution(unet, config)
