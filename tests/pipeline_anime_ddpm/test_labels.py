@@ -2,7 +2,6 @@
 """Drawing by labels and by classes: which class the network is called with, and how predictions are combined."""
 
 import copy
-import importlib.util
 import json
 
 import diffusers
@@ -13,7 +12,6 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, coordinate_grid
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
-from pipeline_anime_ddpm.openvino_backend import use_openvino
 from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition
 from pipeline_anime_ddpm.training.distillation import Teacher, distilled
 from pipeline_anime_ddpm.training.errors import UserError
@@ -589,19 +587,6 @@ def test_networks_that_are_offloaded_take_labels(make_pipe):
 def test_classes_are_where_the_networks_run(pipe, monkeypatch):
     monkeypatch.setattr(AnimeDDPMPipeline, "_execution_device", torch.device("meta"))  # as an offloaded one says
     assert pipe.prepare_condition({"hair": "blue"}, None, 2).rows[0].device.type == "meta"
-
-
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
-def test_openvino_takes_classes(pipe):
-    how = {"labels": {"hair": ["blue", "any"], "eyes": "green"}, **STEPS}
-    before = [pipe(2, seeded(0, 1), guidance_scale=scale, **how).images for scale in (1.0, 2.0)]
-    use_openvino(pipe)
-    for scale, expected in zip((1.0, 2.0), before, strict=True):
-        torch.testing.assert_close(
-            pipe(2, seeded(0, 1), guidance_scale=scale, **how).images, expected, rtol=0, atol=1e-4
-        )
-    assert len(pipe.unet.forward.calls) == 2
-    assert not close(pipe(2, seeded(0, 1), **STEPS).images, before[0])
 
 
 def test_a_model_without_classes_is_called_without_them(make_pipe, monkeypatch):

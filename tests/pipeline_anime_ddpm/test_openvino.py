@@ -51,3 +51,35 @@ def test_without_openvino_a_sentence_says_what_to_install(pipe, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install openvino"):
         use_openvino(pipe)
+
+
+CLASSES = """
+import sys
+import torch
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.openvino_backend import use_openvino
+
+pipe = AnimeDDPMPipeline.from_pretrained(sys.argv[1])
+
+def draw(**how):
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    return pipe(2, generators, num_inference_steps=2, output_type="pt", **how).images
+
+labels = {"hair": ["blue", "any"], "eyes": "green"}
+before = [draw(labels=labels, guidance_scale=scale) for scale in (1.0, 2.0)]
+use_openvino(pipe)
+for scale, expected in zip((1.0, 2.0), before):
+    torch.testing.assert_close(draw(labels=labels, guidance_scale=scale), expected, rtol=0, atol=1e-4)
+assert len(pipe.unet.forward.calls) == 2, "a batch, and one with any beside it"
+assert (draw() - before[0]).abs().max() > 1e-3, "the labels matter"
+"""
+
+
+@needs_openvino
+def test_it_takes_classes(tiny_unet, run_python, tmp_path):
+    """In a process of its own: OpenVINO's threads would stay in this one, and later tests fork it."""
+    unet = tiny_unet(num_class_embeds=6)
+    torch.nn.init.normal_(unet.class_embedding.weight, generator=torch.Generator().manual_seed(0))
+    labels = {"eyes": ["green"], "hair": ["blue", "red"]}
+    AnimeDDPMPipeline(unet, AnimeNoiseScheduler(), labels=labels).save_pretrained(tmp_path / "labelled")
+    run_python(CLASSES, tmp_path / "labelled")
