@@ -146,8 +146,8 @@ def with_labels(unet: UNet2DModel, labels: RunLabels, codes: torch.Generator | N
     in one without labels, is the one before, bit for bit.
 
     Args:
-        codes: adds to the row of each new value a vector of its own, drawn from N(0, `CODE_STD`²). Rows that begin
-            alike are told apart only after thousands of steps. Without it, rows of new values begin as "any".
+        codes: adds to the row of each new value a vector of its own, drawn from N(0, `CODE_STD`²), so that the network
+            can tell new values apart from the first step. Without it, rows of new values begin as "any".
 
     Raises:
         UserError: for a network whose classes are no rows of an embedding.
