@@ -311,8 +311,6 @@ def _as_trained(config: dict, own_name: str) -> dict:
     if is_stock and meaning.get("beta_schedule") in ("sigmoid", "laplace"):
         table = diffusers.DDPMScheduler(**{key: meaning[key] for key in _TABLE_NAMES if key in meaning})
         meaning["trained_betas"] = table.betas.tolist()
-    if meaning.get("variance_type") in ("fixed_small_log", "fixed_large_log"):  # the same variances, said otherwise
-        meaning["variance_type"] = meaning["variance_type"].removesuffix("_log")
     if meaning.get("variance_type", "") is None:  # DPM-Solver's way to say that the network predicts no variance
         del meaning["variance_type"]
     return meaning
@@ -348,6 +346,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         prediction_type (`str`, defaults to `"v_prediction"`): `"epsilon"`, `"v_prediction"` or `"sample"` (x_0).
         solver (`str`, defaults to `"dpmsolver++"`): `"dpmsolver++"` (second-order multistep), `"ddim"` or `"ddpm"`.
         variance_type (`str`, defaults to `"fixed_small"`): noise of `"ddpm"`: `"fixed_small"` (β̃) or `"fixed_large"`.
+            diffusers' `"fixed_small_log"` and `"fixed_large_log"` are the same variances and become these two.
         clip_sample (`bool`, defaults to `True`): clamp the predicted x_0, right for pixels, which are bounded.
         clip_sample_range (`float`, defaults to 1.0): to ± this.
         thresholding (`bool`, defaults to `False`): dynamic thresholding of x_0 instead of clipping.
@@ -421,6 +420,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         snr_gamma: float = 5.0,
         distilled_steps: int | None = None,
     ):
+        self.register_to_config(variance_type=str(variance_type).removesuffix("_log"))
         for option, valid in _NAMES.items():
             _choose(option, self.config[option], valid)
         self._bands = _numbers(ANIME_LOG_SIGMAS if anime_log_sigmas is None else anime_log_sigmas)
@@ -446,10 +446,11 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         self._describe_table()
 
         self.num_inference_steps: int | None = None
-        self.timesteps = torch.arange(len(self) - 1, -1, -1)
+        self.timesteps = torch.arange(len(self) - 1, -1, -1)  # as of DDPMScheduler: `step` works right away
         self._reset_steps()
         self._table_on: dict[torch.device, torch.Tensor] = {}
         self._log_ratio_on: dict[torch.device, torch.Tensor] = {}
+        self._choose_levels(self.timesteps)
         self._cumulative_density = self.timestep_density().cumsum(0)
 
     def _make_betas(self) -> torch.Tensor:
@@ -490,11 +491,15 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         the class that saved it (an old `DDPMScheduler` config means `"epsilon"`); all else takes our defaults.
         `kwargs` override; a `beta_schedule`, … other than the stored one means a new table for `trained_betas` too.
         """
+        is_live = isinstance(config, FrozenDict)  # of a scheduler in memory rather than of a file
         if isinstance(config, dict):
             config = _as_trained(config, cls.__name__)
             if any(kwargs.get(name, config.get(name)) != config.get(name) for name in _TABLE_NAMES):
                 config.pop("trained_betas", None)
-        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
+        if is_live:  # as in diffusers, where a config that has been in a file has no such entry
+            scheduler.register_to_config(_use_default_values=[])
+        return (scheduler, unused) if return_unused_kwargs else scheduler
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -709,17 +714,29 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
                 f"Timesteps must fall, without repeats, within 0 … {len(self) - 1}, but are {chosen.tolist()[:5]} …:"
                 " give fewer steps, or timestep_spacing='trailing', or steps_offset=0."
             )
-        self.timesteps = torch.from_numpy(chosen).to(
-            torch.int64 if np.all(chosen == np.rint(chosen)) else torch.float32
-        )
-        alpha_bars = self._alpha_bar(self.timesteps).double().tolist()
+        whole = np.all(chosen == np.rint(chosen))
+        timesteps = torch.from_numpy(chosen).to(torch.int64 if whole else torch.float32)
+        self._choose_levels(timesteps)
+        self.timesteps = timesteps.to(device)
+        self.num_inference_steps = len(chosen)
+        self._reset_steps()
+
+    def _choose_levels(self, timesteps: torch.Tensor) -> None:
+        """Look up the levels that `step` goes between, at these (n,) timesteps on the CPU and at the image."""
+        alpha_bars = self._alpha_bar(timesteps).double().tolist()
         if self.config.solver == "dpmsolver++":
             alpha_bars = [alpha_bar or ZERO_SNR_ALPHA_BAR for alpha_bar in alpha_bars]
         self._levels = [_level(alpha_bar) for alpha_bar in (*alpha_bars, 1.0)]
-        self._index_of = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
-        self.timesteps = self.timesteps.to(device)
-        self.num_inference_steps = len(chosen)
-        self._reset_steps()
+        self._index_of = {timestep: index for index, timestep in enumerate(timesteps.tolist())}
+
+    def previous_timestep(self, timestep: float | torch.Tensor) -> torch.Tensor:
+        """The timestep () after this one on the way down `timesteps`; -1, which stands for the image, after the last.
+
+        Raises:
+            ValueError: if it is not one of `timesteps`.
+        """
+        index = self._find(timestep) + 1
+        return self.timesteps[index] if index < len(self.timesteps) else torch.tensor(-1)
 
     def _space(self, steps: int) -> np.ndarray:
         """(n,) float64 timesteps, highest first; n is `steps`, or less if clipping leaves some out."""
@@ -761,20 +778,23 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             return config.use_anime_sigmas
         return config.solver == "dpmsolver++" and config.timestep_spacing == "trailing" and not config.use_karras_sigmas
 
+    def _find(self, timestep: float | torch.Tensor) -> int:
+        """Index of `timestep` among `timesteps`."""
+        index = self._index_of.get(float(timestep))
+        if index is None:
+            raise ValueError(
+                f"Timestep {float(timestep)} is not one of the {len(self.timesteps)} that set_timesteps chose: pass"
+                " elements of scheduler.timesteps."
+            )
+        return index
+
     def _take_index(self, timestep: float | torch.Tensor) -> int:
         """Index of the step to do now; `step_index` moves on."""
-        if self.num_inference_steps is None:
-            raise ValueError("Call set_timesteps before step.")
         if self._begin_index is None:
-            index = self._index_of.get(float(timestep))
-            if index is None:
-                raise ValueError(
-                    f"Timestep {float(timestep)} is not one of the {self.num_inference_steps} that set_timesteps chose:"
-                    " pass elements of scheduler.timesteps."
-                )
+            index = self._find(timestep)
         else:
             index = self._begin_index if self._step_index is None else self._step_index
-        if index >= self.num_inference_steps:
+        if index >= len(self.timesteps):
             raise ValueError("All steps are done: call set_timesteps to sample again.")
         self._step_index = index + 1
         return index
@@ -809,7 +829,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             return_dict (`bool`, defaults to `True`): `False` gives a plain tuple of the same two tensors.
 
         Raises:
-            ValueError: before `set_timesteps`, at a timestep it did not choose, or with `eta` for another solver.
+            ValueError: at a timestep that is not one of `timesteps`, or with `eta` for another solver.
         """
         if eta and self.config.solver != "ddim":
             raise ValueError(f"eta={eta} belongs to solver='ddim', not to solver={self.config.solver!r}.")
@@ -831,6 +851,6 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
             variance_type=self.config.variance_type,
         )
         previous = SOLVERS[self.config.solver](step)
-        self._past = (index, original) if index + 1 < self.num_inference_steps else None
+        self._past = (index, original) if index + 1 < len(self.timesteps) else None
         result = DDPMSchedulerOutput(previous.to(sample.dtype), original.to(sample.dtype))
         return result if return_dict else result.to_tuple()

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from schedulers import AnimeNoiseScheduler
 
@@ -279,8 +279,6 @@ def test_trailing_has_as_many_steps_as_asked_for_and_begins_at_the_top(steps):
 
 def test_step_refuses(images):
     scheduler = AnimeNoiseScheduler()
-    with pytest.raises(ValueError, match="set_timesteps"):
-        scheduler.step(images, 999, images)
     scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match="not one of the 10"):
         scheduler.step(images, 1, images)
@@ -342,3 +340,24 @@ def test_as_many_steps_as_the_table_has_take_each_timestep_once(spacing):
         assert len(scheduler.timesteps) == len(set(scheduler.timesteps.tolist())) == steps
     scheduler.set_timesteps(10)
     assert scheduler.timesteps.tolist() == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_before_set_timesteps_all_of_the_table_are_steps_as_in_diffusers(images, prediction_type):
+    settings = {"prediction_type": prediction_type, "beta_schedule": "squaredcos_cap_v2"}
+    ours, stock = AnimeNoiseScheduler(solver="ddpm", **settings), DDPMScheduler(**settings)
+    for timestep in (999, 500, 0):
+        generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+        expected = stock.step(images, timestep, images, generator=generators[0]).prev_sample
+        torch.testing.assert_close(ours.step(images, timestep, images, generator=generators[1]).prev_sample, expected)
+        assert ours.previous_timestep(timestep) == stock.previous_timestep(timestep)
+
+
+def test_previous_timestep_follows_those_that_were_set():
+    ours, stock = AnimeNoiseScheduler(solver="ddpm", timestep_spacing="leading"), DDPMScheduler()
+    for scheduler in (ours, stock):
+        scheduler.set_timesteps(7)
+    for timestep in stock.timesteps:
+        assert ours.previous_timestep(timestep) == stock.previous_timestep(timestep)
+    with pytest.raises(ValueError, match="not one of the 7"):
+        ours.previous_timestep(3)

@@ -227,3 +227,21 @@ def test_the_remote_code_file_is_self_contained():
     modules |= {node.module for node in imports if isinstance(node, ast.ImportFrom)}
     assert all(node.level == 0 for node in imports if isinstance(node, ast.ImportFrom))
     assert {module.split(".")[0] for module in modules} <= {"diffusers", "numpy", "torch", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_the_constructor_takes_the_log_names_of_variances(kind):
+    scheduler = AnimeNoiseScheduler(variance_type=f"fixed_{kind}_log")
+    assert scheduler.config.variance_type == f"fixed_{kind}"
+    stock = diffusers.DDPMScheduler(variance_type=f"fixed_{kind}_log")
+    assert AnimeNoiseScheduler.from_config(stock.config).config.variance_type == f"fixed_{kind}"
+
+
+def test_configs_in_memory_say_that_nothing_was_left_out_and_those_of_files_do_not(tmp_path):
+    """As diffusers' own test of compatible schedulers and of saving has it."""
+    scheduler = AnimeNoiseScheduler()
+    stock = diffusers.DDIMScheduler.from_config(scheduler.config)
+    assert dict(AnimeNoiseScheduler.from_config(stock.config).config).items() >= dict(scheduler.config).items()
+    assert scheduler.config["_use_default_values"] == []
+    scheduler.save_pretrained(tmp_path)
+    assert "_use_default_values" not in AnimeNoiseScheduler.from_pretrained(tmp_path).config
