@@ -63,7 +63,6 @@ DEFAULT_FACES, DEFAULT_FRAMES = 4, 16
 PREVIEW = 0.35  # seconds between pictures of what is being drawn
 FRAME = 90  # milliseconds
 CANVAS = 448  # pixels of the picture that a mask is painted on
-GUIDANCE = 1.5  # suggested where there is a guide
 INK = "#e5487f"  # of the brush
 SAMPLERS = {  # label: solver of our scheduler, class of diffusers for others
     "DPM-Solver++ (fast)": ("dpmsolver++", "DPMSolverMultistepScheduler"),
@@ -231,6 +230,7 @@ class Model:
         self.can_vary, self.can_repair = "image" in takes, "mask_image" in takes
         self.can_go_between = hasattr(self.pipeline, "interpolate")
         self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
+        self.default_guidance = self.pipeline.config.get("default_guidance_scale", 1.0) if self.has_guide else 1.0
         self.least_steps, self.most_steps = 1, min(MOST_STEPS, scheduler.config.num_train_timesteps)
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
         if self.is_distilled:
@@ -577,7 +577,7 @@ class Studio:
             number("seed", 0, MOST_SEED, 0),
             number("steps", model.least_steps, model.most_steps, model.default_steps),
             query.get("sampler") if query.get("sampler") in model.samplers else OWN,
-            number("guidance", 1, 4, GUIDANCE if model.has_guide else 1, float),
+            number("guidance", 1, 4, model.default_guidance, float),
         )
 
     @plain_errors
@@ -736,7 +736,7 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
                     model.samplers, value=OWN, label="Sampler", visible=len(model.samplers) > 1, filterable=False
                 )
                 guidance = gr.Slider(
-                    1, 4, GUIDANCE if model.has_guide else 1, step=0.1, label="Guidance", visible=model.has_guide,
+                    1, 4, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
                     info="How much to keep away from what a weaker network draws; 1 is not at all",
                 )  # fmt: skip
             with gr.Row():

@@ -38,6 +38,7 @@ from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
 
 PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "numpy"]
 JUDGED = ("steps", "guidance", "distilled")
+UNGUIDED = {"guidance_scale": 1.0}  # whatever the model recommends
 BACKENDS = tuple(backends())
 STAGES = (*JUDGED, "repaint", "speed", "backends")
 KINDS = ("peer", *JUDGED, "repaint", "backend")  # of rows, in the table's order
@@ -123,7 +124,7 @@ class Bench:
                 sampler = (way.sampler, way.steps, way.options)
                 record = judge(
                     self.settings, self.folder(way), self.model(way), sampler, self.settings.images, SEED,
-                    **way.guidance,
+                    **UNGUIDED | way.guidance,
                 )  # fmt: skip
                 print(f"{way.name}: {line(record)}", flush=True)
 
@@ -145,7 +146,7 @@ class Bench:
                 given = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).float() / 255
                 painted = pipeline(
                     image=given, mask_image=masks(self.side)[start >= s.images // 2], jump_n_sample=way.jumps,
-                    num_inference_steps=way.steps,
+                    num_inference_steps=way.steps, **UNGUIDED,
                     generator=[torch.Generator().manual_seed(start + i) for i in range(len(given))],
                 )  # fmt: skip
                 for number, face in enumerate(painted.images, start):
@@ -214,7 +215,7 @@ class Bench:
         pipeline.set_progress_bar_config(disable=True)
 
         def draw(count: int) -> None:
-            pipeline(count, num_inference_steps=steps, output_type="np", **way.guidance)
+            pipeline(count, num_inference_steps=steps, output_type="np", **UNGUIDED | way.guidance)
 
         return draw, way.steps / steps
 

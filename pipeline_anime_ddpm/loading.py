@@ -24,7 +24,7 @@ from .training.parsing import parse_json
 
 NETWORKS = ("unet", "guide_unet")
 PARTS = (*NETWORKS, "scheduler")
-SETTINGS = ("space_to_depth", "labels")
+SETTINGS = ("space_to_depth", "labels", "default_guidance_scale")
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 MOST_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
 MOST_LEVELS, MOST_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers

@@ -40,18 +40,22 @@ def test_all_of_it_is_small_and_holds_numbers_alone():
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".py", ".md", ".yaml", ".png", ".csv", ""}
 
 
-def test_it_draws_faces_of_64_pixels_and_can_be_guided():
+def test_it_draws_faces_of_64_pixels_guided_as_its_card_says():
     pipe = shipped_pipeline(FOLDER)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    faces = pipe(2, generators, num_inference_steps=4, output_type="pt").images
-    guided = pipe(2, [g.manual_seed(i) for i, g in enumerate(generators)], num_inference_steps=4,
-                  guidance_scale=1.5, output_type="pt").images  # fmt: skip
-    assert faces.shape == (2, 3, 64, 64) and (faces - guided).abs().max() > 0.01
-    assert all(0.1 < images.std() < 0.5 for images in (faces, guided))
+    drawn = {}
+    for scale in (None, 1.5, 1.0):
+        generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        drawn[scale] = pipe(
+            2, generators, num_inference_steps=4, guidance_scale=scale, output_type="pt"
+        ).images  # fmt: skip
+    assert drawn[1.5].shape == (2, 3, 64, 64) and (drawn[1.0] - drawn[1.5]).abs().max() > 0.01
+    assert torch.equal(drawn[None], drawn[1.5])
+    assert "`pipe()` does so with a `guidance_scale` of 1.5" in (FOLDER / "README.md").read_text()
+    assert all(0.1 < images.std() < 0.5 for images in drawn.values())
 
 
 def test_few_steps_are_all_that_the_distilled_one_needs():
-    few, full, guided = shipped_pipeline(FOUR_STEPS), shipped_pipeline(FOLDER), {"guidance_scale": 1.5}
+    few, full, guided = shipped_pipeline(FOUR_STEPS), shipped_pipeline(FOLDER), {}
     assert few.default_num_inference_steps() == 4
     drawn = [
         pipe(4, [torch.Generator().manual_seed(seed) for seed in range(4)], output_type="pt", **how).images

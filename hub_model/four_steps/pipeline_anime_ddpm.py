@@ -479,6 +479,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             The attributes that the network was trained with and the names of their values, in the order of their
             indices. It has one class for each combination, `num_class_embeds` = Π (values + 1) in all, counted by
             `joint_class` over the attributes in alphabetical order; value 0 of each attribute is "any".
+        default_guidance_scale (`float`, defaults to 1.0):
+            The `guidance_scale` of calls that give none, where there is something to guide by: the maker's
+            recommendation. 1 is no guidance.
 
     Raises:
         ValueError: The channels of a network fit neither case, or are no whole blocks; `labels` are malformed, or the
@@ -496,6 +499,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         guide_unet: UNet2DModel | None = None,
         space_to_depth: int = 1,
         labels: dict[str, list[str]] | None = None,
+        default_guidance_scale: float = 1.0,
     ):
         super().__init__()
         for network in (unet, guide_unet):
@@ -517,10 +521,37 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"{_class_count(unet)} classes (`num_class_embeds`): give the labels that it was trained with."
             )
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
-        self.register_to_config(space_to_depth=space_to_depth, labels=labels or None)
+        self.register_to_config(
+            space_to_depth=space_to_depth, labels=labels or None, default_guidance_scale=default_guidance_scale
+        )
         self._check_guide_classes()
+        self._check_guidance_scale(default_guidance_scale, "default_guidance_scale")
         self._interrupt = False
         self._num_timesteps = 0
+        self._guidance_scale = default_guidance_scale
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What `AnimeDDPMPipeline(**pipe.components)` needs to draw the same: modules, and settings that are not usual.
+
+        diffusers' own `components` have modules alone, so that networks of blocks and labels would be misread.
+        """
+        return super().components | self._unusual_settings()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The settings that are not in `components`, for `AnimeDDPMPipeline(**pipe.components, **pipe.parameters)`."""
+        given = self._unusual_settings()
+        return {name: value for name, value in super().parameters.items() if name not in given}
+
+    def _unusual_settings(self) -> dict[str, Any]:
+        defaults = inspect.signature(type(self).__init__).parameters
+        return {name: value for name, value in super().parameters.items() if value != defaults[name].default}
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the latest run; set `pipe._guidance_scale` in a callback to go on with another."""
+        return self._guidance_scale
 
     @property
     def num_timesteps(self) -> int:
@@ -696,6 +727,11 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 f"{_class_count(self.unet)}: take a guide that was trained with the same labels."
             )
 
+    @staticmethod
+    def _check_guidance_scale(scale: Any, name: str) -> None:
+        if not _is_number(scale) or not 1 <= scale < math.inf:
+            raise ValueError(f"`{name}` must be 1, which is no guidance, or more, got {scale!r}.")
+
     def check_guidance(
         self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE, is_labelled=False
     ) -> None:
@@ -703,8 +739,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
         `is_labelled` says that an image of the call has a label, so that "any" can guide it.
         """
-        if not _is_number(guidance_scale) or not 1 <= guidance_scale < math.inf:
-            raise ValueError(f"`guidance_scale` must be 1, which is no guidance, or more, got {guidance_scale!r}.")
+        self._check_guidance_scale(guidance_scale, "guidance_scale")
         is_sequence = isinstance(guidance_interval, (tuple, list, np.ndarray))
         if not is_sequence or not all(map(_is_number, guidance_interval)):
             raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
@@ -731,6 +766,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             )
         else:
             self._check_guide_classes()
+
+    def choose_guidance_scale(self, guidance_scale, guidance_window, is_labelled: bool) -> Any:
+        """That of a call: what is given, else the model's own where there is something to guide by, else 1."""
+        if guidance_scale is not None:
+            return guidance_scale
+        has_weaker = guidance_window is not None or self.guide_unet is not None or (bool(self.labels) and is_labelled)
+        return self.config.default_guidance_scale if has_weaker else 1
 
     def _check_guided_by_any(self, is_labelled: bool) -> None:
         """Refuse guidance without a guide or a window where there is no label to guide towards."""
@@ -954,7 +996,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         strength: float | None = None,
         inversion: bool = False,
         jump_n_sample: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_window: int | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
         return_trajectory: bool = False,
@@ -989,7 +1031,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 Return [`AnimeDDPMPipelineOutput`] instead of a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step_index, timestep, tensors)` after each step. `"latents"` in the dict that
-                it returns replace the pipeline's own. `pipe._interrupt = True` stops.
+                it returns replace the pipeline's own. `pipe._interrupt = True` stops, and `pipe._guidance_scale` is
+                that of the next step.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
                 What `tensors` holds: `"latents"` (the new state), `"model_output"`, `"pred_original_sample"` (the image
                 as it is predicted: about [-1, 1], not clamped), all `(B, C, H, W)` float32.
@@ -1012,10 +1055,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 With `mask_image`, how often each step is done, with noise added again in between so that the new part
                 fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 2, or 1
                 for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
-            guidance_scale (`float`, defaults to 1.0):
-                s of D_weak + s (D - D_weak), 1 or more; 1 is no guidance. D_weak is the network in windows with
-                `guidance_window`, else `guide_unet` with the same labels, else the network with "any" of all `labels`
-                (see the class, with the papers). A network with `class_labels` only needs one of the first two.
+            guidance_scale (`float`, *optional*):
+                s of D_weak + s (D - D_weak), 1 or more; 1 is no guidance. By default the model's own
+                (`default_guidance_scale`) where there is something to guide by, and 1 with `inversion`. D_weak is the
+                network in windows with `guidance_window`, else `guide_unet` with the same labels, else the network with
+                "any" of all `labels` (see the class, with the papers). A network with `class_labels` only needs one of
+                the first two.
             guidance_window (`int`, *optional*):
                 Side in pixels of the windows, half overlapping, that the network as its own weak guide is restricted to
                 (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained on patches is
@@ -1044,9 +1089,13 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if _is_whole(batch_size) and batch_size == 1:
             batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
-        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
         condition = self.prepare_condition(labels, class_labels, batch_size)
+        if inversion and guidance_scale is None:
+            guidance_scale = 1
+        guidance_scale = self.choose_guidance_scale(guidance_scale, guidance_window, condition.is_labelled)
+        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
         self.check_guidance(guidance_scale, guidance_window, guidance_interval, condition.is_labelled)
+        self._guidance_scale = guidance_scale
         strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
         jumps = jump_n_sample or (JUMPS if mask is not None and self._can_repeat else 1)
         original = None if given is None else given * 2 - 1
@@ -1078,6 +1127,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps[begin:]), begin):
             if self.interrupt:
                 break
+            if self._guidance_scale != guidance_scale:  # a callback has changed it
+                guidance_scale = self._guidance_scale
+                if guidance_scale != 1:
+                    self.check_guidance(guidance_scale, guidance_window, guidance_interval, condition.is_labelled)
             scale = guidance_scale if guided[i] else 1
             for jump in reversed(range(jumps)):
                 if jumps > 1:  # what a multistep solver remembers is of another noise: each step stands alone
@@ -1206,16 +1259,19 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         steps, timesteps = kwargs.get("num_inference_steps"), kwargs.get("timesteps")
         names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
         self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, names)
-        guidance = {name: kwargs[name] for name in kwargs if name.startswith("guidance_")}
         condition = self._condition_of_ends(labels, labels_end, class_labels)
-        self.check_guidance(**guidance, is_labelled=condition.is_labelled)
+        scale, window = kwargs.get("guidance_scale"), kwargs.get("guidance_window")
+        if image is not None and scale is None:
+            scale = 1
+        scale = kwargs["guidance_scale"] = self.choose_guidance_scale(scale, window, condition.is_labelled)
+        self.check_guidance(scale, window, kwargs.get("guidance_interval", EVERYWHERE), condition.is_labelled)
         counts = (num_frames, batch_size)
         few = not all(map(_is_whole, counts)) or num_frames < 2 or batch_size < 1
         if few or (generator is None) == (image is None):
             raise ValueError(
                 "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
             )
-        if image is not None and guidance.get("guidance_scale", 1) != 1:
+        if image is not None and scale != 1:
             raise ValueError("Between images the way is the network's own: leave `guidance_scale` out.")
         sources = self._check_ends(generator, image)
         self._check_deterministic(kwargs)
@@ -1345,7 +1401,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             index.pop("labels", None)
         index["_class_name"] = [_copy_source(type(self).__module__, folder), type(self).__name__]
         for name, entry in index.items():
-            if name in self.components and entry[0] is not None and not _is_known_library(entry[0]):
+            is_module = name in self.components and isinstance(entry, list)  # rather than a setting
+            if is_module and entry[0] is not None and not _is_known_library(entry[0]):
                 index[name] = [_copy_source(entry[0], folder / name), entry[1]]
         index_file.write_text(json.dumps(index), encoding="utf-8")
         for file in (index_file, *folder.glob("*/config.json")):

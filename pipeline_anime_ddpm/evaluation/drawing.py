@@ -120,16 +120,25 @@ def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: d
             raise UserError(f"--sampler_options: {name} is {value!r}; give something like {default!r}.")
 
 
-def check_guidance(pipeline: AnimeDDPMPipeline, guidance: dict[str, Any], labels: dict[str, str] | None = None) -> None:
-    """Raise a UserError for labels that the model does not know, or guidance that it cannot have."""
+def checked_guidance(
+    pipeline: AnimeDDPMPipeline, guidance: dict[str, Any], labels: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The guidance that images are drawn with, the model's own if `guidance` gives no scale; empty for none.
+
+    Raises:
+        UserError: for labels that the model does not know, or guidance that it cannot have.
+    """
     try:
         condition = pipeline.prepare_condition(labels or None, None, 1)
     except ValueError as error:
         raise UserError(f"--labels: {first_line(error)}.") from error
     try:
+        own = pipeline.choose_guidance_scale(None, guidance.get("guidance_window"), condition.is_labelled)
+        guidance = {"guidance_scale": own} | guidance
         pipeline.check_guidance(**guidance, is_labelled=condition.is_labelled)
     except ValueError as error:
         raise UserError(f"The model cannot be guided so: {first_line(error)}") from error
+    return {} if guidance["guidance_scale"] == 1 else guidance
 
 
 def try_drawing(
@@ -188,7 +197,7 @@ class Drawing:
         seed: base seed; see `image_seed`.
         batch_size: images in one batch.
         folder: where the images go.
-        guidance: `guidance_scale` and what belongs to it, as the pipeline takes them.
+        guidance: `guidance_scale` and what belongs to it, as the pipeline takes them; none without it.
         labels: of all images, as the pipeline takes them; by default any.
     """
 
@@ -327,7 +336,7 @@ def draw_batch(
         num_inference_steps=steps,
         output_type="pt",
         labels=labels or None,
-        **(guidance or {}),
+        **({"guidance_scale": 1.0} | (guidance or {})),
     ).images
     if not images.isfinite().all():
         raise UserError(

@@ -11,6 +11,8 @@ from typing import Any
 
 from .settings import COPIES, INCEPTION
 
+LEAST_MEANINGFUL = 500  # images on either side; with fewer, chance decides more than the model does
+
 FEATURE_KEYS = ("fid", "kid", "precision", "recall", "mind")  # in `metrics`, of distances between features
 
 
@@ -51,6 +53,25 @@ def judges(record: dict[str, Any]) -> list[Judge]:
 def other_metrics(record: dict[str, Any]) -> dict[str, Any]:
     """The metrics that are no distances between features of a judge."""
     return {key: metric for key, metric in record["metrics"].items() if key not in FEATURE_KEYS}
+
+
+def cautions(record: dict[str, Any]) -> list[str]:
+    """Why the numbers of a record say little about the model, in sentences; empty if they do not.
+
+    A record of an earlier version does not say whether its real images were trained on; it counts as held out.
+    """
+    found, judged, real = [], record["judged"]["n"], record["real"]["n"]
+    if min(judged, real) < LEAST_MEANINGFUL:
+        found.append(
+            f"{judged:,} images against {real:,} are too few to mean anything: chance moves every number here more "
+            f"than training does. Compare {LEAST_MEANINGFUL:,} or more on both sides."
+        )
+    if record["real"].get("is_held_out") is False:
+        found.append(
+            "The real images are those that the model was trained on, if it was trained on this data set: a model that "
+            "copies them would score best. Keep some aside as a split of their own, such as test/."
+        )
+    return found
 
 
 def copy_check(record: dict[str, Any]) -> dict[str, Any] | None:

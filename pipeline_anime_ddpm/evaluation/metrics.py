@@ -21,10 +21,11 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
         first, second: `(n, d)` and `(m, d)`, each of two rows or more; the order does not matter.
 
     Returns:
-        0 for equal sets, up to rounding. Biased upwards at small n: compare at equal n alone.
+        0 or more, and 0 for equal sets up to rounding. Biased upwards at small n: compare at equal n alone.
     """
     statistics = [fid_features_to_statistics(torch.from_numpy(f.astype(np.float64))) for f in (first, second)]
-    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    distance = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    return max(0.0, distance)  # of nearly equal sets rounding leaves less than nothing
 
 
 def kernel_distance(

@@ -18,9 +18,9 @@ from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
 from .drawing import (
     Drawing,
-    check_guidance,
     check_pipeline,
     check_steps,
+    checked_guidance,
     choose_sampler,
     load_pipeline,
     try_drawing,
@@ -123,10 +123,10 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     steps = check_steps(pipeline, config.num_inference_steps)
     pipeline.set_progress_bar_config(disable=True)
     labels = config.parsed_labels
-    check_guidance(pipeline, config.guidance, labels)
-    try_drawing(pipeline, steps, config.guidance, labels)
+    guidance = checked_guidance(pipeline, config.guidance, labels)
+    try_drawing(pipeline, steps, guidance, labels)
     images = config.folder / "images"
-    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, config.guidance, labels)
+    return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, guidance, labels)
 
 
 def prepare_images(config: EvaluationConfig) -> ImageSet:
@@ -183,7 +183,7 @@ def measure(
     record: dict[str, Any] = {
         "judged": {"source": images.source, "n": len(images), "resolution": images.resolution},
         "drawn": drawing and drawing.facts,
-        "real": reference.real.facts,
+        "real": reference.real.facts | {"is_held_out": reference.is_held_out},
         "metrics": {},
         "skipped": reference.skipped,
     }

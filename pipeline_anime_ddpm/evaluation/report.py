@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from ..training.tracking import make_grid
 from .drawing import write_whole
-from .judges import copy_check, judges, other_metrics
+from .judges import cautions, copy_check, judges, other_metrics
 from .memorisation import Nearest
 
 METRICS_NAME, GRID_NAME, SHEET_NAME = "metrics.json", "grid.png", "nearest.png"
@@ -47,9 +47,10 @@ def summary(record: dict[str, Any]) -> str:
         share, unseen = copies["memorised_share"], copies["held_out"]["memorised_share"]
         lines.append(
             f"  memorised: {copies['memorised']} of {copies['n']:,} images come nearer than "
-            f"{copies['threshold']:.4f} to a training image ({share:.1%}; of unseen images, {unseen:.1%})"
-            + (": SUSPICIOUS" if copies["suspicious"] else "")
+            f"{copies['threshold']:.4f} to a training image ({share:.1%}; of {copies['held_out']['what']}, "
+            f"{unseen:.1%})" + (": SUSPICIOUS" if copies["suspicious"] else "")
         )
+    lines += [f"  Caution: {caution}" for caution in cautions(record)]
     return "\n".join(lines)
 
 

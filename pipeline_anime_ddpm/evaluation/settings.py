@@ -192,10 +192,10 @@ class EvaluationConfig(ReferenceConfig):
         "Draw these labels, such as `hair=blue,eyes=red`, with a labelled model; by default any. They "
         "are compared with all real images.",
     )
-    guidance_scale: float = setting(
-        1.0,
+    guidance_scale: float | None = setting(
+        None,
         "Lead each image away from what a weaker network says: the pipeline's guide, or without one the labelled "
-        "network asked for any; 1 does not.",
+        "network asked for any; 1 does not. By default as the model itself recommends.",
     )
     guidance_window: int | None = setting(
         None, "The weaker network is the pipeline's own, restricted to windows of so many pixels."
@@ -227,7 +227,7 @@ class EvaluationConfig(ReferenceConfig):
 
     @property
     def guidance(self) -> dict[str, Any]:
-        """The arguments of a pipeline's call that are about guidance; none without it."""
+        """The arguments of a pipeline's call that are about guidance; without `guidance_scale` it is the model's."""
         given = {"guidance_scale": self.guidance_scale, "guidance_window": self.guidance_window}
         if self.guidance_interval is not None:
             try:
@@ -238,8 +238,9 @@ class EvaluationConfig(ReferenceConfig):
                 ) from None
             given["guidance_interval"] = (low, high)
         given = {name: value for name, value in given.items() if value != getattr(type(self), name)}
-        if given and self.guidance_scale == 1:
-            raise UserError(f"--{next(iter(given))} does nothing without a --guidance_scale above 1; give one.")
+        others = [name for name in given if name != "guidance_scale"]
+        if others and self.guidance_scale in (None, 1):
+            raise UserError(f"--{others[0]} does nothing without a --guidance_scale above 1; give one.")
         return given
 
     @property

@@ -44,6 +44,7 @@ class Publication:
         facts: what only its maker knows.
         weights: precision of the stored weights; `both` adds those of `variant="fp16"`.
         stock: leave out all remote code, so that DDPMPipeline and DDIMPipeline of diffusers load it.
+        guidance_scale: that the pipeline draws with unless a call says otherwise; by default as in the source.
     """
 
     source: Path
@@ -51,12 +52,32 @@ class Publication:
     facts: CardFacts = field(default_factory=CardFacts)
     weights: str = "float32"
     stock: bool = False
+    guidance_scale: float | None = None
 
     @property
     def run(self) -> Path | None:
         """The folder with the record of the training, if there is one: the source or, for `best/`, the one above."""
         folders = (self.source, self.source.resolve().parent)
         return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
+
+    def load(self) -> AnimeDDPMPipeline:
+        """The pipeline of the source, with the guidance that is to be recommended.
+
+        Raises:
+            UserError: as `load_source`; for a guidance that it cannot have, or that classes of diffusers alone cannot.
+        """
+        pipeline, scale = load_source(self.source), self.guidance_scale
+        if scale is None:
+            return pipeline
+        if self.stock:
+            raise UserError("--guidance_scale is for our own pipeline; leave it or --export_stock away.")
+        try:
+            pipeline = AnimeDDPMPipeline(**pipeline.components | {"default_guidance_scale": scale})
+            if not pipeline.labels:
+                pipeline.check_guidance(scale)
+        except ValueError as error:
+            raise UserError(f"--guidance_scale {scale:g} is not for {self.source}: {first_line(error)}.") from error
+        return pipeline
 
 
 def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: tuple[str, ...] = ()) -> None:
@@ -69,7 +90,7 @@ def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: 
         UserError: if there is no pipeline, a file is damaged, an evaluation is of other weights, the pipeline cannot
             do without remote code, or something private would travel; the sentence names the file.
     """
-    pipeline = load_source(publication.source)
+    pipeline = publication.load()
     evaluations = [found for path in publication.evaluations for found in read_evaluations(path, pipeline)]
     if publication.stock:
         check_stock(pipeline)
@@ -148,7 +169,7 @@ def check_stock(pipeline: AnimeDDPMPipeline) -> None:
 def save_weights(publication: Publication, folder: Path) -> None:
     """The pipeline in safetensors with all that loads it, in each precision that is asked for."""
     for variant, dtype in PRECISIONS[publication.weights].items():
-        pipeline = load_source(publication.source)
+        pipeline = publication.load()
         if publication.stock:  # the same table in a class of diffusers, and no guide, which only ours follows
             pipeline = AnimeDDPMPipeline(pipeline.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
         for network in pipeline.components.values():

@@ -19,8 +19,9 @@ from schedulers import AnimeNoiseScheduler
 
 from ..evaluation.digests import state_digest
 from ..evaluation.drawing import OF_TRAINING, SAMPLERS, image_seed, sampler_facts
-from ..evaluation.judges import Judge, copy_check, judges, other_metrics
+from ..evaluation.judges import Judge, cautions, copy_check, judges, other_metrics
 from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..training.base_card import FACTS, METADATA, marked
 from ..training.errors import UserError
 from ..training.parsing import parse_yaml
 from .assets import find_asset
@@ -158,11 +159,14 @@ class Evaluation:
         options = {name: wanted[name] for name in inspect.signature(kind.__init__).parameters if name in different}
         changed, steps = bool(options) or kind is not type(own), drawn["num_inference_steps"]
         labels = drawn.get("labels") or {}
-        usual_way = steps == pipeline.default_num_inference_steps() and guidance == suggested(pipeline)
+        default_guidance = usual_guidance(pipeline, bool(labels))
+        usual_way = steps == pipeline.default_num_inference_steps() and guidance == default_guidance
         if not (changed or labels) and usual_way:
             return {}
         name = "type(pipe.scheduler)" if kind is type(own) else kind.__name__
         given = "".join(f", {option}={_code(value)}" for option, value in options.items())
+        if not guidance and default_guidance:
+            guidance = {"guidance_scale": 1}
         return {
             "import": "" if kind is type(own) else f", {kind.__name__}",
             "scheduler": f"{name}.from_config(pipe.scheduler.config{given})" if changed else "",
@@ -205,6 +209,16 @@ class Evaluation:
         ]
 
     @property
+    def is_on_training_images(self) -> bool:
+        """Whether the real images are those that the model was trained on."""
+        return self.record["real"].get("is_held_out") is False
+
+    @property
+    def cautions(self) -> list[str]:
+        """What must be known about all numbers of the table."""
+        return cautions(self.record)
+
+    @property
     def notes(self) -> list[str]:
         """What must be known about single numbers of the table."""
         return [f"{metric['name']}: {metric['note']}." for metric, _ in self._metrics_and_floors if "note" in metric]
@@ -225,11 +239,13 @@ class Evaluation:
         return copy_check(self.record)
 
     def results(self, dataset: str | None) -> list[EvalResult]:
-        """For the card's `model-index`.
+        """For the card's `model-index`: none of numbers that say little, because of few images or trained ones.
 
         Args:
             dataset: identifier of the real images; by default what the evaluation calls them.
         """
+        if cautions(self.record):
+            return []
         found = []
         for judge in self.judges:
             for key, metric in judge.metrics.items():
@@ -262,9 +278,10 @@ class Evaluation:
         )
 
 
-def suggested(pipeline: AnimeDDPMPipeline) -> dict[str, float]:
-    """Guidance that the card suggests."""
-    return {"guidance_scale": 1.5} if pipeline.guide_unet is not None else {}
+def usual_guidance(pipeline: AnimeDDPMPipeline, is_labelled: bool = False) -> dict[str, float]:
+    """Guidance of calls that say nothing of it."""
+    scale = pipeline.choose_guidance_scale(None, None, is_labelled)
+    return {} if scale == 1 else {"guidance_scale": scale}
 
 
 def _arguments(guidance: dict[str, Any]) -> str:
@@ -309,7 +326,10 @@ def render_card(
         parameters=f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M",
         coordinates=unet.config.in_channels > unet.config.out_channels,
         guide=pipeline.guide_unet is not None and not weights.stock,
-        guided=_arguments(suggested(pipeline)),
+        guidance=usual_guidance(pipeline).get("guidance_scale"),
+        base=base_card(training),
+        began_with=training and training.config.get("pretrained_model_name_or_path"),
+        marked=marked,
         labels=pipeline.labels,
         asked={attribute: values[0] for attribute, values in pipeline.labels.items()},
         distilled=noise.get("distilled_steps"),
@@ -325,14 +345,22 @@ def render_card(
 
 
 def _completed(facts: CardFacts, training: TrainingRecord | None) -> CardFacts:
-    """With what the run itself knows of data and network on the Hub."""
+    """With what the run itself knows of data and network on the Hub, and the licence of the model it began with."""
     provenance = training.provenance if training else {}
-    data, start = provenance.get("data"), provenance.get("went_on_from")
-    if not facts.datasets and data and not data["local"]:
-        facts = dataclasses.replace(facts, datasets=(data["name"],))
-    if not facts.base_model and start and not start["local"]:
-        facts = dataclasses.replace(facts, base_model=start["name"])
-    return facts
+    data, start, base = provenance.get("data"), provenance.get("went_on_from"), base_card(training)
+    own = facts.datasets or ((data["name"],) if data and not data["local"] else ())
+    known: dict[str, Any] = {"datasets": tuple(dict.fromkeys((*own, *(base["datasets"] or ()))))}
+    if not facts.base_model and start:
+        known["base_model"] = base["repo_id"] if start["local"] else start["name"]
+    if not facts.license:
+        known |= {name: base[name] for name in ("license", "license_name", "license_link")}
+    return dataclasses.replace(facts, **known)
+
+
+def base_card(training: TrainingRecord | None) -> dict[str, Any]:
+    """What the card of the model that a training began with said; None for each thing that it did not."""
+    start = training.provenance.get("went_on_from") if training else None
+    return dict.fromkeys((*METADATA, *FACTS, "repo_id")) | ((start or {}).get("card") or {})
 
 
 def _metadata(

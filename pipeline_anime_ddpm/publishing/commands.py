@@ -37,6 +37,9 @@ def add_publish(commands: argparse._SubParsersAction) -> None:
     publish.add_argument(
         "--export_stock", action="store_true", help="in classes of diffusers alone, for those who run no remote code"
     )
+    publish.add_argument(
+        "--guidance_scale", type=float, help="what the pipeline is to draw with by default; 1 for no guidance"
+    )
     publish.add_argument("--output_dir", type=Path, help="write what would be pushed to this new folder as well")
     publish.add_argument("--dry_run", action="store_true", help="list what would be pushed, and push nothing")
     publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, that shows the model")
@@ -51,8 +54,9 @@ def publish_run(arguments: argparse.Namespace) -> None:
     diffusers_logging.disable_progress_bar()  # of loading, which takes a moment
     facts = CardFacts.read(arguments.card) if arguments.card else CardFacts()
     publication = Publication(
-        arguments.source, tuple(arguments.evaluation), facts, arguments.weights, arguments.export_stock
-    )
+        arguments.source, tuple(arguments.evaluation), facts, arguments.weights, arguments.export_stock,
+        arguments.guidance_scale,
+    )  # fmt: skip
     secrets = (arguments.hub_token,) if arguments.hub_token else ()
     pushes = arguments.repo_id and not arguments.dry_run
     name = arguments.repo_id or f"you/{arguments.source.resolve().name}"

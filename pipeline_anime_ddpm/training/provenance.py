@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from .atomic import write_whole
+from .base_card import read_card
 from .config import TrainingConfig
 from .parsing import parse_json
 
@@ -31,8 +32,8 @@ def write_provenance(
         num_images: in the data set, if it is known.
         first_images: images seen when this process starts.
     """
-    path = folder / RECORD_NAME
-    machines = read_provenance(folder).get("machines", [])
+    path, before = folder / RECORD_NAME, read_provenance(folder)
+    machines = before.get("machines", [])
     machine = {
         "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
@@ -43,7 +44,7 @@ def write_provenance(
         machines.append({"from_images": first_images, "date": date.today().isoformat(), **machine})
     record = {
         "data": {**data_origin(config), "num_images": num_images},
-        "went_on_from": origin(config.pretrained_model_name_or_path),
+        "went_on_from": _base(config, before.get("went_on_from")),
         "machines": machines,
     }
     write_whole(path, json.dumps(record, indent=1) + "\n")
@@ -63,6 +64,16 @@ def data_origin(config: TrainingConfig) -> dict[str, Any]:
     if config.uses_drawn_faces:
         return {"name": DRAWN_FACES, "local": True}
     return origin(config.dataset_name or config.train_data_dir)
+
+
+def _base(config: TrainingConfig, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The model that a run began with, and what its card said then; a resumed run may no longer find it."""
+    name = config.pretrained_model_name_or_path
+    found = origin(name)
+    if found is None or (before or {}).get("name") == found["name"]:
+        return before if found else None
+    card = read_card(name, config.cache_dir)
+    return found | ({"card": card} if card else {})
 
 
 def origin(name: str | None) -> dict[str, Any] | None:

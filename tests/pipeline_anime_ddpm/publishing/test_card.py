@@ -72,7 +72,8 @@ def test_people_read_the_facts_and_the_numbers(card, finished):
 
 
 def guided_pipeline(tiny_unet):
-    return AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1))
+    guide = tiny_unet(seed=1)
+    return AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), guide, default_guidance_scale=1.5)
 
 
 @pytest.fixture
