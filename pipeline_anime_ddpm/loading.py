@@ -18,7 +18,8 @@ from diffusers import SchedulerMixin, UNet2DModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 
-from .pipeline_anime_ddpm import ANY, AnimeDDPMPipeline, plain_name
+from . import AnimeDDPMPipeline
+from .pipeline_anime_ddpm import ANY, plain_name
 from .training.errors import first_line
 from .training.parsing import parse_json
 

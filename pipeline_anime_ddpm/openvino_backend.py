@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from .pipeline_anime_ddpm import AnimeDDPMPipeline
+from . import AnimeDDPMPipeline
 
 Call = Callable[..., torch.Tensor]
 

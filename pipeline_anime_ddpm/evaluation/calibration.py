@@ -206,9 +206,8 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
     figure.savefig(path, dpi=110)
 
 
-def add_calibrate(commands: argparse._SubParsersAction) -> None:
-    """Register the subcommand of `anime-ddpm`."""
-    command = commands.add_parser("calibrate", help="measure at which noise a data set's structure is lost")
+def add_calibrate(command: argparse.ArgumentParser) -> None:
+    """The flags."""
     command.add_argument("--dataset", required=True, help="data set on the Hub, or a local folder of images")
     command.add_argument("--dataset_config_name", help="configuration of the data set; needed only if it has several")
     command.add_argument("--image_column", help="column that holds the images; by default found by its type")

@@ -7,29 +7,33 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..training.errors import UserError, needs_extra
-from .compare import write_comparison
 from .settings import EvaluationConfig, ReferenceConfig, add_flags
 
 
-def add_evaluation(commands: argparse._SubParsersAction) -> None:
-    """Add the three commands to the parser of `anime-ddpm`."""
-    command = commands.add_parser("evaluate", help="measure how good a model's images are, how varied, and how new")
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """The flags."""
     add_flags(command, EvaluationConfig)
     command.set_defaults(run=_evaluate)
-    stats = commands.add_parser("stats", help="compute and keep what evaluations need of the real images; the floor")
-    stats.add_argument(
+
+
+def add_stats(command: argparse.ArgumentParser) -> None:
+    """The flags."""
+    command.add_argument(
         "--resolution", type=int, required=True, help="side of the images that will be judged, in pixels"
     )
-    add_flags(stats, ReferenceConfig)
-    stats.set_defaults(run=_stats)
-    compare = commands.add_parser("compare", help="results of several evaluations as a table and a plot")
-    compare.add_argument("results", nargs="+", type=Path, metavar="METRICS.JSON", help="as `evaluate` leaves them")
-    compare.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.png beside printing the table")
-    compare.add_argument("--names", nargs="+", help="what to call them, in the same order; by default their folders")
-    compare.add_argument(
+    add_flags(command, ReferenceConfig)
+    command.set_defaults(run=_stats)
+
+
+def add_compare(command: argparse.ArgumentParser) -> None:
+    """The flags."""
+    command.add_argument("results", nargs="+", type=Path, metavar="METRICS.JSON", help="as `evaluate` leaves them")
+    command.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.png beside printing the table")
+    command.add_argument("--names", nargs="+", help="what to call them, in the same order; by default their folders")
+    command.add_argument(
         "--allow_unlike", action="store_true", help="in spite of different n, extractors or real images"
     )
-    compare.set_defaults(run=_compare)
+    command.set_defaults(run=_compare)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -55,6 +59,8 @@ def _stats(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from .compare import write_comparison
+
     print(write_comparison(arguments.results, arguments.names, arguments.output, arguments.allow_unlike))
 
 

@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from schedulers import AnimeNoiseScheduler
 from schedulers.scheduling_anime_noise import SOLVERS
 
-from .. import loading
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from .. import AnimeDDPMPipeline, loading
 from ..training.errors import UserError, first_line
 from .digests import state_digest
 

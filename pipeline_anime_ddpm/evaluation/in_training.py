@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from .. import AnimeDDPMPipeline
 from ..training.config import NUM_DRAWN_FACES, TrainingConfig
 from ..training.drawn_faces import draw_faces
 from ..training.errors import UserError

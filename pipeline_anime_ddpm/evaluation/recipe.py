@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from .. import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
 from .drawing import (

@@ -12,9 +12,9 @@ import torch
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 
+from .. import AnimeDDPMPipeline
 from ..evaluation.digests import state_digest
 from ..loading import load_pipeline
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.parsing import parse_json
 from ..training.provenance import RECORD_NAME

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from schedulers import AnimeNoiseScheduler
 
+from .. import AnimeDDPMPipeline
 from ..evaluation.digests import state_digest
 from ..evaluation.drawing import OF_TRAINING, SAMPLERS, image_seed, sampler_facts
 from ..evaluation.judges import Judge, cautions, copy_check, judges, other_metrics
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..training.base_card import FACTS, METADATA, marked
 from ..training.errors import UserError
 from ..training.parsing import parse_yaml

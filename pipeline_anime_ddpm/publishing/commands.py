@@ -16,11 +16,8 @@ from .hub import create_repository, full_name, hub_trouble, push_folder
 from .space import build_space, pin_model
 
 
-def add_publish(commands: argparse._SubParsersAction) -> None:
-    """The subcommand and its flags."""
-    publish = commands.add_parser(
-        "publish", help="push a finished pipeline with its code, card and samples to the Hub, and a Space that shows it"
-    )
+def add_publish(publish: argparse.ArgumentParser) -> None:
+    """The flags."""
     publish.add_argument(
         "source", type=Path, metavar="RUN", help="--output_dir of a training, its best/, an average, or any pipeline"
     )

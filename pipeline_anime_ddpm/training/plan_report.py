@@ -39,12 +39,10 @@ multiplication and addition.
   GFLOP/image   forward and backward, with what is computed twice"""
 
 
-def add_plan(commands: argparse._SubParsersAction) -> None:
-    """Register the subcommand."""
-    # All that follows is left to `parse_config`: without a prefix that a flag could have, nothing looks like one here.
-    plan = commands.add_parser("plan", help=HELP.partition(",")[0].lower(), prefix_chars="\0", add_help=False)
-    plan.add_argument("flags", nargs=argparse.REMAINDER)
-    plan.set_defaults(run=lambda arguments: run_plan(arguments.flags))
+def add_plan(command: argparse.ArgumentParser) -> None:
+    """All that follows is left to `parse_config`."""
+    command.add_argument("flags", nargs=argparse.REMAINDER)
+    command.set_defaults(run=lambda arguments: run_plan(arguments.flags))
 
 
 def run_plan(flags: Sequence[str]) -> None:
