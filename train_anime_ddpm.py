@@ -84,6 +84,7 @@ from pipeline_anime_ddpm.training.run_folder import (
     export_pipeline,
     keep_others_out,
     load_guide,
+    occupy_output_dir,
     output_lock,
     save_guide,
     usage,
@@ -139,7 +140,7 @@ def main() -> None:
     unet, scheduler = build_model(config, labels)
     guide = kept_guide(config, unet, labels)
     patches = build_patches(config, unet)
-    checkpoint = choose_checkpoint(config, unet, scheduler)
+    choose_checkpoint(config, unet, scheduler)  # one that cannot be is refused before the data are decoded
     accelerator.print(introduction(config, unet, patches, labels))
     judge = build_judge(config, sampling_pipeline(config, unet, scheduler, labels), accelerator)
     with accelerator.local_main_process_first():  # the others find what the first has decoded
@@ -148,14 +149,17 @@ def main() -> None:
     schedule = RunSchedule.plan(config, data.num_images, accelerator.num_processes)
     hub = prepare_hub(config, facts) if accelerator.is_main_process else None
 
-    # The run: new, or where it stopped.
+    # The run: new, or where it stopped. From here on the folder is this run's alone.
+    if accelerator.is_main_process:
+        occupy_output_dir(config, lock)
+    accelerator.wait_for_everyone()
     run = build_run(config, accelerator, unet, scheduler, patches, schedule, data, hub, judge, labels)
-    resume(run, checkpoint)
+    resume(run, choose_checkpoint(config, unet, scheduler))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if config.resume_from_checkpoint not in (None, "latest"):  # before that is written down: see `asked_before`
             drop_checkpoints_after(run.folder, run.state.step)
-        claim_output_dir(config, lock)
+        claim_output_dir(config)
         drop_snapshots_after(run.folder, schedule.images(run.state.step))
         drop_events_after(run.folder, run.state.step, run.state.numerics.went_back)
         write_provenance(run.folder, config, data.num_images, accelerator, schedule.images(run.state.step))
@@ -198,6 +202,7 @@ def train(run: Run) -> None:
             with log.pause():
                 save_what_is_due(run, log, feed)
             if stop.requested(state.step) and not last:
+                bar.close()
                 stop_here(run, feed)
     stop.close()
 
@@ -522,12 +527,12 @@ def save_snapshots(run: Run) -> None:
 def stop_here(run: Run, feed: Feed) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
     save_everything(run, feed)
-    if run.accelerator.is_main_process:
+    run.accelerator.wait_for_everyone()  # whoever ends first has the launcher end the others, in the middle of saving
+    end_training(run.accelerator)
+    if run.accelerator.is_main_process:  # the last that is said: W&B has summed up by now
         checkpoint = checkpoint_folder(run.folder, run.state.step)
         sentence = f"Stopped; everything is in {checkpoint}. To resume, run the same command again."
         print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
-    run.accelerator.wait_for_everyone()  # whoever ends first has the launcher end the others, in the middle of saving
-    end_training(run.accelerator)
     sys.exit(130)
 
 

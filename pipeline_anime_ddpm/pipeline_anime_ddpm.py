@@ -1403,7 +1403,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         for name, entry in index.items():
             is_module = name in self.components and isinstance(entry, list)  # rather than a setting
             if is_module and entry[0] is not None and not _is_known_library(entry[0]):
-                index[name] = [_copy_source(entry[0], folder / name), entry[1]]
+                index[name] = [_copy_source(type(getattr(self, name)).__module__, folder / name), entry[1]]
         index_file.write_text(json.dumps(index), encoding="utf-8")
         for file in (index_file, *folder.glob("*/config.json")):
             entries = json.loads(file.read_text(encoding="utf-8"))

@@ -106,6 +106,24 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_proces
     assert_same_bits(final_state(whole[0]), final_state(output))
 
 
+def test_how_to_go_on_is_the_last_that_is_said(work, tmp_path):
+    """Also with W&B, which sums up a run when it ends."""
+    arguments = flags(work, tmp_path / "stopped", report_to="wandb", max_train_steps=4000)
+    together = subprocess.Popen(
+        command(*arguments), env=environment(WANDB_DIR=str(tmp_path), WANDB_SILENT="false"), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 150
+    while not (tmp_path / "stopped" / "metrics.csv").exists():
+        assert together.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    together.send_signal(signal.SIGTERM)
+    lines = together.communicate(timeout=100)[0].strip().splitlines()
+    assert together.returncode == 130
+    assert any("wandb: Run summary" in line for line in lines), "W&B has summed up"
+    assert lines[-1].startswith("Stopped; everything is in") and lines[-1].endswith("run the same command again.")
+
+
 def test_the_end_of_the_launcher_is_meant_for_the_run(work, whole, in_process):
     """`accelerate launch` passes no signal on; also, one that all processes get must not end those that decode."""
     output = work / "launched"
@@ -192,6 +210,23 @@ def test_a_checkpoint_of_another_architecture_is_refused(work, whole, in_process
     with pytest.raises(SystemExit):
         in_process(*other)
     assert "was written for another model" in capsys.readouterr().err
+
+
+def test_a_run_that_another_one_overtakes_goes_on_from_what_that_one_has_left(work, in_process, monkeypatch, capsys):
+    """Both begin in the same instant, without a folder; one is slow to decode."""
+    import train_anime_ddpm
+
+    arguments, open_data = flags(work, work / "overtaken", max_train_steps=4, checkpointing_steps=2), []
+
+    def slow(*given, **more):
+        run(*arguments)
+        return open_data[0](*given, **more)
+
+    open_data.append(train_anime_ddpm.open_data)
+    monkeypatch.setattr(train_anime_ddpm, "open_data", slow)
+    in_process(*arguments)
+    printed = capsys.readouterr().out
+    assert "Resuming from" in printed and "All 16 images are done" in printed
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process, capsys):

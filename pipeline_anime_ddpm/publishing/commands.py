@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
 
+from ..training.config_checks import check_repository
 from ..training.errors import UserError
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
@@ -67,12 +68,15 @@ def publish_run(arguments: argparse.Namespace) -> None:
         if arguments.output_dir:
             shutil.copytree(folder, arguments.output_dir, dirs_exist_ok=True)
             print(f"Written to {arguments.output_dir}.")
-        if arguments.dry_run:
-            print(listing(folder, f"{name} would be"))
         space = Path(temporary) / "space"
         if arguments.space:
             space.mkdir()
             build_space(space, name, facts, secrets)
+        if arguments.dry_run:
+            print(listing(folder, f"{name} would be"))
+            if arguments.space:
+                pin_model(space, name, "the revision that the push makes")
+                print(listing(space, f"The Space {arguments.space} would be"))
         if pushes:
             open_repository(arguments, name)
             revision = push(arguments, folder, name)
@@ -85,14 +89,15 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise a UserError for flags that cannot be meant together."""
     if not (arguments.repo_id or arguments.output_dir or arguments.dry_run):
         raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to look.")
+    for name in ("repo_id", "space"):
+        if getattr(arguments, name):
+            check_repository(getattr(arguments, name), f"--{name}")
     folder = arguments.output_dir
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output_dir {folder} holds something already; give a new folder.")
     for name in ("private", "replace_card", "space"):
         if getattr(arguments, name) and not arguments.repo_id:
             raise UserError(f"--{name} is for a push; give --repo_id as well.")
-    if arguments.space and arguments.dry_run:
-        raise UserError("--space names the revision that a push has made, and --dry_run makes none; leave one away.")
     if arguments.space and arguments.export_stock:
         raise UserError("The Space shows what our own pipeline can do; leave --export_stock or --space away.")
 

@@ -119,7 +119,8 @@ class TrainingConfig:
         "are the work of 32.",
     )
     enable_xformers_memory_efficient_attention: bool = setting(
-        False, "Use xformers' attention; PyTorch's own, the default, is as good on current GPUs."
+        False,
+        "Use xformers' attention, where it is installed; PyTorch's own, the default, is as good on current GPUs.",
     )
 
     # --- patches (Patch Diffusion, arXiv:2304.12526): most steps see crops, which cost a fraction of a full image ---
@@ -169,7 +170,8 @@ class TrainingConfig:
     ddpm_beta_schedule: str | None = setting(
         None,
         "The noise table of a new model; by default `squaredcos_cap_v2`, since `linear` spends half of its steps on "
-        "nearly pure noise at 64 pixels.",
+        "nearly pure noise at 64 pixels. `sigmoid` and `laplace` are those of their papers, and other curves than "
+        "diffusers has by these names; a pre-trained model keeps its own.",
         choices=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "anime"),
     )
     timestep_sampling: str = setting(
@@ -328,7 +330,8 @@ class TrainingConfig:
     resume_from_checkpoint: str | None = setting(
         None,
         "A checkpoint's name or folder, or `latest`. By default the newest one in the output folder; without any, a "
-        "new run. Later checkpoints in the output folder are deleted; the same command again goes on from the newest.",
+        "new run. One that is not there is an error, where diffusers' script begins anew. Later checkpoints in the "
+        "output folder are deleted; the same command again goes on from the newest.",
     )
     save_model_epochs: int = setting(10, "Write the pipeline to the output folder every so many epochs and at the end.")
 

@@ -6,6 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +29,13 @@ def check(config: TrainingConfig) -> None:
     _check_output(config)
 
 
+MOST_NUMBER = 2**63 - 1  # that seeds, counts and sides may be, as torch and numpy hold them
+
+
 def _check_numbers(config: TrainingConfig) -> None:
+    for name, value in vars(config).items():
+        if isinstance(value, int) and value > MOST_NUMBER:
+            raise UserError(f"--{name} is {value}; give {MOST_NUMBER} or less.")
     at_least_one = (
         "resolution max_train_steps max_train_images num_epochs train_batch_size gradient_accumulation_steps "
         "ddpm_num_steps ddpm_num_inference_steps validation_images eval_batch_size checkpointing_steps "
@@ -164,7 +173,21 @@ def _check_evaluation(config: TrainingConfig) -> None:
         raise UserError(f"--eval_images is {config.eval_images}, too few to measure anything; give 8 or more.")
 
 
+def check_repository(name: str, flag: str) -> None:
+    """Raise a UserError for a name that the Hub takes for no repository."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(
+            f"{flag} {name!r} is no name of a repository on the Hub; give `you/name`, of at most 96 letters, digits "
+            "and single - _ or . within."
+        ) from error
+
+
 def _check_output(config: TrainingConfig) -> None:
+    if config.push_to_hub:
+        name = config.hub_model_id or Path(config.output_dir).resolve().name
+        check_repository(name, "--hub_model_id" if config.hub_model_id else "--push_to_hub without --hub_model_id:")
     if config.overwrite_output_dir and config.resume_from_checkpoint:
         raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
     logging_dir = Path(config.logging_dir)

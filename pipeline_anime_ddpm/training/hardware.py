@@ -21,6 +21,8 @@ from .optimizers import check_optimizer
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
 }  # fmt: skip
+# What launchers tell their processes: torchrun, and the kinds of mpirun.
+NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def choose_precision(asked: str | None) -> str:
@@ -53,8 +55,11 @@ def check_machine(config: TrainingConfig, device: torch.device) -> None:
 
 def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    check_launcher()
     accelerator = new_accelerator(
         config.gradient_accumulation_steps,
+        # accelerate has torchrun's processes share their work on CPUs only if it is told to
+        cpu=int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _has_accelerator(),
         mixed_precision=precision,
         log_with=config.trackers or None,
         project_dir=str(Path(config.output_dir) / config.logging_dir),
@@ -65,6 +70,20 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
         logging.getLogger().setLevel(logging.ERROR)
         datasets.utils.logging.disable_progress_bar()
     return accelerator
+
+
+def check_launcher() -> None:
+    """Refuse to be one process where `accelerate launch` was told of several: on CPUs it starts one, without a word.
+
+    Of what it was told, only the address at which the others were to meet reaches the script.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if launched and not any(name in os.environ for name in NUMBERS_OF_PROCESSES):
+        raise UserError(
+            "`accelerate launch` was told to start several processes, and on CPUs it has started one; use `torchrun "
+            "--nproc_per_node 2 train_anime_ddpm.py ...` or configs/cpu_ranks.yaml (for one process, give "
+            "--num_processes 1, and unset MASTER_ADDR if it is set)."
+        )
 
 
 def new_accelerator(accumulation: int, **settings) -> Accelerator:

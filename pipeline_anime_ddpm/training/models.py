@@ -71,13 +71,20 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
-        if not is_xformers_available():
-            raise UserError("xformers is not installed; run `pip install xformers` or leave its flag away.")
+        use_xformers(unet)
+    return unet, scheduler
+
+
+def use_xformers(unet: UNet2DModel) -> None:
+    """Compute attention with xformers, or where it is missing or does not work, with PyTorch, and say so."""
+    reason = "" if is_xformers_available() else "it is not installed"
+    if not reason:
         try:
             unet.enable_xformers_memory_efficient_attention()
         except ValueError as error:
-            raise UserError(f"xformers cannot be used here ({first_line(error)}); leave its flag away.") from error
-    return unet, scheduler
+            reason = first_line(error)
+    if reason:
+        logger.warning("Attention is computed by PyTorch and not by xformers: %s.", reason)
 
 
 def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None) -> UNet2DModel | None:

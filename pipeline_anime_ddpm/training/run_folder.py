@@ -117,20 +117,25 @@ def keep_others_out(lock: FileLock) -> None:
     restore_replaced(folder)
 
 
-def claim_output_dir(config: TrainingConfig, lock: FileLock | None = None) -> Path:
-    """Create the folder, or empty it of an earlier run if asked to, and save the config in it. Main process only.
+def occupy_output_dir(config: TrainingConfig, lock: FileLock) -> None:
+    """Make the folder if need be, and take its lock: what is read of it from now on stays true. Main process only.
 
     Raises:
-        UserError: as `keep_others_out` and `check_output_dir`, if the `lock` is not taken yet.
+        UserError: if it cannot be made, and as `keep_others_out` and `check_output_dir`.
     """
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
-    if lock is not None:
-        keep_others_out(lock)
-        check_output_dir(config)  # another run may have come and gone since the first look
+    keep_others_out(lock)
+    check_output_dir(config)  # another run may have come and gone since the first look
+
+
+def claim_output_dir(config: TrainingConfig) -> Path:
+    """Empty the folder of an earlier run if asked to, and save the config in it. Main process only."""
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     if config.overwrite_output_dir:
         for name in (
             *PIPELINE_PARTS,

@@ -274,3 +274,25 @@ def test_a_process_without_the_package_really_has_none(run_python):
         run_python("import schedulers", package=False)
     with pytest.raises(AssertionError, match="is blocked in this process"):
         run_python("from pipeline_anime_ddpm import AnimeDDPMPipeline", package=False)
+
+
+STOCK_PIPELINE = """
+import sys
+from diffusers import DDPMPipeline
+
+pipe = DDPMPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(pipe.scheduler).__name__ == "AnimeNoiseScheduler"
+pipe.set_progress_bar_config(disable=True)
+assert pipe(num_inference_steps=3).images[0].size == (16, 16)
+pipe.save_pretrained(sys.argv[2])
+"""
+
+
+def test_a_pipeline_of_diffusers_with_our_scheduler_loads_where_the_package_is_not(tiny_unet, run_python, tmp_path):
+    pipe = DDPMPipeline(tiny_unet(), AnimeNoiseScheduler(solver="ddim"))
+    pipe.save_pretrained(tmp_path / "stock")
+    run_python(STOCK_PIPELINE, tmp_path / "stock", tmp_path / "again", package=False)
+    run_python(STOCK_PIPELINE, tmp_path / "again", tmp_path / "once more", package=False)
+    again = DDPMPipeline.from_pretrained(tmp_path / "once more", trust_remote_code=True)
+    first = AnimeNoiseScheduler.from_pretrained(tmp_path / "stock" / "scheduler")
+    assert {**again.scheduler.config} == {**first.config}

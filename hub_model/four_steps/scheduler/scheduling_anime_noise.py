@@ -9,7 +9,10 @@ Notation, as in the papers: x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε, SNR = ᾱ/(1-�
 
 import inspect
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import diffusers
@@ -420,6 +423,9 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         snr_gamma: float = 5.0,
         distilled_steps: int | None = None,
     ):
+        # By this name a pipeline's `model_index.json` refers to the file that `save_pretrained` puts beside the config,
+        # so that stock pipelines load it as remote code. diffusers asks the instance; pickle asks the class.
+        self.__module__ = Path(__file__).stem
         self.register_to_config(variance_type=str(variance_type).removesuffix("_log"))
         for option, valid in _NAMES.items():
             _choose(option, self.config[option], valid)
@@ -481,6 +487,15 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         )
         if "_use_default_values" in self.config:
             self.register_to_config(_use_default_values=[])
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Save the config, as [`SchedulerMixin.save_pretrained`] does, with this file beside it."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        source, target = Path(__file__), folder / Path(__file__).name
+        if target.resolve() != source.resolve():
+            shutil.copyfile(source, target)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_config(cls, config: dict | None = None, return_unused_kwargs: bool = False, **kwargs):

@@ -23,6 +23,12 @@ from .units import DataFile, ImageFiles, Source, TarFiles
 
 logger = logging.getLogger(__name__)
 
+# What folders are called that hold a split, as in `datasets.load_dataset("imagefolder")`.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
 ARCHIVE_SUFFIXES = frozenset({".zip"})
 BUILDERS = frozenset({"parquet", "arrow", "imagefolder"})  # of `datasets`, whose files are opened; we read tars
@@ -40,6 +46,11 @@ def check_source(config: TrainingConfig) -> None:
     if config.dataset_name is not None or config.train_data_dir is None:
         return
     folder = Path(config.train_data_dir)
+    if "://" in config.train_data_dir:
+        raise UserError(
+            f"--train_data_dir {config.train_data_dir} is an address, and only folders of this machine are read; "
+            "download it, or put it on the Hub and give that as --dataset_name."
+        )
     if not folder.is_dir():
         raise UserError(f"--train_data_dir {folder} is not a folder; give the folder that holds your images.")
     if not any(p.suffix.lower() in _DATA_SUFFIXES for p in folder.rglob("*")):
@@ -95,7 +106,10 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of a broken file or README.md, almost anything
-        name = config.dataset_name or config.train_data_dir
+        name, lines = config.dataset_name or config.train_data_dir, str(error).splitlines()
+        if len(lines) > 1 and lines[0].startswith("Config name is missing"):
+            names = lines[1].partition("[")[2].rstrip("]")
+            raise UserError(f"{name} has several configurations ({names}); give --dataset_config_name.") from error
         raise UserError(
             f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path, and its files."
         ) from error
@@ -104,7 +118,7 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
 def _open_folder(config: TrainingConfig) -> Source:
     folder = Path(config.train_data_dir)
     by_kind: dict[str, list[Path]] = {"table": [], "tar": [], "archive": [], "image": []}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_training_part(folder).rglob("*")):
         kind = _kind(path.name)
         if kind in by_kind and path.is_file():
             by_kind[kind].append(path)
@@ -123,6 +137,19 @@ def _open_folder(config: TrainingConfig) -> Source:
         metadata = sorted(path for path in folder.rglob("*") if is_metadata(path.name) and path.is_file())
         source.add_labels([*map(str, metadata)], _local_files(metadata, folder), config.label_names)
     return source
+
+
+def _training_part(folder: Path) -> Path:
+    """Of a folder with a folder for each split, as `datasets` knows them, that for training; else the folder itself."""
+    splits = {part.name.lower(): part for part in folder.iterdir() if part.is_dir()}
+    training = next((splits[name] for name in SPLIT_FOLDERS["train"] if name in splits), None)
+    held_out = [
+        splits[name].name for split in ("validation", "test") for name in SPLIT_FOLDERS[split] if name in splits
+    ]
+    if training is None or not held_out:
+        return folder
+    logger.warning("Of %s only %s/ is trained on; %s/ is held out.", folder, training.name, "/ and ".join(held_out))
+    return training
 
 
 def _tell_of_links(paths: list[Path], folder: Path) -> None:

@@ -204,13 +204,30 @@ def test_an_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_une
     ([], "Give --repo_id"),
     (["--dry_run", "--private"], "--private is for a push"),
     (["--dry_run", "--space", "me/demo"], "--space is for a push"),
-    (["--repo_id", "me/a", "--space", "me/b", "--dry_run"], "--dry_run makes none"),
+    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is no name of a repository"),
+    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is no name of a repository"),
     (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "leave --export_stock or --space away"),
     (["--output_dir", "{run}"], "holds something already"),
     (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
 ])  # fmt: skip
 def test_flags_that_cannot_be_meant(finished, publish, arguments, said):
     assert said in publish(finished, *(argument.format(run=finished) for argument in arguments))
+
+
+def test_a_dry_run_lists_the_space_too(finished, publish):
+    listed = publish(finished, "--dry_run", "--repo_id", "me/faces", "--space", "me/demo")
+    assert "The Space me/demo would be" in listed and "app.py" in listed and "app_settings.json" in listed
+
+
+def test_a_recommended_guidance_is_the_published_default(finished, publish, tiny_unet, tmp_path):
+    assert "--guidance_scale 2 is not for" in publish(finished, "--output_dir", tmp_path / "a", "--guidance_scale", 2)
+    guided = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1))
+    guided.save_pretrained(tmp_path / "guided")
+    publish(tmp_path / "guided", "--output_dir", tmp_path / "b", "--guidance_scale", 2)
+    assert AnimeDDPMPipeline.from_pretrained(tmp_path / "b").config.default_guidance_scale == 2
+    assert "`guidance_scale` of 2.0; `guidance_scale=1` turns it off" in (tmp_path / "b" / "README.md").read_text()
+    refused = publish(tmp_path / "guided", "--output_dir", tmp_path / "c", "--guidance_scale", 2, "--export_stock")
+    assert "leave it or --export_stock away" in refused
 
 
 def test_a_dry_run_lists_what_would_go_and_writes_nothing(finished, publish, tmp_path, monkeypatch):

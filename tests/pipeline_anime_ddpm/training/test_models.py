@@ -214,15 +214,19 @@ def test_flags_that_contradict_the_pretrained_model_are_refused(tiny_unet, tmp_p
         ({"model_config_name_or_path": "./nowhere"}, "neither a size"),
         ({"pretrained_model_name_or_path": "./nowhere"}, "cannot be loaded"),
         ({"pretrained_model_name_or_path": "."}, "cannot be loaded"),
-        ({"model_config_name_or_path": "tiny", "enable_xformers_memory_efficient_attention": True}, "xformers is not"),
     ],
 )
 def test_models_that_cannot_be_had_get_one_sentence(settings, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline_anime_ddpm.training.models.is_xformers_available", lambda: False)
     with pytest.raises(UserError, match=says) as error:
         build_model(config(**settings))
     assert "\n" not in str(error.value)
+
+
+def test_without_xformers_attention_is_computed_by_pytorch_and_that_is_said(monkeypatch, caplog):
+    monkeypatch.setattr("pipeline_anime_ddpm.training.models.is_xformers_available", lambda: False)
+    build_model(config(model_config_name_or_path="tiny", enable_xformers_memory_efficient_attention=True))
+    assert "computed by PyTorch and not by xformers: it is not installed" in caplog.text
 
 
 def test_networks_that_are_not_rgb_are_refused(tiny_unet, tmp_path):

@@ -29,7 +29,11 @@ def png(number):
 
 def config_for(folder, tmp_path, **settings):
     return TrainingConfig(
-        **{"train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "run")}
+        **{
+            "train_data_dir": folder and str(folder),
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "run"),
+        }
         | settings
     )
 
@@ -293,3 +297,46 @@ def test_odd_data_are_read_or_refused_in_a_sentence(what, flag, streaming, tmp_p
         assert any(isinstance(result, str) and result in sentence for result in results), sentence
     else:
         assert batch.images[:, 0, 0, 0].tolist() in results
+
+
+def split_folders(folder, make, names):
+    for count, name in enumerate(names, 1):
+        make(folder / name, count)
+
+
+@pytest.mark.parametrize("make", [make_folder, make_tars])
+@pytest.mark.parametrize("names", [("Training", "test", "val"), ("train", "eval")])
+def test_of_folders_for_splits_only_that_for_training_is_trained_on(make, names, tmp_path, caplog):
+    """As in load_dataset("imagefolder"), `--dataset_name` and folders of parquet files."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    split_folders(folder, make, names)
+    source = open_source(config_for(folder, tmp_path))
+    assert contents(source) == [png(0)]
+    assert f"only {names[0]}/ is trained on" in caplog.text and f"{names[1]}" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("train", "cats"), ("test", "cats"), ("cats", "dogs")])
+def test_folders_that_are_no_splits_are_all_trained_on(names, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    split_folders(folder, make_folder, names)
+    assert len(contents(open_source(config_for(folder, tmp_path)))) == 3
+
+
+def test_an_address_is_refused_as_it_is(tmp_path):
+    with pytest.raises(UserError, match=r"--train_data_dir http://example\.org/faces\.tar is an address"):
+        check_source(config_for("http://example.org/faces.tar", tmp_path))
+
+
+def test_several_configurations_are_all_named(tmp_path):
+    names = [f"part-{number:02d}" for number in range(40)]
+    listed = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in names)
+    folder = tmp_path / "data"
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0.png").write_bytes(png(number))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    with pytest.raises(UserError, match="give --dataset_config_name") as error:
+        open_source(config_for(None, tmp_path, dataset_name=str(folder)))
+    assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)
