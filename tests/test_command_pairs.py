@@ -82,13 +82,13 @@ def test_each_command_reads_what_the_ones_before_it_have_written(train, evaluate
     (tmp_path / "card.yaml").write_text(CARD)
     run = train("run", ema_sigma_rels="0.1", save_guide_at=8)
     judged, printed = evaluate(run, "judged")
-    assert "too few to mean anything" in printed
-    assert ("those that the model was trained on" in printed) == (not (faces / "test").is_dir())
+    assert "too few for these numbers to mean anything" in printed
+    assert ("The real images are a training split" in printed) == (not (faces / "test").is_dir())
     published = tmp_path / "published"
     do("publish", run, "--evaluation", judged, "--card", tmp_path / "card.yaml", "--output_dir", published,
        "--guidance_scale", 1.5)  # fmt: skip
     card = ModelCard.load(published / "README.md")
-    assert "KID-tiny-vit" in card.text and "too few to mean anything" in card.text
+    assert "KID-tiny-vit" in card.text and "too few for these numbers to mean anything" in card.text
     assert "model-index" not in card.data.to_dict() and "an early snapshot of the same training" in card.text
 
     # What was published is evaluated, compared, published again and trained on.
@@ -101,8 +101,8 @@ def test_each_command_reads_what_the_ones_before_it_have_written(train, evaluate
     text = (tmp_path / "derived card" / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.license, data.license_name) == ("other", "research-only")
-    for said in ("was trained on other data, of which its card says: Drawn by a test.", "Nobody. No hands.",
-                 "It is that of the model that this one began with.", "which nobody has recommended"):  # fmt: skip
+    for said in ("whose card says about its training data: Drawn by a test.", "Nobody. No hands.",
+                 "It was taken over from the base model.", "No `guidance_scale` has been measured"):  # fmt: skip
         assert said in text, said
     assert "an early snapshot of the same training" not in text
 

@@ -50,7 +50,7 @@ def test_it_draws_faces_of_64_pixels_guided_as_its_card_says():
         ).images  # fmt: skip
     assert drawn[1.5].shape == (2, 3, 64, 64) and (drawn[1.0] - drawn[1.5]).abs().max() > 0.01
     assert torch.equal(drawn[None], drawn[1.5])
-    assert "`pipe()` does so with a `guidance_scale` of 1.5" in (FOLDER / "README.md").read_text()
+    assert "on by default, with a `guidance_scale` of 1.5" in (FOLDER / "README.md").read_text()
     assert all(0.1 < images.std() < 0.5 for images in drawn.values())
 
 

@@ -63,13 +63,13 @@ def cautions(record: dict[str, Any]) -> list[str]:
     found, judged, real = [], record["judged"]["n"], record["real"]["n"]
     if min(judged, real) < LEAST_MEANINGFUL:
         found.append(
-            f"{judged:,} images against {real:,} are too few to mean anything: chance moves every number here more "
-            f"than training does. Compare {LEAST_MEANINGFUL:,} or more on both sides."
+            f"{judged:,} generated and {real:,} real images are too few for these numbers to mean anything. Use "
+            f"{LEAST_MEANINGFUL:,} or more of each."
         )
     if record["real"].get("is_held_out") is False:
         found.append(
-            "The real images are those that the model was trained on, if it was trained on this data set: a model that "
-            "copies them would score best. Keep some aside as a split of their own, such as test/."
+            "The real images are a training split. If the model was trained on them, copying them scores best. Hold "
+            "some images out, for example in a folder test/."
         )
     return found
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from .. import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
+from ..training.hardware import check_launcher
 from ..training.parsing import parse_json
 from .drawing import (
     Drawing,
@@ -98,8 +99,9 @@ def choose_device(asked: str | None) -> tuple[PartialState, torch.device]:
     """The processes that share the work, and this one's device.
 
     Raises:
-        UserError: if there is no such device.
+        UserError: if there is no such device, or the launcher started too few processes.
     """
+    check_launcher()
     cpu = asked == "cpu" or (asked is None and not torch.accelerator.is_available())
     state = PartialState(cpu=cpu, timeout=timedelta(days=1))
     try:

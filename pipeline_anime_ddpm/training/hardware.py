@@ -81,7 +81,7 @@ def check_launcher() -> None:
     if launched and not any(name in os.environ for name in NUMBERS_OF_PROCESSES):
         raise UserError(
             "`accelerate launch` was told to start several processes, and on CPUs it has started one; use `torchrun "
-            "--nproc_per_node 2 train_anime_ddpm.py ...` or configs/cpu_ranks.yaml (for one process, give "
+            "--nproc_per_node 2` or `accelerate launch --config_file configs/cpu_ranks.yaml` (for one process, give "
             "--num_processes 1, and unset MASTER_ADDR if it is set)."
         )
 

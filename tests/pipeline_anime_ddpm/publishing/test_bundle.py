@@ -225,7 +225,7 @@ def test_a_recommended_guidance_is_the_published_default(finished, publish, tiny
     guided.save_pretrained(tmp_path / "guided")
     publish(tmp_path / "guided", "--output_dir", tmp_path / "b", "--guidance_scale", 2)
     assert AnimeDDPMPipeline.from_pretrained(tmp_path / "b").config.default_guidance_scale == 2
-    assert "`guidance_scale` of 2.0; `guidance_scale=1` turns it off" in (tmp_path / "b" / "README.md").read_text()
+    assert "`guidance_scale` of 2.0. Pass `guidance_scale=1`" in (tmp_path / "b" / "README.md").read_text()
     refused = publish(tmp_path / "guided", "--output_dir", tmp_path / "c", "--guidance_scale", 2, "--export_stock")
     assert "leave it or --export_stock away" in refused
 

@@ -229,6 +229,23 @@ def test_only_inceptions_distance_is_called_fid(finished, evaluated, publish, tm
     assert card.data.to_dict()["metrics"][0] == "fid" and "is not FID" not in card.text
 
 
+@pytest.mark.parametrize("judged, held_out, said", [
+    (32, True, "32 generated and 1,500 real images are too few for these numbers to mean anything"),
+    (2000, False, "The real images are a training split"),
+])  # fmt: skip
+def test_numbers_that_say_little_carry_a_caution_and_are_not_in_the_index(
+    judged, held_out, said, finished, evaluated, publish, tmp_path
+):
+    record = json.loads((evaluated / "metrics.json").read_text())
+    record["judged"]["n"], record["real"]["is_held_out"] = judged, held_out
+    (evaluated / "metrics.json").write_text(json.dumps(record))
+    publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
+    card = ModelCard((tmp_path / "out" / "README.md").read_text())
+    assert said in card.text and "0.75 ± 0.12" in card.text
+    assert ("Of training images, compared with the others of them," in card.text) == (not held_out)
+    assert not {"model-index", "metrics"} & card.data.to_dict().keys()
+
+
 def test_pictures_of_the_card_are_in_the_bundle(card, tmp_path):
     pictures = re.findall(r'(?:\]\(|<img src=")([^")]+\.png)', card.text)
     assert len(pictures) == 2 and all((tmp_path / "out" / picture).is_file() for picture in pictures)
