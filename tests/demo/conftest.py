@@ -12,7 +12,8 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 def saved(tmp_path_factory, tiny_unet):
     """A folder with a pipeline and what a training leaves beside it."""
     folder = tmp_path_factory.mktemp("demo") / "tiny-faces"
-    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1)).save_pretrained(folder)
+    pipe = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1), default_guidance_scale=1.5)
+    pipe.save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n\nNoise. <img src='x.png'> ![y](y.png)\n")
     (folder / "metrics.json").write_text('[{"metrics": {"kid": {"name": "KID", "value": 1.5, "std": 0.1, "n": 7}}}]')
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "loss.png")
