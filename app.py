@@ -50,6 +50,7 @@ MODELS = (HERE / "hub_model", Path("anime-ddpm-model"))  # the first that is the
 
 # What one visitor can ask for at a time; checked here, whatever the page lets through.
 MOST_FACES, MOST_STEPS, MOST_FRAMES, MOST_SEED = 16, 100, 32, 2**31 - 1
+MOST_GUIDANCE = 4.0
 MOST_BYTES, MOST_PIXELS = 8_000_000, 16_000_000  # of an upload
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 SECONDS = 120  # that a request may take once it is its turn
@@ -230,7 +231,9 @@ class Model:
         self.can_vary, self.can_repair = "image" in takes, "mask_image" in takes
         self.can_go_between = hasattr(self.pipeline, "interpolate")
         self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
-        self.default_guidance = self.pipeline.config.get("default_guidance_scale", 1.0) if self.has_guide else 1.0
+        self.default_guidance = (
+            min(MOST_GUIDANCE, self.pipeline.config.get("default_guidance_scale", 1.0)) if self.has_guide else 1.0
+        )
         self.least_steps, self.most_steps = 1, min(MOST_STEPS, scheduler.config.num_train_timesteps)
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
         if self.is_distilled:
@@ -435,7 +438,7 @@ class Studio:
         faces, seed, steps = self.common(faces, seed, steps)
         if sampler not in self.model.samplers:
             raise gr.Error(f"The sampler must be one of {', '.join(self.model.samplers)}.")
-        guidance = checked(guidance, 1, 4, "Guidance", float)
+        guidance = checked(guidance, 1, MOST_GUIDANCE, "Guidance", float)
         seeds = [(seed + number) % (MOST_SEED + 1) for number in range(faces)]
         pipeline = self.model.with_sampler(sampler)
         guided = {"guidance_scale": guidance} if self.model.has_guide else {}
@@ -577,7 +580,7 @@ class Studio:
             number("seed", 0, MOST_SEED, 0),
             number("steps", model.least_steps, model.most_steps, model.default_steps),
             query.get("sampler") if query.get("sampler") in model.samplers else OWN,
-            number("guidance", 1, 4, model.default_guidance, float),
+            number("guidance", 1, MOST_GUIDANCE, model.default_guidance, float),
         )
 
     @plain_errors
@@ -736,7 +739,7 @@ def draw_tab(studio: Studio, picked: gr.State, turn: dict, quiet: dict, demo: gr
                     model.samplers, value=OWN, label="Sampler", visible=len(model.samplers) > 1, filterable=False
                 )
                 guidance = gr.Slider(
-                    1, 4, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
+                    1, MOST_GUIDANCE, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
                     info="How much to keep away from what a weaker network draws; 1 is not at all",
                 )  # fmt: skip
             with gr.Row():

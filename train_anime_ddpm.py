@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pipeline_anime_ddpm  # noqa: F401 (first: it keeps bitsandbytes from complaining)
+
+# isort: split
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object

@@ -20,6 +20,7 @@ COMMANDS = {
     "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
     "cache": ("look at the decoded images and statistics that are kept, and delete them", "cache_command:add_cache"),
 }  # fmt: skip
+MOST_NUMBER = 2**63 - 1  # as in training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,9 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     arguments = _build_parser(chosen).parse_args(argv)
-    from .training.errors import one_sentence_errors  # here, as it takes a while
+    from .training.errors import UserError, one_sentence_errors  # here, as it takes a while
 
     with one_sentence_errors():
+        for name, value in vars(arguments).items():
+            if isinstance(value, int) and value > MOST_NUMBER:
+                raise UserError(f"--{name} is {value}; give {MOST_NUMBER} or less.")
         arguments.run(arguments)
 
 
@@ -38,11 +42,11 @@ def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="anime-ddpm", description="Tools around train_anime_ddpm.py.")
     parser.add_argument("--version", action="version", version=f"anime-ddpm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (purpose, place) in COMMANDS.items():
+    for name, (purpose, location) in COMMANDS.items():
         # `plan` reads all flags of a training itself: without a prefix that a flag could have, nothing looks like one
         takes_all = {"prefix_chars": "\0", "add_help": False} if name == "plan" else {}
         command = commands.add_parser(name, help=purpose, **takes_all)
         if name == chosen:
-            module, _, function = place.partition(":")
+            module, _, function = location.partition(":")
             getattr(importlib.import_module(f".{module}", __package__), function)(command)
     return parser

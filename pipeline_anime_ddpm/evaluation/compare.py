@@ -10,7 +10,7 @@ from typing import Any
 
 from ..training.errors import UserError
 from ..training.parsing import parse_json
-from .judges import FEATURE_KEYS, Judge, copy_check, judges, other_metrics
+from .judges import FEATURE_KEYS, Judge, cautions, copy_check, judges, other_metrics
 from .settings import COPIES
 
 LOWER_IS_BETTER = {"fid": True, "kid": True, "mind": True, "precision": False, "recall": False}
@@ -229,6 +229,8 @@ def write_comparison(
     if len(names) != len(records):
         raise UserError(f"--names has {len(names)} names for {len(records)} results; give one for each.")
     table = comparison_table(records, names, allow_unlike)
+    for name, record in zip(names, records, strict=True):
+        table += "".join(f"\n\nCaution, {name}: {caution}" for caution in cautions(record))
     if output is not None:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)

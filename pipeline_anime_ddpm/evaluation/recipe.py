@@ -17,6 +17,7 @@ from .. import AnimeDDPMPipeline
 from ..training.errors import UserError, first_line
 from ..training.hardware import check_launcher
 from ..training.parsing import parse_json
+from ..training.provenance import public_name, read_provenance
 from .drawing import (
     Drawing,
     check_pipeline,
@@ -185,7 +186,7 @@ def measure(
     record: dict[str, Any] = {
         "judged": {"source": images.source, "n": len(images), "resolution": images.resolution},
         "drawn": drawing and drawing.facts,
-        "real": reference.real.facts | {"is_held_out": reference.is_held_out},
+        "real": reference.real.facts | {"is_held_out": is_held_out(reference, images.source)},
         "metrics": {},
         "skipped": reference.skipped,
     }
@@ -209,6 +210,12 @@ def measure(
     record["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     write_metrics(folder, record)
     return record
+
+
+def is_held_out(reference: Reference, model: str) -> bool:
+    """Whether the real images are others than those that the model was trained on, as far as its run has recorded."""
+    trained_on = (read_provenance(Path(model)).get("data") or {}).get("name")
+    return reference.is_held_out or (trained_on is not None and trained_on != public_name(reference.config.dataset))
 
 
 def judged_by(reference: Reference, extractor: FeatureExtractor, images: ImageSet) -> dict[str, Any]:

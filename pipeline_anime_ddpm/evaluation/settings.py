@@ -239,7 +239,7 @@ class EvaluationConfig(ReferenceConfig):
             given["guidance_interval"] = (low, high)
         given = {name: value for name, value in given.items() if value != getattr(type(self), name)}
         others = [name for name in given if name != "guidance_scale"]
-        if others and self.guidance_scale in (None, 1):
+        if others and self.guidance_scale == 1:
             raise UserError(f"--{others[0]} does nothing without a --guidance_scale above 1; give one.")
         return given
 

@@ -187,7 +187,8 @@ def name_stock_class(folder: Path) -> None:
     module, _ = index["_class_name"]
     (folder / f"{module}.py").unlink()
     index["_class_name"] = DDPMPipeline.__name__
-    del index["guide_unet"]
+    for name in ("guide_unet", "space_to_depth", "default_guidance_scale"):  # of our own pipeline
+        del index[name]
     index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 

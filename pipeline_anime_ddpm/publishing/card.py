@@ -209,11 +209,6 @@ class Evaluation:
         ]
 
     @property
-    def is_on_training_images(self) -> bool:
-        """Whether the real images are those that the model was trained on."""
-        return self.record["real"].get("is_held_out") is False
-
-    @property
     def cautions(self) -> list[str]:
         """What must be known about all numbers of the table."""
         return cautions(self.record)

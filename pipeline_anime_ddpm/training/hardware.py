@@ -59,7 +59,7 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     accelerator = new_accelerator(
         config.gradient_accumulation_steps,
         # accelerate has torchrun's processes share their work on CPUs only if it is told to
-        cpu=int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _has_accelerator(),
+        cpu=int(os.environ.get("WORLD_SIZE") or 1) > 1 and not _has_accelerator(),
         mixed_precision=precision,
         log_with=config.trackers or None,
         project_dir=str(Path(config.output_dir) / config.logging_dir),

@@ -16,9 +16,8 @@ from accelerate import Accelerator
 from .atomic import write_whole
 from .base_card import read_card
 from .config import TrainingConfig
-from .parsing import parse_json
+from .record import RECORD_NAME, read_record
 
-RECORD_NAME = "provenance.json"
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
 DRAWN_FACES = "faces that the project draws itself"
 
@@ -51,12 +50,8 @@ def write_provenance(
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """What `write_provenance` has kept; empty if nothing, or what is there is damaged."""
-    try:
-        record = parse_json((folder / RECORD_NAME).read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    """What `write_provenance` has kept in a run's folder; empty if nothing, or what is there is damaged."""
+    return read_record(folder / RECORD_NAME)
 
 
 def data_origin(config: TrainingConfig) -> dict[str, Any]:

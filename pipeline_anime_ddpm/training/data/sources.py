@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -23,11 +24,11 @@ from .units import DataFile, ImageFiles, Source, TarFiles
 
 logger = logging.getLogger(__name__)
 
-# What folders are called that hold a split, as in `datasets.load_dataset("imagefolder")`.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval", "evaluation"),
+# Words for splits, as in `datasets`: names of folders, and parts of the names of tars.
+SPLIT_WORDS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "dev", "val"},
+    "test": {"test", "testing", "eval", "evaluation"},
 }
 TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
 ARCHIVE_SUFFIXES = frozenset({".zip"})
@@ -76,26 +77,31 @@ def open_source(config: TrainingConfig, split: str = "train") -> Source:
     """Find the images that `config` names, without reading them.
 
     Args:
-        split: of the data set; a `--train_data_dir` of images is all training images.
+        split: of the data set; see `by_split` for folders of images and tars.
 
     Raises:
         UserError: if they cannot be found, or it is not clear which column holds them.
     """
     with _one_sentence(config):
-        source = _open_folder(config) if config.dataset_name is None else _open_dataset(config, split)
+        folder = _own_folder(config)
+        source = _open_dataset(config, split) if folder is None else _open_folder(config, folder, split)
     if source.num_images == 0:
         raise UserError(f"The data set {source.name!r} holds no images; put some into it, or choose another.")
     return source
 
 
 def available_splits(config: TrainingConfig) -> list[str]:
-    """The splits of `--dataset_name`, as `datasets` tells them from the names of the files.
+    """The splits of `--dataset_name`: of a folder of images or tars by `by_split`, else as `datasets` tells them.
 
     Raises:
         UserError: if the data set cannot be found.
     """
     with _one_sentence(config):
-        return [str(name) for name in _builder(config).config.data_files or {}]
+        folder = _own_folder(config)
+        if folder is None:
+            return [str(name) for name in _builder(config).config.data_files or {}]
+        files = _files_by_kind(folder)
+        return list(by_split(files["tar"] or files["image"], folder))
 
 
 @contextlib.contextmanager
@@ -115,41 +121,77 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
         ) from error
 
 
-def _open_folder(config: TrainingConfig) -> Source:
-    folder = Path(config.train_data_dir)
+def _own_folder(config: TrainingConfig) -> Path | None:
+    """The folder that is read by our own rules: every `--train_data_dir`, and a `--dataset_name` of images or tars.
+
+    So the training and the evaluation agree on what is held out.
+    """
+    if config.dataset_name is None:
+        return Path(config.train_data_dir)
+    folder = Path(config.dataset_name)
+    if not folder.is_dir() or config.dataset_config_name is not None or (folder / "README.md").is_file():
+        return None
+    files = _files_by_kind(folder)
+    return None if files["table"] or files["archive"] or not (files["tar"] or files["image"]) else folder
+
+
+def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
     by_kind: dict[str, list[Path]] = {"table": [], "tar": [], "archive": [], "image": []}
-    for path in sorted(_training_part(folder).rglob("*")):
+    for path in sorted(folder.rglob("*")):
         kind = _kind(path.name)
         if kind in by_kind and path.is_file():
             by_kind[kind].append(path)
+    return by_kind
+
+
+def by_split(paths: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """The files of each split of a folder of images or tars.
+
+    A file belongs to the split that the topmost folder above it is named for or, if it is a tar, that a word of its
+    name stands for. Without files for training and held-out ones so named, all are for training.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        place = path.relative_to(folder)
+        words = {part.lower() for part in place.parts[:-1][:1]}
+        if place.suffix.lower() == ".tar":
+            words |= set(re.findall("[a-z]+", place.stem.lower()))
+        split = next((split for split in SPLIT_WORDS if words & SPLIT_WORDS[split]), None)
+        if split is not None:
+            found.setdefault(split, []).append(path)
+    return found if "train" in found and len(found) > 1 else {"train": paths}
+
+
+def _chosen(paths: list[Path], folder: Path, split: str, is_told: bool) -> list[Path]:
+    """Those of a split, and if asked for a word about the others."""
+    splits = by_split(paths, folder)
+    if split not in splits:
+        raise UserError(
+            f"The data set {str(folder)!r} has no {split} split (it has {', '.join(splits)}); choose another."
+        )
+    if is_told and len(splits) > 1:
+        others = ", ".join(f"{len(files):,} of {name}" for name, files in splits.items() if name != split)
+        logger.warning("%s has splits: %d files of %s are used, and not %s.", folder, len(splits[split]), split, others)
+    return splits[split]
+
+
+def _open_folder(config: TrainingConfig, folder: Path, split: str) -> Source:
+    by_kind, is_told = _files_by_kind(folder), config.dataset_name is None
     if by_kind["table"]:
-        return _open_dataset(config, "train")
+        return _open_dataset(config, split)
     if by_kind["tar"]:
-        paths = by_kind["tar"]
+        paths = _chosen(by_kind["tar"], folder, split, is_told)
         files = _local_files(paths, folder)
         return TarFiles(str(folder), [*map(str, paths)], files, False, config.image_column, config.label_names)
     if by_kind["archive"]:  # without labels, only the images count, and not the captions that may lie beside them
         options = dict.fromkeys(("drop_labels", "drop_metadata"), not config.label_names)
-        return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), "train")
-    paths = by_kind["image"]
+        return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), split)
+    paths = _chosen(by_kind["image"], folder, split, is_told)
     source = ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
     if config.label_names:
         metadata = sorted(path for path in folder.rglob("*") if is_metadata(path.name) and path.is_file())
         source.add_labels([*map(str, metadata)], _local_files(metadata, folder), config.label_names)
     return source
-
-
-def _training_part(folder: Path) -> Path:
-    """Of a folder with a folder for each split, as `datasets` knows them, that for training; else the folder itself."""
-    splits = {part.name.lower(): part for part in folder.iterdir() if part.is_dir()}
-    training = next((splits[name] for name in SPLIT_FOLDERS["train"] if name in splits), None)
-    held_out = [
-        splits[name].name for split in ("validation", "test") for name in SPLIT_FOLDERS[split] if name in splits
-    ]
-    if training is None or not held_out:
-        return folder
-    logger.warning("Of %s only %s/ is trained on; %s/ is held out.", folder, training.name, "/ and ".join(held_out))
-    return training
 
 
 def _tell_of_links(paths: list[Path], folder: Path) -> None:
@@ -176,6 +218,8 @@ def _kind(name: str) -> str | None:
 
 def _builder(config: TrainingConfig) -> datasets.DatasetBuilder:
     name = config.dataset_name or config.train_data_dir
+    if name.startswith(("http://", "https://")):
+        raise UserError(f"{name} is an address; give a folder of this machine or the name of a data set on the Hub.")
     with looking_only_into(name), few_aliases():
         return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
 

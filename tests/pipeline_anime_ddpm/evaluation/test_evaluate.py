@@ -164,8 +164,14 @@ MISTAKES = {
         {"guidance_scale": 2.0},
         "cannot be guided so: `guidance_scale` needs a weaker network",
     ),
-    "a window without guidance": ({"guidance_window": 8}, "--guidance_window does nothing without a --guidance_scale"),
-    "an interval without guidance": ({"guidance_interval": "0,inf"}, "--guidance_interval does nothing without"),
+    "a window without guidance": (
+        {"guidance_scale": 1.0, "guidance_window": 8},
+        "--guidance_window does nothing without a --guidance_scale",
+    ),
+    "an interval without guidance": (
+        {"guidance_interval": "0,3"},
+        "cannot be guided so: `guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1",
+    ),
     "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers with a comma"),
     "a seed too large": ({"seed": 10**17}, "--seed is 100000000000000000"),
     "no such device": ({"device": "banana"}, "--device banana cannot be used"),

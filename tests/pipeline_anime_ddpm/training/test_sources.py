@@ -17,7 +17,7 @@ from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.data import open_data
 from pipeline_anime_ddpm.training.data.feed import FeedPlan
 from pipeline_anime_ddpm.training.data.reading import read_unit
-from pipeline_anime_ddpm.training.data.sources import check_source, open_source
+from pipeline_anime_ddpm.training.data.sources import available_splits, by_split, check_source, open_source
 from pipeline_anime_ddpm.training.errors import UserError
 
 
@@ -313,7 +313,38 @@ def test_of_folders_for_splits_only_that_for_training_is_trained_on(make, names,
     split_folders(folder, make, names)
     source = open_source(config_for(folder, tmp_path))
     assert contents(source) == [png(0)]
-    assert f"only {names[0]}/ is trained on" in caplog.text and f"{names[1]}" in caplog.text
+    assert "files of train are used, and not " in caplog.text
+    assert by_split(sorted(p for p in folder.rglob("*.*") if p.is_file()), folder).keys() >= {"train", "test"}
+
+
+def put_beside(folder, names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(number))
+
+
+@pytest.mark.parametrize(
+    "names, trained, splits",
+    [
+        (["a.png", "test/b.png", "test/c.png"], 3, ["train"]),
+        (["a.png", "b.png", "test_1.png", "valid-2.png", "train.png"], 5, ["train"]),
+        (["in/train/a.png", "in/test/b.png"], 2, ["train"]),
+        (["Train/a.png", "TEST/b.png"], 1, ["train", "test"]),
+        (["train/a.png", "training/b.png", "dev/c.png", "test/d.png"], 2, ["validation", "train", "test"]),
+        (["train/a.png", "val/b.png", "other/c.png"], 1, ["train", "validation"]),
+    ],
+)
+@pytest.mark.parametrize("flag", ["train_data_dir", "dataset_name"])
+def test_training_and_evaluation_agree_on_what_is_held_out(names, trained, splits, flag, tmp_path):
+    put_beside(tmp_path / "data", names)
+    config = config_for(None, tmp_path, **{flag: str(tmp_path / "data")})
+    assert open_source(config).num_images == trained
+    judged = config_for(None, tmp_path, dataset_name=str(tmp_path / "data"))
+    assert sorted(available_splits(judged)) == sorted(splits)
+    for split in splits:
+        assert open_source(judged, split).num_images > 0
+    with pytest.raises(UserError, match="has no extra split"):
+        open_source(judged, "extra")
 
 
 @pytest.mark.parametrize("names", [("train", "cats"), ("test", "cats"), ("cats", "dogs")])
