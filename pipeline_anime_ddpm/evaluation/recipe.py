@@ -214,8 +214,9 @@ def measure(
 
 def is_held_out(reference: Reference, model: str) -> bool:
     """Whether the real images are others than those that the model was trained on, as far as its run has recorded."""
-    trained_on = (read_provenance(Path(model)).get("data") or {}).get("name")
-    return reference.is_held_out or (trained_on is not None and trained_on != public_name(reference.config.dataset))
+    places = (Path(model), Path(model).absolute().parent)  # an average, or the best so far, lies in its run
+    trained_on = [data["name"] for place in places if (data := read_provenance(place).get("data"))]
+    return reference.is_held_out or (trained_on != [] and trained_on[0] != public_name(reference.config.dataset))
 
 
 def judged_by(reference: Reference, extractor: FeatureExtractor, images: ImageSet) -> dict[str, Any]:

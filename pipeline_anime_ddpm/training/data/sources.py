@@ -129,10 +129,16 @@ def _own_folder(config: TrainingConfig) -> Path | None:
     if config.dataset_name is None:
         return Path(config.train_data_dir)
     folder = Path(config.dataset_name)
-    if not folder.is_dir() or config.dataset_config_name is not None or (folder / "README.md").is_file():
+    if not folder.is_dir() or config.dataset_config_name is not None or _has_configurations(folder):
         return None
     files = _files_by_kind(folder)
     return None if files["table"] or files["archive"] or not (files["tar"] or files["image"]) else folder
+
+
+def _has_configurations(folder: Path) -> bool:
+    """Whether its README.md tells `datasets` which files are what."""
+    page = folder / "README.md"
+    return page.is_file() and re.search("^configs:", page.read_text(errors="replace"), re.MULTILINE) is not None
 
 
 def _files_by_kind(folder: Path) -> dict[str, list[Path]]:

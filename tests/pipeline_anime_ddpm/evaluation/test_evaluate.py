@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate, extractors
 from pipeline_anime_ddpm.evaluation.drawing import Drawing
-from pipeline_anime_ddpm.evaluation.recipe import locked_folder
+from pipeline_anime_ddpm.evaluation.recipe import is_held_out, locked_folder
 from pipeline_anime_ddpm.training.errors import UserError
 
 
@@ -348,3 +349,15 @@ def test_two_processes_share_the_drawing_and_change_no_number(settings, tiny_pip
     shared = json.loads((tmp_path / "shared" / "metrics.json").read_text())
     assert shared["metrics"] == alone["metrics"]
     assert done.stdout.count("memorised:") == 1
+
+
+def test_a_folder_that_the_run_was_not_trained_on_is_held_out(tmp_path):
+    record = {"data": {"name": "faces", "local": True}}
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    reference = SimpleNamespace(is_held_out=False, config=SimpleNamespace(dataset="faces"))
+    for model in (tmp_path, tmp_path / "best"):
+        reference.config.dataset = "faces"
+        assert not is_held_out(reference, str(model))
+        reference.config.dataset = "others"
+        assert is_held_out(reference, str(model))
+    assert not is_held_out(reference, "a/model of the Hub")
