@@ -154,7 +154,8 @@ def by_split(paths: list[Path], folder: Path) -> dict[str, list[Path]]:
     """The files of each split of a folder of images or tars.
 
     A file belongs to the split that the topmost folder above it is named for or, if it is a tar, that a word of its
-    name stands for. Without files for training and held-out ones so named, all are for training.
+    name stands for. Unless some are so named for training and some as held out, or all as held out, all are for
+    training.
     """
     found: dict[str, list[Path]] = {}
     for path in paths:
@@ -165,7 +166,9 @@ def by_split(paths: list[Path], folder: Path) -> dict[str, list[Path]]:
         split = next((split for split in SPLIT_WORDS if words & SPLIT_WORDS[split]), None)
         if split is not None:
             found.setdefault(split, []).append(path)
-    return found if "train" in found and len(found) > 1 else {"train": paths}
+    is_whole = sum(map(len, found.values())) == len(paths)
+    has_held_out = bool(found.keys() - {"train"})
+    return found if has_held_out and ("train" in found or is_whole) else {"train": paths}
 
 
 def _chosen(paths: list[Path], folder: Path, split: str, is_told: bool) -> list[Path]:

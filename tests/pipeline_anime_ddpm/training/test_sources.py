@@ -332,6 +332,7 @@ def put_beside(folder, names):
         (["Train/a.png", "TEST/b.png"], 1, ["train", "test"]),
         (["train/a.png", "training/b.png", "dev/c.png", "test/d.png"], 2, ["validation", "train", "test"]),
         (["train/a.png", "val/b.png", "other/c.png"], 1, ["train", "validation"]),
+        (["test/a.png", "cats/b.png"], 2, ["train"]),
     ],
 )
 @pytest.mark.parametrize("flag", ["train_data_dir", "dataset_name"])
@@ -345,6 +346,15 @@ def test_training_and_evaluation_agree_on_what_is_held_out(names, trained, split
         assert open_source(judged, split).num_images > 0
     with pytest.raises(UserError, match="has no extra split"):
         open_source(judged, "extra")
+
+
+def test_a_folder_of_held_out_images_alone_has_nothing_to_train_on(tmp_path):
+    put_beside(tmp_path / "data", ["test/a.png", "test/b.png"])
+    (tmp_path / "data" / "train").mkdir()
+    with pytest.raises(UserError, match=r"has no train split \(it has test\)"):
+        open_source(config_for(tmp_path / "data", tmp_path))
+    judged = config_for(None, tmp_path, dataset_name=str(tmp_path / "data"))
+    assert available_splits(judged) == ["test"] and open_source(judged, "test").num_images == 2
 
 
 @pytest.mark.parametrize("names", [("train", "cats"), ("test", "cats"), ("cats", "dogs")])
