@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
+from packaging.version import parse
 from recipe_runs import ROOT, assert_same_bits, environment, final_state, flags, run
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -197,6 +198,8 @@ def quick_compiler(monkeypatch):
 def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
     work, in_process, quick_compiler, tmp_path, capsys, how, recomputed, tiny_unet
 ):
+    if how == "whole" and parse(torch.__version__) < parse("2.14"):
+        pytest.skip("the quick compiler of this test cannot take a group norm of channels last before torch 2.14")
     tiny_unet().save_config(tmp_path / "net")
     settings = {"model_config_name_or_path": tmp_path / "net", "patch_sizes": "8,16", "max_train_steps": 2}
     settings |= {"torch_compile": how} | ({"gradient_checkpointing": recomputed} if recomputed else {})
