@@ -322,6 +322,7 @@ def render_card(
         coordinates=unet.config.in_channels > unet.config.out_channels,
         guide=pipeline.guide_unet is not None and not weights.stock,
         guidance=usual_guidance(pipeline).get("guidance_scale"),
+        label_guidance=usual_guidance(pipeline, is_labelled=True).get("guidance_scale"),
         base=base_card(training),
         began_with=training and training.config.get("pretrained_model_name_or_path"),
         marked=marked,
