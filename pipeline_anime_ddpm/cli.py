@@ -20,7 +20,6 @@ COMMANDS = {
     "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
     "cache": ("look at the decoded images and statistics that are kept, and delete them", "cache_command:add_cache"),
 }  # fmt: skip
-MOST_NUMBER = 2**63 - 1  # as in training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     arguments = _build_parser(chosen).parse_args(argv)
-    from .training.errors import UserError, one_sentence_errors  # here, as it takes a while
+    from .training.config_checks import MOST_NUMBER  # here, as it takes a while
+    from .training.errors import UserError, one_sentence_errors
 
     with one_sentence_errors():
         for name, value in vars(arguments).items():
