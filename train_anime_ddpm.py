@@ -32,8 +32,22 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.common.errors import UserError, again, again_without, needs_extra, one_sentence_errors
+from pipeline_anime_ddpm.data import (
+    Batch,
+    CachedData,
+    Feed,
+    FeedPlan,
+    StreamedData,
+    check_source,
+    open_data,
+    open_source,
+)
 from pipeline_anime_ddpm.publishing.hub import HubTarget, prepare_hub, push_run, run_facts
-from pipeline_anime_ddpm.training.checkpoints import (
+from pipeline_anime_ddpm.recipe.samples import draw_samples, drawing_steps, sampling_pipeline
+from pipeline_anime_ddpm.recipe.schedule import RunSchedule
+from pipeline_anime_ddpm.recipe.stopping import StopRequest
+from pipeline_anime_ddpm.runs.checkpoints import (
     TrainingState,
     check_checkpoint,
     checkpoint_folder,
@@ -44,42 +58,8 @@ from pipeline_anime_ddpm.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data import (
-    Batch,
-    CachedData,
-    Feed,
-    FeedPlan,
-    StreamedData,
-    check_source,
-    open_data,
-    open_source,
-)
-from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss
-from pipeline_anime_ddpm.training.ema import (
-    build_averages,
-    drop_snapshots_after,
-    save_snapshot,
-)
-from pipeline_anime_ddpm.training.errors import UserError, again, again_without, needs_extra, one_sentence_errors
-from pipeline_anime_ddpm.training.execution import prepare_unet
-from pipeline_anime_ddpm.training.flags import parse_config
-from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
-from pipeline_anime_ddpm.training.labels import RunLabels, run_labels
-from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction, kept_guide
-from pipeline_anime_ddpm.training.numerics import (
-    Numerics,
-    carried_to_gradient,
-    check_divergence,
-    drop_events_after,
-    slow_down,
-    write_events,
-)
-from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
-from pipeline_anime_ddpm.training.optimizers import build_optimizer
-from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, space_to_depth
-from pipeline_anime_ddpm.training.provenance import write_provenance
-from pipeline_anime_ddpm.training.run_folder import (
+from pipeline_anime_ddpm.runs.ema import build_averages, drop_snapshots_after, save_snapshot
+from pipeline_anime_ddpm.runs.folder import (
     BEST,
     asked_before,
     check_output_dir,
@@ -92,11 +72,27 @@ from pipeline_anime_ddpm.training.run_folder import (
     save_guide,
     usage,
 )
-from pipeline_anime_ddpm.training.samples import draw_samples, drawing_steps, sampling_pipeline
-from pipeline_anime_ddpm.training.schedule import RunSchedule
-from pipeline_anime_ddpm.training.stopping import StopRequest
-from pipeline_anime_ddpm.training.tracking import LossMeter, RunLog, check_trackers, end_training, start_trackers
-from schedulers import AnimeNoiseScheduler
+from pipeline_anime_ddpm.runs.numerics import (
+    Numerics,
+    carried_to_gradient,
+    check_divergence,
+    drop_events_after,
+    slow_down,
+    write_events,
+)
+from pipeline_anime_ddpm.runs.provenance import write_provenance
+from pipeline_anime_ddpm.runs.tracking import LossMeter, RunLog, check_trackers, end_training, start_trackers
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
+from pipeline_anime_ddpm.training.config import TrainingConfig
+from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss
+from pipeline_anime_ddpm.training.execution import prepare_unet
+from pipeline_anime_ddpm.training.flags import parse_config
+from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
+from pipeline_anime_ddpm.training.labels import RunLabels, run_labels
+from pipeline_anime_ddpm.training.models import build_model, build_patches, introduction, kept_guide
+from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
+from pipeline_anime_ddpm.training.optimizers import build_optimizer
+from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, space_to_depth
 
 if TYPE_CHECKING:  # its packages are needed only with --eval_steps
     from pipeline_anime_ddpm.evaluation.in_training import TrainingJudge

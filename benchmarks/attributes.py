@@ -16,13 +16,13 @@ import torch
 from common import FACES, RESULTS, ROOT, write_result
 from PIL import Image
 
-from pipeline_anime_ddpm.evaluation.attribute_training import (
+from pipeline_anime_ddpm.evaluation.attributes.classifier import NOT_SURE, AttributeClassifier
+from pipeline_anime_ddpm.evaluation.attributes.training import (
     AttributeTraining,
     calibrate,
     set_thresholds,
     train_attributes,
 )
-from pipeline_anime_ddpm.evaluation.attributes import NOT_SURE, AttributeClassifier
 
 TAGGED = ROOT.parent / "shared" / "data" / "anime_tagged_64"
 MODEL = ROOT / "benchmarks" / "models" / "attributes"

@@ -60,7 +60,7 @@ def drawn_faces(folder: str, images: int, resolution: int) -> str:
     import pyarrow.parquet
     from PIL import Image
 
-    from pipeline_anime_ddpm.training.drawn_faces import draw_faces
+    from pipeline_anime_ddpm.synthetic.drawn_faces import draw_faces
 
     rows = []
     for number, pixels in enumerate(draw_faces(images, resolution)):

@@ -17,13 +17,13 @@ import torch
 from common import FACES, RESULTS, gpu_name, write_result
 from PIL import Image, ImageFilter
 
-from pipeline_anime_ddpm.evaluation.extractors import load_extractor
+from pipeline_anime_ddpm.common.errors import one_sentence_errors
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
-from pipeline_anime_ddpm.evaluation.memorisation import FeatureDistance, find_nearest
-from pipeline_anime_ddpm.evaluation.perceptual import PerceptualDistance, load_distance
+from pipeline_anime_ddpm.evaluation.metrics.memorisation import FeatureDistance, find_nearest
+from pipeline_anime_ddpm.evaluation.networks.extractors import load_extractor
+from pipeline_anime_ddpm.evaluation.networks.perceptual import PerceptualDistance, load_distance
 from pipeline_anime_ddpm.evaluation.reference import copy_threshold
 from pipeline_anime_ddpm.evaluation.settings import EFFICIENTNET
-from pipeline_anime_ddpm.training.errors import one_sentence_errors
 
 PACKAGES = ["torch", "transformers", "stlpips-pytorch", "efficientnet-lite-pytorch", "numpy", "Pillow"]
 Distance = PerceptualDistance | FeatureDistance

@@ -63,8 +63,8 @@ class Ours:
     """Cached or streaming, through the interface that training uses."""
 
     def __init__(self, settings: argparse.Namespace, folder: str, streaming: bool):
+        from pipeline_anime_ddpm.data import open_data
         from pipeline_anime_ddpm.training.config import TrainingConfig
-        from pipeline_anime_ddpm.training.data import open_data
 
         config = TrainingConfig(
             dataset_name=settings.data, cache_dir=folder, output_dir=f"{folder}/run", streaming=streaming
@@ -73,7 +73,7 @@ class Ours:
         self.settings, self.step, self.state = settings, 0, None
 
     def epoch(self, workers: int) -> Iterator[torch.Tensor]:
-        from pipeline_anime_ddpm.training.data import FeedPlan, prepare_batch
+        from pipeline_anime_ddpm.data import FeedPlan, prepare_batch
 
         last = self.step + self.data.num_images // self.settings.batch
         feed = self.data.feed(FeedPlan(self.settings.batch, self.step, last, num_workers=workers, state=self.state))
@@ -126,7 +126,7 @@ def serve(name: str, workers: int, settings: argparse.Namespace, folder: str, st
     """One contender: opens its data, then runs an epoch whenever it is told to."""
     multiprocessing.set_start_method(start_method, force=True)  # workers start as they do in a training script
     torch.set_num_threads(1)  # for all: threads that wait for each other between short operations would count as work
-    importlib.import_module("torchvision.transforms" if name == "peer" else "pipeline_anime_ddpm.training.data")
+    importlib.import_module("torchvision.transforms" if name == "peer" else "pipeline_anime_ddpm.data")
     begin, cpu = time.perf_counter(), cpu_seconds()
     contender = CONTENDERS[name](settings, folder)
     pipe.send({"seconds": time.perf_counter() - begin, "cpu_seconds": cpu_seconds() - cpu})
@@ -159,11 +159,11 @@ def run_contenders(settings: argparse.Namespace, workers: int) -> dict[str, dict
 
 def profile(settings: argparse.Namespace) -> list[dict]:
     """Microseconds an image in one thread, for each thing that the two paths do, and the machine's copying speed."""
+    from pipeline_anime_ddpm.data import FeedPlan, open_data, prepare_batch
+    from pipeline_anime_ddpm.data.decoding import decode_image
+    from pipeline_anime_ddpm.data.reading import read_unit
+    from pipeline_anime_ddpm.data.sources import open_source
     from pipeline_anime_ddpm.training.config import TrainingConfig
-    from pipeline_anime_ddpm.training.data import FeedPlan, open_data, prepare_batch
-    from pipeline_anime_ddpm.training.data.decoding import decode_image
-    from pipeline_anime_ddpm.training.data.reading import read_unit
-    from pipeline_anime_ddpm.training.data.sources import open_source
 
     torch.set_num_threads(1)
     batch, generator = settings.batch, torch.Generator()

@@ -20,9 +20,10 @@ from common import FACES, RESULTS, drawn_faces, gpu_name, write_result
 from PIL import Image, ImageFilter
 from render import render_evaluation
 
+from pipeline_anime_ddpm.common.errors import one_sentence_errors
 from pipeline_anime_ddpm.evaluation import ReferenceConfig
-from pipeline_anime_ddpm.evaluation.memorisation import find_nearest
-from pipeline_anime_ddpm.evaluation.metrics import frechet_distance, kernel_distance
+from pipeline_anime_ddpm.evaluation.metrics.memorisation import find_nearest
+from pipeline_anime_ddpm.evaluation.metrics.registry import frechet_distance, kernel_distance
 from pipeline_anime_ddpm.evaluation.reference import (
     Reference,
     chance_limit,
@@ -32,7 +33,6 @@ from pipeline_anime_ddpm.evaluation.reference import (
     measure_floor,
     open_reference,
 )
-from pipeline_anime_ddpm.training.errors import one_sentence_errors
 
 PACKAGES = ["torch", "transformers", "torch-fidelity", "numpy"]
 DAMAGE = {"blur": (0.5, 1, 2), "JPEG": (50, 20, 5), "noise": (8, 16, 30)}

@@ -23,13 +23,13 @@ from common import RESULTS, gpu_name, spread, write_result
 from render import render_evaluation_speed
 from torch_fidelity import feature_extractor_inceptionv3
 
-from pipeline_anime_ddpm.evaluation.extractors import FeatureExtractor, InceptionExtractor, load_extractor
+from pipeline_anime_ddpm.common.errors import one_sentence_errors
 from pipeline_anime_ddpm.evaluation.image_sets import ImageSet
-from pipeline_anime_ddpm.evaluation.memorisation import find_nearest
-from pipeline_anime_ddpm.evaluation.perceptual import PerceptualDistance, load_distance
-from pipeline_anime_ddpm.evaluation.statistics import real_features
-from pipeline_anime_ddpm.training.drawn_faces import draw_faces
-from pipeline_anime_ddpm.training.errors import one_sentence_errors
+from pipeline_anime_ddpm.evaluation.metrics.memorisation import find_nearest
+from pipeline_anime_ddpm.evaluation.metrics.statistics import real_features
+from pipeline_anime_ddpm.evaluation.networks.extractors import FeatureExtractor, InceptionExtractor, load_extractor
+from pipeline_anime_ddpm.evaluation.networks.perceptual import PerceptualDistance, load_distance
+from pipeline_anime_ddpm.synthetic.drawn_faces import draw_faces
 
 PACKAGES = ["torch", "torchvision", "transformers", "torch-fidelity", "lpips"]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from common import RESULTS, ROOT, write_result
 from render import render_faults
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from fault_kinds import FAULTS, Fault
 from fault_runs import (

@@ -32,7 +32,7 @@ INSTRUMENTED = ["pipeline_anime_ddpm", "schedulers", "PIL", "yaml", "tarfile", "
 
 def decode(content: bytes) -> None:
     """An image file, as it is read for training, both ways."""
-    from pipeline_anime_ddpm.training.data.decoding import UndecodableImage, decode_image
+    from pipeline_anime_ddpm.data.decoding import UndecodableImage, decode_image
 
     for as_float in (False, True):
         with contextlib.suppress(UndecodableImage):
@@ -52,10 +52,10 @@ def upload(content: bytes) -> None:
 
 def tar(content: bytes) -> None:
     """A tar archive, all of whose images are decoded."""
+    from pipeline_anime_ddpm.common.errors import UserError
+    from pipeline_anime_ddpm.data.reading import Decoder, read_unit
+    from pipeline_anime_ddpm.data.sources import open_source
     from pipeline_anime_ddpm.training.config import TrainingConfig
-    from pipeline_anime_ddpm.training.data.reading import Decoder, read_unit
-    from pipeline_anime_ddpm.training.data.sources import open_source
-    from pipeline_anime_ddpm.training.errors import UserError
 
     with _folder() as folder, contextlib.suppress(UserError):
         (folder / "0.tar").write_bytes(content)
@@ -66,7 +66,7 @@ def tar(content: bytes) -> None:
 
 def config(content: bytes) -> None:
     """A YAML file of settings, and after a zero byte the flags of the command line."""
-    from pipeline_anime_ddpm.training.errors import UserError
+    from pipeline_anime_ddpm.common.errors import UserError
     from pipeline_anime_ddpm.training.flags import parse_config
 
     text, *flags = content.split(SEPARATOR)
@@ -78,8 +78,8 @@ def config(content: bytes) -> None:
 
 def card(content: bytes) -> None:
     """A YAML file of facts for a model card."""
+    from pipeline_anime_ddpm.common.errors import UserError
     from pipeline_anime_ddpm.publishing.card import CardFacts
-    from pipeline_anime_ddpm.training.errors import UserError
 
     with _folder() as folder, contextlib.suppress(UserError):
         (folder / "facts.yaml").write_bytes(content)
@@ -100,7 +100,7 @@ def model(content: bytes) -> None:
 
 def statistics(content: bytes) -> None:
     """Features of real images that are kept in a cache: made again where they are damaged."""
-    from pipeline_anime_ddpm.evaluation.statistics import ARRAYS, FACTS, _read
+    from pipeline_anime_ddpm.evaluation.metrics.statistics import ARRAYS, FACTS, _read
 
     with _folder() as folder:
         (folder / FACTS).write_text("{}")
@@ -145,7 +145,7 @@ def _pictures() -> Iterator[bytes]:
     import numpy as np
     from PIL import Image
 
-    from pipeline_anime_ddpm.training.data.decoding import FORMATS
+    from pipeline_anime_ddpm.data.decoding import FORMATS
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
     exif = Image.Exif()

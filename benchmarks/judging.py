@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
-from pipeline_anime_ddpm.training.errors import UserError
 
 BATCH = 500 if torch.cuda.is_available() else 32  # images drawn at a time; two cores are fastest with 32
 

@@ -21,8 +21,8 @@ from common import RESULTS, ROOT, write_result
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.evaluation.attributes import AttributeClassifier
-from pipeline_anime_ddpm.evaluation.judges import judges
+from pipeline_anime_ddpm.evaluation.attributes.classifier import AttributeClassifier
+from pipeline_anime_ddpm.evaluation.metrics.judges import judges
 
 PACKAGES = ["torch", "diffusers", "numpy"]
 BATCH = 32

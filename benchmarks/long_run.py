@@ -35,7 +35,7 @@ import torch
 from common import RESULTS, ROOT, drawn_faces, write_result
 from render_long_run import render_long_run
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from hub_server import HubServer
 
 PACKAGES = ["torch", "diffusers", "datasets", "huggingface-hub"]

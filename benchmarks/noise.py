@@ -30,13 +30,13 @@ from judging import add_flags, judge, line, measured, slug, values
 from render import render_noise
 
 from pipeline_anime_ddpm import coordinate_grid
+from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.pipeline_anime_ddpm import STEPS_BY_OCTAVES
-from pipeline_anime_ddpm.training.ema import export_averages, list_snapshots
-from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
+from pipeline_anime_ddpm.runs.ema import export_averages, list_snapshots
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
-from schedulers import AnimeNoiseScheduler
 
 PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity", "numpy"]
 STAGES = ("train", "choose", "judge", "loss", "curve", "lengths", "steps")

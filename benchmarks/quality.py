@@ -25,8 +25,8 @@ from common import FACES, RESULTS, ROOT, gpu_name, write_result
 from judging import add_flags, judge, line, measured, slug, values
 from render import render_quality
 
-from pipeline_anime_ddpm.training.ema import export_averages, list_snapshots
-from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
+from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
+from pipeline_anime_ddpm.runs.ema import export_averages, list_snapshots
 
 PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity", "numpy"]
 STAGES = ("speed", "train", "choose", "judge")

@@ -27,7 +27,7 @@ from common import FACES, RESULTS, ROOT, spread, write_result
 from judging import measured
 
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
-from pipeline_anime_ddpm.evaluation.judges import judges
+from pipeline_anime_ddpm.evaluation.metrics.judges import judges
 
 ARMS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "efficientnet-lite-pytorch", "numpy"]

@@ -30,11 +30,11 @@ from judging import BATCH, add_flags, judge, line, measured, slug, values
 from render import render_sampling
 from sampling_figures import masks
 
+from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import choose_sampler, load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.evaluation.settings import parse_sampler_options
-from pipeline_anime_ddpm.training.errors import UserError, one_sentence_errors
 
 PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "numpy"]
 JUDGED = ("steps", "guidance", "distilled")

@@ -61,9 +61,9 @@ def serve(settings: argparse.Namespace) -> None:
     import torch.distributed as dist
 
     import train_anime_ddpm as recipe
+    from pipeline_anime_ddpm.data import Batch
+    from pipeline_anime_ddpm.recipe.schedule import RunSchedule
     from pipeline_anime_ddpm.training.config import TrainingConfig
-    from pipeline_anime_ddpm.training.data import Batch
-    from pipeline_anime_ddpm.training.schedule import RunSchedule
 
     config = TrainingConfig(
         model_config_name_or_path=settings.model, resolution=settings.resolution, train_batch_size=settings.batch,

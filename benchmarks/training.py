@@ -113,9 +113,9 @@ class Ours:
     def __init__(self, name: str, settings: argparse.Namespace, images: torch.Tensor, folder: str):
         sys.path.insert(0, str(ROOT))
         import train_anime_ddpm as recipe
+        from pipeline_anime_ddpm.data import Batch, open_data
+        from pipeline_anime_ddpm.recipe.schedule import RunSchedule
         from pipeline_anime_ddpm.training.config import TrainingConfig
-        from pipeline_anime_ddpm.training.data import Batch, open_data
-        from pipeline_anime_ddpm.training.schedule import RunSchedule
 
         config = TrainingConfig(
             dataset_name=settings.data, cache_dir=f"{settings.folder}/cache", output_dir=folder, report_to="none",
@@ -177,7 +177,7 @@ def saved_bytes(contender: Peer | Ours, side: int) -> int:
 
 def memory_figures(contender: Peer | Ours) -> dict[str, float]:
     """Bytes: kept activations; the allocator's peak, on CUDA also what it reserves; all over the worst of the sides."""
-    from pipeline_anime_ddpm.training.plan import measured_peak_bytes
+    from pipeline_anime_ddpm.planning.plan import measured_peak_bytes
 
     figures = {"saved_activation_bytes": max(saved_bytes(contender, side) for side in contender.sides)}
     if torch.cuda.is_available():
@@ -278,7 +278,7 @@ def convolution_rate(settings: argparse.Namespace, dtype: torch.dtype = torch.fl
 
 def planned(name: str, settings: argparse.Namespace) -> int:
     """The peak that `anime-ddpm plan` estimates for a contender without patches."""
-    from pipeline_anime_ddpm.training.plan import plan_step
+    from pipeline_anime_ddpm.planning.plan import plan_step
 
     flags = flags_of(name, settings)
     cost = plan_step(
@@ -344,8 +344,8 @@ NOTES = [
 
 def write_images(settings: argparse.Namespace) -> None:
     """One batch of the data set, and the config of the network, for all contenders."""
+    from pipeline_anime_ddpm.data import FeedPlan, open_data
     from pipeline_anime_ddpm.training.config import TrainingConfig
-    from pipeline_anime_ddpm.training.data import FeedPlan, open_data
 
     config = TrainingConfig(
         dataset_name=settings.data, cache_dir=f"{settings.folder}/cache", output_dir=f"{settings.folder}/none"

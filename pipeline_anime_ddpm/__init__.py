@@ -9,9 +9,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from schedulers import AnimeNoiseScheduler
-
     from .pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
+    from .schedulers import AnimeNoiseScheduler
 
 __version__ = "0.1.0"
 __all__ = ["AnimeDDPMPipeline", "AnimeNoiseScheduler", "coordinate_grid"]
@@ -25,9 +24,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import diffusers
 
-    from schedulers import AnimeNoiseScheduler
-
     from .pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
+    from .schedulers import AnimeNoiseScheduler
 
     diffusers.AnimeDDPMPipeline = AnimeDDPMPipeline  # so that a model index that names the bare class finds it
     found = (AnimeDDPMPipeline, AnimeNoiseScheduler, coordinate_grid)

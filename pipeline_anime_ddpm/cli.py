@@ -11,14 +11,14 @@ from . import __version__
 
 # Of each subcommand: what it does, and the module and function that give its parser its flags and `run`.
 COMMANDS = {
-    "plan": ("what a training will take in memory and time, from its flags", "training.plan_report:add_plan"),
+    "plan": ("what a training will take in memory and time, from its flags", "planning.report:add_plan"),
     "evaluate": ("measure how good a model's images are, how varied, and how new", "evaluation.commands:add_evaluate"),
     "compare": ("results of several evaluations as a table and a plot", "evaluation.commands:add_compare"),
     "stats": ("compute and keep what evaluations need of real images; the floor", "evaluation.commands:add_stats"),
     "calibrate": ("measure at which noise a data set's structure is lost", "evaluation.calibration:add_calibrate"),
-    "ema": ("make averages of the weights, of any length, of a finished run", "training.ema_command:add_ema"),
+    "ema": ("make averages of the weights, of any length, of a finished run", "runs.ema_command:add_ema"),
     "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
-    "cache": ("look at the decoded images and statistics that are kept, and delete them", "cache_command:add_cache"),
+    "cache": ("list and delete decoded images and statistics", "data.cache_command:add_cache"),
 }  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     arguments = _build_parser(chosen).parse_args(argv)
+    from .common.errors import UserError, one_sentence_errors
     from .training.config_checks import MOST_NUMBER  # here, as it takes a while
-    from .training.errors import UserError, one_sentence_errors
 
     with one_sentence_errors():
         for name, value in vars(arguments).items():

@@ -19,9 +19,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 
 from . import AnimeDDPMPipeline
+from .common.errors import first_line
+from .common.parsing import parse_json
 from .pipeline_anime_ddpm import ANY, plain_name
-from .training.errors import first_line
-from .training.parsing import parse_json
 
 NETWORKS = ("unet", "guide_unet")
 PARTS = (*NETWORKS, "scheduler")

@@ -23,7 +23,7 @@ for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
     os.environ.pop(proxy.lower(), None)
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT, ROOT / "tests"):
+for folder in (ROOT, ROOT / "tests" / "support"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
@@ -149,7 +149,7 @@ def in_process(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     import train_anime_ddpm
-    from pipeline_anime_ddpm.training.errors import one_sentence_errors
+    from pipeline_anime_ddpm.common.errors import one_sentence_errors
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["train_anime_ddpm.py", *arguments])

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from schedulers import AnimeNoiseScheduler
-from schedulers.scheduling_anime_noise import share_lost
-
-from ..training.errors import UserError, needs_extra
+from ..common.errors import UserError, needs_extra
+from ..schedulers import AnimeNoiseScheduler
+from ..schedulers.scheduling_anime_noise import share_lost
 from ..training.noise_levels import RECORD, octaves
 from .image_sets import DataSet, ImageSet
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from ..training.errors import UserError, needs_extra
+from ..common.errors import UserError, needs_extra
 from .settings import EvaluationConfig, ReferenceConfig, add_flags
 
 

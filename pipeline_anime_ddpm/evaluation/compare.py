@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.errors import UserError
-from ..training.parsing import parse_json
-from .judges import FEATURE_KEYS, Judge, cautions, copy_check, judges, other_metrics
+from ..common.errors import UserError
+from ..common.parsing import parse_json
+from .metrics.judges import FEATURE_KEYS, Judge, cautions, copy_check, judges, other_metrics
 from .settings import COPIES
 
 LOWER_IS_BETTER = {"fid": True, "kid": True, "mind": True, "precision": False, "recall": False}

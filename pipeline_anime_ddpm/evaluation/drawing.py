@@ -17,12 +17,11 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
 from tqdm.auto import tqdm
 
-from schedulers import AnimeNoiseScheduler
-from schedulers.scheduling_anime_noise import SOLVERS
-
 from .. import AnimeDDPMPipeline, loading
-from ..training.errors import UserError, first_line
-from .digests import state_digest
+from ..common.errors import UserError, first_line
+from ..schedulers import AnimeNoiseScheduler
+from ..schedulers.scheduling_anime_noise import SOLVERS
+from .metrics.digests import state_digest
 
 SEEDS_APART = 1_000_000  # so that no image of one base seed is an image of another
 FACTS = "drawing.json"

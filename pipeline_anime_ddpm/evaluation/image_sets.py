@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..common.errors import UserError, first_line
+from ..data.cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
+from ..data.decoding import FORMATS, IMAGE_SUFFIXES, check_size
+from ..data.reading import check_skipped
+from ..data.sources import available_splits, open_source
 from ..training.config import TrainingConfig
-from ..training.data.cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
-from ..training.data.decoding import FORMATS, IMAGE_SUFFIXES, check_size
-from ..training.data.reading import check_skipped
-from ..training.data.sources import available_splits, open_source
-from ..training.errors import UserError, first_line
-from .digests import pixel_digest
+from .metrics.digests import pixel_digest
 
 HELD_OUT = ("validation", "test")  # splits that no model should have seen, in the order of preference
 CHOICE_SEED = 0  # of the images that are taken where fewer are wanted than there are

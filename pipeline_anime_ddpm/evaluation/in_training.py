@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from .. import AnimeDDPMPipeline
+from ..common.errors import UserError
+from ..synthetic.drawn_faces import draw_faces
 from ..training.config import NUM_DRAWN_FACES, TrainingConfig
-from ..training.drawn_faces import draw_faces
-from ..training.errors import UserError
 from .drawing import draw_batch
-from .extractors import load_extractor
 from .image_sets import DataSet, ImageSet
+from .networks.extractors import load_extractor
 from .reference import Reference, feature_metrics
 from .settings import ReferenceConfig
 

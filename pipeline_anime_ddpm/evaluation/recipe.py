@@ -14,10 +14,10 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from .. import AnimeDDPMPipeline
-from ..training.errors import UserError, first_line
+from ..common.errors import UserError, first_line
+from ..common.parsing import parse_json
+from ..runs.provenance import public_name, read_provenance
 from ..training.hardware import check_launcher
-from ..training.parsing import parse_json
-from ..training.provenance import public_name, read_provenance
 from .drawing import (
     Drawing,
     check_pipeline,
@@ -27,9 +27,9 @@ from .drawing import (
     load_pipeline,
     try_drawing,
 )
-from .extractors import FeatureExtractor
 from .image_sets import ImageSet, read_folder, read_images
-from .memorisation import mean_pairwise
+from .metrics.memorisation import mean_pairwise
+from .networks.extractors import FeatureExtractor
 from .reference import (
     SHOWN_NEAREST,
     Reference,

@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..training.errors import UserError
-from .extractors import EfficientNetExtractor, FeatureExtractor, load_extractor
+from ..common.errors import UserError
 from .image_sets import ImageSet
-from .memorisation import FeatureDistance, Nearest, find_nearest, mean_pairwise
-from .metrics import PROJECTIONS, frechet_distance, kernel_distance, monge_distance, precision_recall
-from .perceptual import PerceptualDistance, load_distance
+from .metrics.memorisation import FeatureDistance, Nearest, find_nearest, mean_pairwise
+from .metrics.registry import (
+    PROJECTIONS,
+    frechet_distance,
+    kernel_distance,
+    monge_distance,
+    precision_recall,
+)
+from .metrics.statistics import kept, real_features, statistics_root
+from .networks.extractors import EfficientNetExtractor, FeatureExtractor, load_extractor
+from .networks.perceptual import PerceptualDistance, load_distance
 from .settings import COPIES, EFFICIENTNET, INCEPTION, NEIGHBOURS, ReferenceConfig
-from .statistics import kept, real_features, statistics_root
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..training.tracking import make_grid
+from ..runs.tracking import make_grid
 from .drawing import write_whole
-from .judges import cautions, copy_check, judges, other_metrics
-from .memorisation import Nearest
+from .metrics.judges import cautions, copy_check, judges, other_metrics
+from .metrics.memorisation import Nearest
 
 METRICS_NAME, GRID_NAME, SHEET_NAME = "metrics.json", "grid.png", "nearest.png"
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "transformers", "torch-fidelity", "lpips", "numpy",

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..common.errors import UserError
+from ..common.parsing import parse_yaml
 from ..training.config import TrainingConfig, setting
 from ..training.config_checks import FEATURE_METRICS
-from ..training.errors import UserError
-from ..training.parsing import parse_yaml
 from .image_sets import DataSet
 
 COPIES = "copies"

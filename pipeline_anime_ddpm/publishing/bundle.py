@@ -13,13 +13,13 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from .. import AnimeDDPMPipeline
-from ..evaluation.digests import state_digest
+from ..common.errors import UserError, first_line
+from ..common.parsing import parse_json
+from ..evaluation.metrics.digests import state_digest
 from ..loading import load_pipeline
-from ..training.errors import UserError, first_line
-from ..training.parsing import parse_json
-from ..training.provenance import RECORD_NAME
-from ..training.run_folder import CONFIG_NAME
-from ..training.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
+from ..runs.folder import CONFIG_NAME
+from ..runs.provenance import RECORD_NAME
+from ..runs.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
 from .card import CardFacts, Evaluation, Samples, Weights, render_card
 from .privacy import check_private, without_paths
 from .training_record import TrainingRecord, read_training

@@ -15,15 +15,14 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from schedulers import AnimeNoiseScheduler
-
 from .. import AnimeDDPMPipeline
-from ..evaluation.digests import state_digest
+from ..common.errors import UserError
+from ..common.parsing import parse_yaml
 from ..evaluation.drawing import OF_TRAINING, SAMPLERS, image_seed, sampler_facts
-from ..evaluation.judges import Judge, cautions, copy_check, judges, other_metrics
-from ..training.base_card import FACTS, METADATA, marked
-from ..training.errors import UserError
-from ..training.parsing import parse_yaml
+from ..evaluation.metrics.digests import state_digest
+from ..evaluation.metrics.judges import Judge, cautions, copy_check, judges, other_metrics
+from ..runs.base_card import FACTS, METADATA, marked
+from ..schedulers import AnimeNoiseScheduler
 from .assets import find_asset
 from .training_record import TrainingRecord
 

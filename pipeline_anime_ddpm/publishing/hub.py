@@ -14,8 +14,8 @@ from typing import TypeVar
 from huggingface_hub import HfApi, RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
+from ..common.errors import HUB_ERRORS, NETWORK_ERROR, UserError, first_line
 from ..training.config import TrainingConfig
-from ..training.errors import HUB_ERRORS, NETWORK_ERROR, UserError, first_line
 from .bundle import CARD_NAME, Publication, build_bundle
 from .card import CardFacts, is_made_here
 

@@ -14,8 +14,8 @@ from typing import Any
 from huggingface_hub import get_token
 from PIL import Image
 
-from ..training.errors import UserError, first_line
-from ..training.provenance import is_local, public_name
+from ..common.errors import UserError, first_line
+from ..runs.provenance import is_local, public_name
 
 TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv"))
 KNOWN = TEXT | {".safetensors", ".png"}  # what may travel at all; the others may hold pickled code

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from ..training.errors import UserError
+from ..common.errors import UserError
 from .assets import find_asset
 from .card import MADE_HERE, CardFacts
 from .privacy import check_private

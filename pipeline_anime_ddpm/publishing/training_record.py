@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..training.errors import UserError
-from ..training.parsing import parse_yaml
-from ..training.provenance import read_provenance
-from ..training.run_folder import CONFIG_NAME
-from ..training.tracking import CSV_NAME, CURVE_NAME
+from ..common.errors import UserError
+from ..common.parsing import parse_yaml
+from ..runs.folder import CONFIG_NAME
+from ..runs.provenance import read_provenance
+from ..runs.tracking import CSV_NAME, CURVE_NAME
 from .privacy import without_paths
 
 # Of a run's settings these say nothing about the model, but where its maker keeps things.

@@ -1,1 +1,1 @@
-"""What `train_anime_ddpm.py` composes: configuration, data, models, objective, checkpoints and tracking."""
+"""What is learned: settings, network, noise, objective, patches, labels, distillation."""

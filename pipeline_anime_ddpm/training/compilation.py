@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch.utils._triton import has_triton
 
-from .errors import UserError, first_line
+from ..common.errors import UserError, first_line
 
 # A block's code is compiled once for each shape that meets it: levels x widths x patch sides.
 RECOMPILATIONS = 256

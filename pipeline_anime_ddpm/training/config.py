@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from .atomic import write_whole
+from ..common.atomic import write_whole
+from ..common.errors import UserError
 from .config_checks import check
-from .errors import UserError
 
 NUM_DRAWN_FACES = 4_000  # that a run without a data set draws
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .errors import UserError
+from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from .config import TrainingConfig

@@ -20,10 +20,10 @@ from diffusers import UNet2DModel
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
 from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition, call_network
-from schedulers import AnimeNoiseScheduler
 
+from ..common.errors import UserError
+from ..schedulers import AnimeNoiseScheduler
 from .config import TrainingConfig
-from .errors import UserError
 from .labels import RunLabels, with_labels
 from .objective import StepBatch
 from .patches import full_side, space_to_depth

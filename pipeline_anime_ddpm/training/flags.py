@@ -14,9 +14,9 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..common.errors import UserError
+from ..common.parsing import parse_yaml
 from .config import EXPECTED, TrainingConfig
-from .errors import UserError
-from .parsing import parse_yaml
 
 # Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves
 # alone take these values; they are chosen so that two CPU cores show faces within six minutes.

@@ -17,9 +17,9 @@ from diffusers import UNet2DModel
 from pipeline_anime_ddpm.loading import check_labels, read_index, read_network_config
 from pipeline_anime_ddpm.pipeline_anime_ddpm import joint_class
 
+from ..common.errors import HUB_ERRORS, UserError, first_line
+from ..data.units import Source
 from .config import TrainingConfig
-from .data.units import Source
-from .errors import HUB_ERRORS, UserError, first_line
 
 logger = logging.getLogger(__name__)
 

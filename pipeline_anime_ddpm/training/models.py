@@ -10,11 +10,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
-from schedulers import AnimeNoiseScheduler
 
+from ..common.errors import HUB_ERRORS, UserError, first_line
+from ..schedulers import AnimeNoiseScheduler
 from .config import NUM_DRAWN_FACES, TrainingConfig
 from .distillation import distilled
-from .errors import HUB_ERRORS, UserError, first_line
 from .labels import RunLabels, with_labels
 from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates

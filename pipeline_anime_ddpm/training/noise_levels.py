@@ -6,10 +6,9 @@ import math
 import os
 from pathlib import Path
 
-from schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
-
-from .errors import UserError
-from .parsing import parse_json
+from ..common.errors import UserError
+from ..common.parsing import parse_json
+from ..schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
 
 RECORD = "calibration.json"  # in the folder that `anime-ddpm calibrate` leaves
 SHIPPED_RESOLUTION = 64  # of the images that ANIME_LOG_SIGMAS was measured on

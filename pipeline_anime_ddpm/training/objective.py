@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
-from schedulers import AnimeNoiseScheduler
 
-from .data import Batch, prepare_batch
+from ..common.randomness import Purpose, derived_seed, nearest_noise_at, noise_at, step_generator
+from ..data import Batch, prepare_batch
+from ..schedulers import AnimeNoiseScheduler
 from .labels import RunLabels
 from .patches import PatchTrainingAdapter, equal_parts
-from .randomness import Purpose, derived_seed, nearest_noise_at, noise_at, step_generator
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..common.errors import UserError
 from .config import TrainingConfig
-from .errors import UserError
 from .muon import Muon, split_parameters
 
 

@@ -15,7 +15,7 @@ from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import coordinate_grid
 
-from .randomness import Purpose, derived_seed
+from ..common.randomness import Purpose, derived_seed
 
 COORDINATES, RGB = 2, 3
 PATCH_MODES = ("fixed_batch", "constant_pixels")

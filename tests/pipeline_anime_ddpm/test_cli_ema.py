@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, cli
-from pipeline_anime_ddpm.training.ema import WeightAverage, power_decay, reconstruct, save_snapshot
+from pipeline_anime_ddpm.runs.ema import WeightAverage, power_decay, reconstruct, save_snapshot
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 
-import schedulers.scheduling_anime_noise as scheduler_module
+import pipeline_anime_ddpm.schedulers.scheduling_anime_noise as scheduler_module
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm import pipeline_anime_ddpm as pipeline_module
 

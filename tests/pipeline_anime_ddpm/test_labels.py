@@ -11,10 +11,10 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, coordinate_grid
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
 from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition
 from pipeline_anime_ddpm.training.distillation import Teacher, distilled
-from pipeline_anime_ddpm.training.errors import UserError
 
 LABELS = {"hair": ["blonde", "blue", "Dark Red"], "eyes": ["red", "green"]}
 CLASSES = 12  # (2 + 1) of eyes, which come first, times (3 + 1) of hair

@@ -7,10 +7,10 @@ from recipe_runs import flags
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, coordinate_grid
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.config_checks import check
-from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, valid_sides

@@ -8,12 +8,12 @@ import pytest
 from evaluation_data import pictures, save
 
 from pipeline_anime_ddpm.cli import main
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.calibration import calibrate, measure_bands
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet, ImageSet
-from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
+from pipeline_anime_ddpm.schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at, octaves, read_log_sigmas
-from schedulers import AnimeNoiseScheduler
-from schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
 
 
 def as_pixels(values):

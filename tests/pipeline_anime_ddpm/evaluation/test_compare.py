@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline_anime_ddpm.cli import main
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.compare import comparison_table, differences
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 def record(fid=20.0, **changes):

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.drawing import (
     Drawing,
     check_pipeline,
@@ -20,7 +21,6 @@ from pipeline_anime_ddpm.evaluation.drawing import (
     load_pipeline,
     sampler_facts,
 )
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.cli import main
-from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate, extractors
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import Drawing
+from pipeline_anime_ddpm.evaluation.networks import extractors
 from pipeline_anime_ddpm.evaluation.recipe import is_held_out, locked_folder
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 def judge(settings, **changes):

@@ -7,8 +7,8 @@ import pytest
 from evaluation_data import pictures, save
 from PIL import Image
 
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet, ImageSet, read_folder
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from pipeline_anime_ddpm.evaluation.extractors import load_extractor
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
-from pipeline_anime_ddpm.evaluation.memorisation import find_nearest
-from pipeline_anime_ddpm.evaluation.metrics import frechet_distance, monge_distance
-from pipeline_anime_ddpm.evaluation.perceptual import load_distance
+from pipeline_anime_ddpm.evaluation.metrics.memorisation import find_nearest
+from pipeline_anime_ddpm.evaluation.metrics.registry import frechet_distance, monge_distance
+from pipeline_anime_ddpm.evaluation.networks.extractors import load_extractor
+from pipeline_anime_ddpm.evaluation.networks.perceptual import load_distance
 from pipeline_anime_ddpm.evaluation.reference import chance_limit, copy_threshold
 
 pytestmark = pytest.mark.realdata

@@ -9,11 +9,12 @@ from evaluation_data import colour_extractor, pictures, save
 from huggingface_hub import ModelCard
 
 from pipeline_anime_ddpm.cli import main
-from pipeline_anime_ddpm.evaluation import EvaluationConfig, drawing, evaluate, extractors, reference
-from pipeline_anime_ddpm.evaluation import judges as judges_module
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.evaluation import EvaluationConfig, drawing, evaluate, reference
 from pipeline_anime_ddpm.evaluation.compare import comparison_table
-from pipeline_anime_ddpm.evaluation.judges import copy_check, judges
-from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.evaluation.metrics import judges as judges_module
+from pipeline_anime_ddpm.evaluation.metrics.judges import copy_check, judges
+from pipeline_anime_ddpm.evaluation.networks import extractors
 
 LABEL = "EfficientNet-Lite0 (ImageNet)"
 

@@ -13,7 +13,7 @@ from recipe_runs import run as train
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.cli import main
-from pipeline_anime_ddpm.evaluation.digests import state_digest
+from pipeline_anime_ddpm.evaluation.metrics.digests import state_digest
 from pipeline_anime_ddpm.publishing import hub as hub_module
 
 

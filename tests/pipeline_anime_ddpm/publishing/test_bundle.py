@@ -12,7 +12,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DiffusionPipeli
 from PIL import Image
 from safetensors.torch import load_file
 
-import schedulers.scheduling_anime_noise as scheduler_module
+import pipeline_anime_ddpm.schedulers.scheduling_anime_noise as scheduler_module
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm import pipeline_anime_ddpm as pipeline_module
 from pipeline_anime_ddpm.publishing.bundle import Publication, build_bundle

@@ -12,10 +12,10 @@ from diffusers import DDPMScheduler
 from huggingface_hub import ModelCard
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.drawing import Drawing, choose_sampler, draw_batch, sampler_facts
 from pipeline_anime_ddpm.publishing.bundle import check_stock
 from pipeline_anime_ddpm.publishing.card import CardFacts, Evaluation, is_made_here
-from pipeline_anime_ddpm.training.errors import UserError
 
 FACTS = """
 title: Small faces

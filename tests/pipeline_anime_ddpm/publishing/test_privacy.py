@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.publishing.privacy import check_private, without_paths
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 @pytest.fixture

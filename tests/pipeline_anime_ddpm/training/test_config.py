@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.flags import DRAWN_FACES_RUN, convert, parse_config
 
 # Every flag of diffusers' train_unconditional.py (0.42).

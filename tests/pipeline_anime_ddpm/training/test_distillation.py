@@ -9,12 +9,12 @@ from diffusers.configuration_utils import register_to_config
 from recipe_runs import flags
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss, distilled
-from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import build_model, kept_guide
 from pipeline_anime_ddpm.training.objective import StepBatch
-from schedulers import AnimeNoiseScheduler
 
 
 class Gaussian(ModelMixin, ConfigMixin):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.training import hardware
-from pipeline_anime_ddpm.training.errors import UserError
 
 
 @pytest.fixture

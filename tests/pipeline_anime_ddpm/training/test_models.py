@@ -15,13 +15,13 @@ from diffusers import (
 )
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.recipe.samples import sampling_pipeline
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.config_checks import check
-from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
-from pipeline_anime_ddpm.training.samples import sampling_pipeline
-from schedulers import AnimeNoiseScheduler
 
 
 def config(**settings):

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
+from pipeline_anime_ddpm.runs.numerics import step_if_finite
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.muon import (
     COEFFICIENTS,
@@ -16,7 +17,6 @@ from pipeline_anime_ddpm.training.muon import (
     orthogonalized,
     split_parameters,
 )
-from pipeline_anime_ddpm.training.numerics import step_if_finite
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import widen_for_coordinates
 

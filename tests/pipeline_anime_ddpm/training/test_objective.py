@@ -5,11 +5,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from pipeline_anime_ddpm.training.data import Batch
+from pipeline_anime_ddpm.common.randomness import Purpose, derived_seed, nearest_noise_at
+from pipeline_anime_ddpm.data import Batch
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
-from pipeline_anime_ddpm.training.randomness import Purpose, derived_seed, nearest_noise_at
-from schedulers import AnimeNoiseScheduler
 
 
 @pytest.fixture(scope="module")

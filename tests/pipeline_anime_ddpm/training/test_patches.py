@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from pipeline_anime_ddpm import coordinate_grid
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.data import Batch
+from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data import Batch
-from pipeline_anime_ddpm.training.errors import UserError
 from pipeline_anime_ddpm.training.models import build_patches
 from pipeline_anime_ddpm.training.objective import draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, equal_parts, valid_sides
-from schedulers import AnimeNoiseScheduler
 
 
 @pytest.fixture

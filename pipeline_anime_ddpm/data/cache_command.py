@@ -1,0 +1,67 @@
+"""`anime-ddpm cache`: look at the decoded images and statistics that are kept, and delete them."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from ..common.atomic import remove_entry
+from ..common.errors import UserError
+from ..evaluation.metrics.statistics import list_statistics, statistics_root
+from .cache import CacheEntry, cache_root, list_caches
+
+
+def add_cache(command: argparse.ArgumentParser) -> None:
+    """The flags."""
+    actions = command.add_subparsers(required=True, metavar="ls|rm")
+    ls = actions.add_parser("ls", help="list the caches, with their sizes")
+    ls.set_defaults(run=_list)
+    rm = actions.add_parser("rm", help="delete caches; the next run that needs one makes it again")
+    rm.add_argument("names", nargs="*", metavar="NAME", help="as `ls` shows them")
+    rm.add_argument("--all", action="store_true", help="every cache")
+    rm.set_defaults(run=_remove)
+    for action in (ls, rm):
+        action.add_argument("--cache_dir", help="as given to train_anime_ddpm.py")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    entries = _entries(arguments)
+    for description, _, _ in entries.values():
+        print(description)
+    total = sum(num_bytes for _, _, num_bytes in entries.values())
+    print(f"{len(entries)} caches with {total / 1e6:,.1f} MB in {cache_root(arguments.cache_dir)}")
+
+
+def _entries(arguments: argparse.Namespace) -> dict[str, tuple[str, Path, int]]:
+    """Decoded images, and statistics of them, by the name of their folder: what to say of it, itself, its bytes."""
+    found = {}
+    for folder, entry in list_caches(cache_root(arguments.cache_dir)).items():
+        num_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        found[folder.name] = (_describe(folder, entry, num_bytes), folder, num_bytes)
+    kept = list_statistics(statistics_root(arguments.cache_dir))
+    return found | {entry.folder.name: (entry.description, entry.folder, entry.num_bytes) for entry in kept}
+
+
+def _describe(folder: Path, entry: CacheEntry | None, num_bytes: int) -> str:
+    if entry is None:
+        return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  of an earlier version, or damaged: no run uses it any more"
+    key = entry.key
+    facts = [f"{entry.num_images:,} images", f"{key.dtype}", "centre crop" if key.center_crop else "whole"]
+    if entry.num_skipped:
+        facts.append(f"{entry.num_skipped:,} skipped")
+    made = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
+    return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  {made}  {key.source} ({', '.join(facts)})"
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    root, entries = cache_root(arguments.cache_dir), _entries(arguments)
+    if arguments.all == bool(arguments.names):
+        raise UserError("Name the caches to delete, as `anime-ddpm cache ls` shows them, or give --all.")
+    unknown = [name for name in arguments.names if name not in entries]
+    if unknown:
+        raise UserError(f"There is no cache {unknown[0]} in {root}; `anime-ddpm cache ls` lists those there are.")
+    for name in arguments.names or entries:
+        _, folder, num_bytes = entries[name]
+        remove_entry(folder)
+        print(f"Deleted {name} ({num_bytes / 1e6:,.1f} MB).")

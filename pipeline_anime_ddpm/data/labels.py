@@ -1,0 +1,201 @@
+"""Labels of images: the values that each attribute takes in a data set, and the number of a value.
+
+An attribute is a column such as `hair`. Its values are numbered from 1 on, and 0 is "any": no value, or none known.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import datasets
+
+from pipeline_anime_ddpm.loading import MAX_COMBINATIONS, check_labels
+from pipeline_anime_ddpm.pipeline_anime_ddpm import ANY
+
+from ..common.errors import UserError
+
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """The attributes of a data set, and how the values in its columns are numbered.
+
+    Attributes:
+        names: the values of each attribute, in order; attributes in alphabetical order.
+        numbers: of each attribute, the number from 1 on of each value as the column holds it.
+    """
+
+    names: dict[str, list[str]]
+    numbers: dict[str, dict[str | int, int]]
+
+    def encode(self, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The numbers of one image's values, in the order of the attributes; 0 for a missing one.
+
+        Raises:
+            UserError: for a value that the data set did not have when it was opened.
+        """
+        return tuple(self._number(attribute, values.get(attribute)) for attribute in self.names)
+
+    def _number(self, attribute: str, value: Any) -> int:
+        value = clean(value)
+        if value is None:
+            return 0
+        number = self.numbers[attribute].get(value)
+        if number is None:
+            raise UserError(
+                f"The column {attribute} holds {value!r}, which is none of its {len(self.names[attribute])} values; "
+                "correct the row, or leave it empty."
+            )
+        return number
+
+
+class Labelled(NamedTuple):
+    """A decoded image `(3, h, w)` and the numbers of its labels."""
+
+    pixels: Any
+    labels: tuple[int, ...]
+
+
+def clean(value: Any) -> str | int | None:
+    """A value as it is compared: text without spaces around it, whole numbers as int, None where it is missing."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        value = value.strip()
+        return None if value == "" or value.lower() == ANY else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None if math.isnan(value) else value
+    return value
+
+
+def from_values(values: Mapping[str, Iterable[Any]], where: str) -> LabelColumns:
+    """Number the distinct values of each attribute: text in alphabetical order, whole numbers by size.
+
+    Args:
+        values: of each attribute, all values in the data set, or the distinct ones.
+        where: what to call the data set.
+
+    Raises:
+        UserError: for values that are no labels, or too many of them.
+    """
+    numbers, names = {}, {}
+    for attribute in sorted(values):
+        found = _distinct(attribute, values[attribute], where)
+        numbers[attribute] = {value: number for number, value in enumerate(found, start=1)}
+        names[attribute] = [*map(str, found)]
+    return _checked(LabelColumns(names, numbers), where)
+
+
+def _distinct(attribute: str, values: Iterable[Any], where: str) -> list[str | int]:
+    found: set[str | int] = set()
+    for value in map(clean, values):
+        if value is None:
+            continue
+        if isinstance(value, float) or not isinstance(value, (str, int)):
+            raise UserError(
+                f"The column {attribute} of {where} holds {str(value)[:40]}, and labels are text or whole numbers; "
+                "name another column, or sort the values into classes."
+            )
+        found.add(value)
+        if len(found) >= MAX_COMBINATIONS:
+            raise UserError(
+                f"The column {attribute} of {where} has {len(found):,} or more values, and a network takes fewer than "
+                f"{MAX_COMBINATIONS:,}; name another column, or sort the values into classes."
+            )
+    fractions = [value for value in found if isinstance(value, str) and not WHOLE.fullmatch(value)]
+    if fractions and all(map(_is_number, found)):
+        raise UserError(
+            f"The column {attribute} of {where} holds numbers with fractions, such as {min(fractions)}, and labels are "
+            "classes; name another column, or sort the values into classes."
+        )
+    return sorted(found, key=lambda value: (isinstance(value, str), value))
+
+
+def _is_number(value: str | int) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def from_names(names: Mapping[str, Sequence[str]], where: str) -> LabelColumns:
+    """The columns of a data set that lists their names itself (`ClassLabel`) and holds numbers from 0 on; -1 is any."""
+    names = {attribute: list(names[attribute]) for attribute in sorted(names)}
+    numbers = {attribute: {value: value + 1 for value in range(-1, len(known))} for attribute, known in names.items()}
+    return _checked(LabelColumns(names, numbers), where)
+
+
+def joined(parts: Iterable[LabelColumns], where: str) -> LabelColumns:
+    """One of several, whose attributes differ."""
+    names, numbers = {}, {}
+    for part in parts:
+        names |= part.names
+        numbers |= part.numbers
+    return _checked(LabelColumns({a: names[a] for a in sorted(names)}, numbers), where)
+
+
+def _checked(columns: LabelColumns, where: str) -> LabelColumns:
+    for attribute, names in columns.names.items():
+        if not names:
+            raise UserError(f"The column {attribute} of {where} is empty; name another one as --label_columns.")
+    try:
+        check_labels(columns.names, where)
+    except ValueError as error:
+        raise UserError(f"{error}; correct the data, or give other --label_columns.") from error
+    return columns
+
+
+def label_features(
+    features: Mapping[str, Any] | None, wanted: Sequence[str], image_column: str | None, where: str
+) -> dict[str, Any]:
+    """The features of the label columns of a table.
+
+    Raises:
+        UserError: for a column that is missing, holds the images, or cannot hold labels.
+    """
+    features = features or {}
+    for column in wanted:
+        check_known(column, [name for name in features if name != image_column], where)
+        kind = features[column]
+        is_label = isinstance(kind, datasets.ClassLabel) or (
+            isinstance(kind, datasets.Value) and (kind.dtype.startswith(("int", "uint")) or kind.dtype in TEXT)
+        )
+        if not is_label:
+            held = kind.dtype if isinstance(kind, datasets.Value) else type(kind).__name__
+            raise UserError(
+                f"The column {column} of {where} holds {held}, and labels are text or whole numbers; name another "
+                "column, or sort the values into classes."
+            )
+    return {column: features[column] for column in sorted(wanted)}
+
+
+TEXT = ("string", "large_string", "string_view", "bool")
+
+
+def check_known(column: str, known: Collection[str], where: str) -> None:
+    """Raise a UserError unless `column` is one of the known ones."""
+    if column not in known:
+        there = f"; it has {', '.join(sorted(known)[:20])}" if known else ", nor any other to take labels from"
+        raise UserError(f"--label_columns {column}: {where} has no such column{there}.")
+
+
+def read_features(features: Mapping[str, Any], distinct: Any, where: str) -> LabelColumns:
+    """Number the values of table columns.
+
+    Args:
+        features: of each label column.
+        distinct: gives all (or the distinct) values of those columns that do not list their names themselves.
+    """
+    listed = {name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    others = [name for name in features if name not in listed]
+    parts = [from_names(listed, where)] if listed else []
+    if others:
+        parts.append(from_values(distinct(others), where))
+    return joined(parts, where)

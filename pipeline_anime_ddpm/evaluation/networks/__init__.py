@@ -1,0 +1,1 @@
+"""The networks that look at images: feature extractors and perceptual distances."""

@@ -1,0 +1,346 @@
+"""`anime-ddpm plan`: a table of what a training would need, in every way that the recipe can compute it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from diffusers import UNet2DModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline_anime_ddpm.loading import read_network_config
+
+from ..common.errors import HUB_ERRORS, UserError, first_line
+from ..data.sources import open_source
+from ..training.config import TrainingConfig
+from ..training.flags import parse_config
+from ..training.labels import labelled_config, run_labels
+from ..training.models import build_patches, new_unet, set_resolution
+from ..training.patches import PatchTrainingAdapter, equal_parts, full_side
+from .plan import PassCost, Rehearsal
+
+UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+RECOMPUTATIONS = {"kept": None, "selective": "selective", "blocks": "blocks"}
+LARGEST_BATCH = 2**16  # looked no further
+
+HELP = """Say what a training needs, without training: put it before the flags that train_anime_ddpm.py is to have. It
+needs no GPU, of the data only the labels (with --label_columns) and, of a pre-trained model, only its config."""
+
+NOTES = """A * marks what the flags say. Units: 1 GB = 1e9 bytes, 1 MB = 1e6 bytes, 2 floating point operations for each
+multiplication and addition.
+  activations   kept, or computed a second time: --gradient_checkpointing selective or blocks
+  images/pass   images (or patches) in one forward pass
+  kept/image    what each of them keeps for the backward pass
+  peak          of all tensors in a step. A GPU needs more: CUDA's own context, workspaces and gaps between tensors,
+                often 1 GB or more; leave as much of its memory free.
+  GFLOP/image   forward and backward, with what is computed twice"""
+
+
+def add_plan(command: argparse.ArgumentParser) -> None:
+    """All that follows is left to `parse_config`."""
+    command.add_argument("flags", nargs=argparse.REMAINDER)
+    command.set_defaults(run=lambda arguments: run_plan(arguments.flags))
+
+
+def run_plan(flags: Sequence[str]) -> None:
+    """Print the plan that `flags` ask for.
+
+    Raises:
+        UserError: for flags that the training would refuse, an unknown model, or a memory size that cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="anime-ddpm plan", description=HELP, add_help=False, allow_abbrev=False,
+        usage="anime-ddpm plan [--memory SIZE ...] [flags of train_anime_ddpm.py]",
+    )  # fmt: skip
+    parser.add_argument("--memory", nargs="*", metavar="SIZE", help="such as 8GB 24GB: the largest batch that fits")
+    parser.add_argument("-h", "--help", action="store_true", help="show this; train_anime_ddpm.py --help has the rest")
+    own, rest = parser.parse_known_args(flags)
+    if own.help:
+        parser.print_help()
+        return
+    memories = [(text, read_size(text)) for text in own.memory or ()]
+    if own.memory == []:
+        raise UserError("--memory needs sizes; give one or more such as 8GB 24GB.")
+    for line in report(parse_config(rest), memories):
+        print(line, flush=True)
+
+
+def read_size(text: str) -> int:
+    """The bytes that `8GB` or `23.5 GiB` says.
+
+    Raises:
+        UserError: if it cannot be read, or is nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
+    units = {name.lower(): unit for name, unit in UNITS.items()}
+    size = float(match[1]) * units.get(match[2].lower(), 0) if match else 0
+    if size < 1:
+        raise UserError(f"--memory {text!r} is no size; give a number and a unit ({', '.join(UNITS)}), such as 8GB.")
+    return int(size)
+
+
+def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapter | None]:
+    """The network of a run, widened if it trains on patches, with fake weights.
+
+    Raises:
+        UserError: if a model cannot be had or trained as a DDPM, or cannot take the resolution or a patch side.
+    """
+    fake = FakeTensorMode()
+    with fake:
+        unet = _pretrained_network(config) if config.pretrained_model_name_or_path else new_unet(config)
+    labels = run_labels(config, open_source(config) if config.label_columns else None)
+    with fake:
+        if labels is not None:
+            unet = UNet2DModel.from_config(labelled_config(unet.config, labels))
+        set_resolution(unet, config)
+        return unet, build_patches(config, unet)
+
+
+def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
+    """What the config of a pre-trained model says; its weights are not read, nor downloaded."""
+    name = config.pretrained_model_name_or_path
+    try:
+        return UNet2DModel.from_config(read_network_config(name, config.cache_dir))
+    except (*HUB_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--pretrained_model_name_or_path {name!r} has no config that can be read ({first_line(error)}); give a "
+            "DDPM or DDIM pipeline or a UNet2DModel."
+        ) from error
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """How steps on one side are cut into passes.
+
+    Attributes:
+        side: of images or patches, in pixels.
+        images: of a `--train_batch_size`, the images in the whole step and the most in one forward pass.
+    """
+
+    side: int
+    images: Callable[[int], tuple[int, int]]
+
+
+def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> list[StepShape]:
+    """One for each side that a run meets."""
+    accumulation = config.gradient_accumulation_steps
+    if patches is None:
+        return [StepShape(full_side(unet), lambda batch: (batch * accumulation, batch))]
+
+    def shape(side: int) -> StepShape:
+        crops = patches.crops_per_image(side) if side < patches.resolution else 1
+        return StepShape(side, lambda batch: (batch * accumulation * crops, patches.micro_batch(side, batch)))
+
+    return [shape(side) for side in patches.used_sides()]
+
+
+class PeakCurve:
+    """The peak of steps on one side, for any number of images, from passes of two and of three.
+
+    Every tensor of a pass grows linearly with its images, and is made and released in the same order however many
+    there are: the bytes in use at each moment are a straight line, the peak is the highest of them all. `verify`
+    compares this with a larger pass; should it fail, or for single images, passes are measured one by one.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, side: int):
+        self.rehearsal, self.side = rehearsal, side
+        self.measured = False
+        self._passes: dict[tuple[int, bool], PassCost] = {}
+
+    def one_pass(self, images: int, accumulating: bool = False) -> PassCost:
+        """That pass, measured once."""
+        key = (images, accumulating)
+        if key not in self._passes:
+            self._passes[key] = self.rehearsal.one_pass(self.side, images, accumulating)
+        return self._passes[key]
+
+    def peak(self, count: int, most: int) -> int:
+        """`peak_bytes` of a step on `count` images in passes of at most `most`."""
+        parts = equal_parts(count, most)
+        highest = [self._highest(parts[0], False)] + [self._highest(images, True) for images in parts[1:2]]
+        two, three = self.one_pass(2).batch_bytes, self.one_pass(3).batch_bytes
+        batch_bytes = two + (count - 2) * (three - two)
+        return self.rehearsal.resident_bytes + batch_bytes + max(self.rehearsal.update_bytes, *highest)
+
+    def verify(self, images: int) -> None:
+        """Measure a pass, and from now on all of them if it is not what was expected."""
+        if images > 3 and self._highest(images, False) != int(self.one_pass(images).course.max()):
+            self.measured = True
+
+    def _highest(self, images: int, accumulating: bool) -> int:
+        two, three = (self.one_pass(n, accumulating).course for n in (2, 3))
+        if images == 1 or self.measured or len(two) != len(three):
+            return int(self.one_pass(images, accumulating).course.max())
+        return int((two + (images - 2) * (three - two)).max())
+
+
+def largest_batch(shape: StepShape, peak: Callable[[int, int], int], memory: int) -> int:
+    """A `--train_batch_size` whose steps fit in `memory` bytes while those of one more do not; 0 for none."""
+
+    def fits(batch: int) -> bool:
+        return peak(*shape.images(batch)) <= memory
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high):
+        if high >= LARGEST_BATCH:
+            return high
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; `largest` has a batch, or 0, for each memory."""
+
+    side: int
+    recomputation: str
+    chosen: bool
+    images: int
+    kept_bytes: int
+    peak_bytes: int
+    flops: int
+    largest: tuple[int, ...]
+
+
+def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """The lines of the plan.
+
+    Args:
+        memories: how each is called, and its bytes.
+    """
+    unet, patches = fake_model(config)
+    shapes, rows = step_shapes(config, unet, patches), []
+    for name, recomputation in RECOMPUTATIONS.items():
+        rehearsal = build_rehearsal(config, unet, recomputation)
+        if not rows:
+            yield from _facts(config, unet, patches, rehearsal)
+        rows += [plan_row(config, rehearsal, shape, name, memories) for shape in shapes]
+    rows.sort(key=lambda row: row.side)
+    yield from _table(rows, [name for name, _ in memories])
+    if len(shapes) > 1:
+        yield from _whole_run([row for row in rows if row.chosen], [name for name, _ in memories])
+    yield ""
+    yield NOTES
+    if memories:
+        yield "  in 8GB, ...   the largest --train_batch_size that fits there".replace("8GB", memories[0][0])
+
+
+def build_rehearsal(config: TrainingConfig, unet: UNet2DModel, recomputation: str | None) -> Rehearsal:
+    """The flags' training with another recomputation; averages that are on the host do not count."""
+    return Rehearsal(
+        unet.config,
+        precision=_precision(config),
+        recomputation=recomputation,
+        fold_upsampling=config.fold_upsampling,
+        channels_last=config.channels_last,
+        optimizer=config.optimizer,
+        averages=0 if config.offload_ema else len(config.ema_lengths) + config.use_ema,
+    )
+
+
+def _precision(config: TrainingConfig) -> str:
+    return config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def plan_row(
+    config: TrainingConfig, rehearsal: Rehearsal, shape: StepShape, name: str, memories: Sequence[tuple[str, int]]
+) -> Row:
+    """Measure one way of computing steps on one side."""
+    curve = PeakCurve(rehearsal, shape.side)
+
+    def most(batch: int) -> int:
+        return equal_parts(*shape.images(batch))[0]
+
+    def all_largest() -> tuple[int, ...]:
+        return tuple(largest_batch(shape, curve.peak, memory) for _, memory in memories)
+
+    largest = all_largest()
+    curve.verify(max(most(batch) for batch in (config.train_batch_size, *largest) if batch))
+    two, three = curve.one_pass(2), curve.one_pass(3)
+    return Row(
+        side=shape.side,
+        recomputation=name,
+        chosen=RECOMPUTATIONS[name] == config.gradient_checkpointing,
+        images=most(config.train_batch_size),
+        kept_bytes=three.saved_bytes - two.saved_bytes,
+        peak_bytes=curve.peak(*shape.images(config.train_batch_size)),
+        flops=two.flops // 2,
+        largest=all_largest() if curve.measured else largest,
+    )
+
+
+def _facts(
+    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, rehearsal: Rehearsal
+) -> Iterator[str]:
+    """What holds for all rows."""
+    side, passes = full_side(unet), config.gradient_accumulation_steps
+    yield f"A network of {unet.num_parameters() / 1e6:.2f} M parameters, for images of {side} x {side} pixels."
+    yield (
+        f"Mixed precision {_precision(config)}; "
+        f"{config.train_batch_size * passes} images a step, {config.train_batch_size} in a forward pass."
+    )
+    if patches is not None:
+        yield patches.description
+    yield ""
+    kinds = {
+        "weights": rehearsal.weight_bytes,
+        "gradients": rehearsal.gradient_bytes,
+        f"state of {config.optimizer}": rehearsal.optimizer_bytes,
+        "averages (EMA)" + (", on the host" if config.offload_ema else ""): rehearsal.average_bytes,
+    }
+    for kind, size in kinds.items():
+        yield f"  {kind:<29}{_size(size):>10}"
+    yield f"  {'together, whatever the batch':<29}{_size(sum(kinds.values())):>10}"
+    yield ""
+
+
+def _table(rows: Sequence[Row], memories: Sequence[str]) -> Iterator[str]:
+    head = [
+        "",
+        "side",
+        "activations",
+        "images/pass",
+        "kept/image",
+        "peak",
+        "GFLOP/image",
+        *(f"in {m}" for m in memories),
+    ]
+    lines = [head]
+    for row in rows:
+        lines.append([
+            "*" if row.chosen else "", f"{row.side}", row.recomputation, f"{row.images}", _size(row.kept_bytes),
+            _size(row.peak_bytes), f"{row.flops / 1e9:,.1f}", *(_count(batch) for batch in row.largest),
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(w) if i == 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _whole_run(chosen: Sequence[Row], memories: Sequence[str]) -> Iterator[str]:
+    """A run meets all sides: the one that needs most decides."""
+    worst = max(chosen, key=lambda row: row.peak_bytes)
+    yield ""
+    yield f"The run's peak is {_size(worst.peak_bytes)}, on {worst.side} x {worst.side} pixels."
+    if memories:
+        fitting = (_count(min(batches)) for batches in zip(*(row.largest for row in chosen), strict=True))
+        pairs = ", ".join(f"{batch} in {memory}" for batch, memory in zip(fitting, memories, strict=True))
+        yield f"The largest --train_batch_size that fits on all sides: {pairs}."
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _count(batch: int) -> str:
+    return f"{batch}" if batch else "none"

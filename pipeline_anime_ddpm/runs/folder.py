@@ -1,0 +1,198 @@
+"""The output folder of a run: whose it is, what is in it, and the finished pipeline."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DModel
+from filelock import FileLock, Timeout
+
+from pipeline_anime_ddpm import AnimeDDPMPipeline
+
+from ..common.atomic import publish_folder, remove, remove_folder, restore_replaced
+from .checkpoints import list_checkpoints
+from ..training.config import TrainingConfig
+from ..data.cache import SKIPPED
+from .ema import SNAPSHOTS
+from ..common.errors import UserError
+from .numerics import EVENTS_NAME
+from ..common.parsing import parse_yaml
+from .provenance import RECORD_NAME
+from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
+
+CONFIG_NAME = "training_config.yaml"
+LOCK_NAME = ".lock"  # held by the run that is at work in the folder
+LEFTOVER = ".*.partial"  # of a process that was killed
+PATIENCE = 10.0  # seconds; the workers of a run that was killed end within five
+BEST = "best"  # the folder of the pipeline with the least KID so far
+GUIDE = "guide_unet"  # the network as it was at --save_guide_at, a component of the pipeline
+PIPELINE_PARTS = ("unet", "scheduler", GUIDE, "pipeline_anime_ddpm.py", "model_index.json")
+
+# Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
+# step is computed, but not what it computes, up to rounding. (Images per step are compared by the checkpoint itself.)
+MAY_CHANGE = frozenset(
+    "cache_dir cache_limit_gb max_skipped_fraction dataloader_num_workers local_rank num_epochs max_train_steps "
+    "max_train_images train_batch_size gradient_accumulation_steps output_dir overwrite_output_dir "
+    "checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_model_epochs save_images_epochs "
+    "validation_images eval_batch_size ddpm_num_inference_steps logging_steps logger report_to logging_dir "
+    "push_to_hub hub_model_id hub_private_repo hub_strategy hub_card gradient_checkpointing fold_upsampling "
+    "channels_last torch_compile offload_ema ema_snapshot_images eval_steps eval_images eval_metrics "
+    "eval_extractor eval_extractor_weights eval_dataset eval_split save_best".split()
+)
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Make sure that the output folder is new, or holds this very run; nothing is written or deleted here.
+
+    Raises:
+        UserError: if it holds another run or something else, and `--overwrite_output_dir` is not given.
+    """
+    folder = Path(config.output_dir)
+    _check_writable(folder)
+    if not folder.exists() or not any(p.name != LOCK_NAME and not p.match(LEFTOVER) for p in folder.iterdir()):
+        return
+    record = folder / CONFIG_NAME
+    if not record.exists():
+        raise UserError(f"--output_dir {folder} holds files that are not a training run; choose an empty folder.")
+    if config.overwrite_output_dir:
+        return
+    before = _recorded(folder)
+    if before is None:
+        raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
+    now = config.to_dict()
+    changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
+    if changed:
+        was = ", ".join(f"--{k} {before[k]} there, {now[k]} now" for k in changed[:3])
+        raise UserError(
+            f"--output_dir {folder} holds another run ({was}); choose another folder, or give --overwrite_output_dir "
+            "to delete that run."
+        )
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in the folder; None if they cannot be read."""
+    try:
+        before = parse_yaml((folder / CONFIG_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return before if isinstance(before, dict) else None
+
+
+def asked_before(config: TrainingConfig) -> bool:
+    """Whether the run in the output folder was told already to go on from this `--resume_from_checkpoint`."""
+    before = _recorded(Path(config.output_dir)) or {}
+    return before.get("resume_from_checkpoint") == config.resume_from_checkpoint
+
+
+def _check_writable(folder: Path) -> None:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output_dir {folder}: {existing} is a file; give a folder.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output_dir {folder}: {existing} cannot be written to; choose another folder.")
+
+
+def output_lock(config: TrainingConfig) -> FileLock:
+    """What keeps other runs out of the output folder once it is taken, for as long as it and its process live."""
+    return FileLock(Path(config.output_dir) / LOCK_NAME, timeout=PATIENCE, is_singleton=True)
+
+
+def keep_others_out(lock: FileLock) -> None:
+    """Take the lock, if its folder is there yet, and make good what a kill has left half replaced. Main process only.
+
+    Raises:
+        UserError: if another run is at work in the folder.
+    """
+    folder = Path(lock.lock_file).parent
+    if not folder.is_dir():
+        return
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"--output_dir {folder}: another run is at work there; wait for its end, or choose another folder."
+        ) from error
+    restore_replaced(folder)
+
+
+def occupy_output_dir(config: TrainingConfig, lock: FileLock) -> None:
+    """Make the folder if need be, and take its lock: what is read of it from now on stays true. Main process only.
+
+    Raises:
+        UserError: if it cannot be made, and as `keep_others_out` and `check_output_dir`.
+    """
+    folder = Path(config.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
+    keep_others_out(lock)
+    check_output_dir(config)  # another run may have come and gone since the first look
+
+
+def claim_output_dir(config: TrainingConfig) -> Path:
+    """Empty the folder of an earlier run if asked to, and save the config in it. Main process only."""
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.overwrite_output_dir:
+        for name in (
+            *PIPELINE_PARTS,
+            CSV_NAME,
+            CURVE_NAME,
+            SAMPLES_NAME,
+            SKIPPED,
+            SNAPSHOTS,
+            config.logging_dir,
+            ".wandb_run",
+            EVALUATION_NAME,
+            EVENTS_NAME,
+            RECORD_NAME,
+            BEST,
+        ):
+            remove(folder / name)
+        for checkpoint in list_checkpoints(folder):
+            remove_folder(checkpoint)
+        remove(folder / CONFIG_NAME)  # the last, since without it the folder is nobody's
+    for leftover in [*folder.glob(LEFTOVER), *(folder / BEST).glob(LEFTOVER)]:
+        remove(leftover)
+    config.save(folder / CONFIG_NAME)
+    return folder
+
+
+def export_pipeline(pipeline: AnimeDDPMPipeline, folder: Path) -> None:
+    """Save the pipeline beside, then move its finished parts in place, the index last."""
+    folder.mkdir(exist_ok=True)
+    partial = folder / ".pipeline.partial"
+    remove(partial)
+    pipeline.save_pretrained(partial)
+    for name in PIPELINE_PARTS:
+        if name == GUIDE and (pipeline.guide_unet is None or (folder / name).exists()):
+            continue  # a run's guide never changes, and a crash between two moves would lose it
+        old = partial / f"{name}.old"
+        if (folder / name).exists():
+            os.replace(folder / name, old)
+        os.replace(partial / name, folder / name)
+    remove(partial)
+
+
+def save_guide(unet: UNet2DModel, folder: Path) -> None:
+    """Keep the network as it is now as the guide of the run's pipeline."""
+    partial = folder / f".{GUIDE}.partial"
+    remove(partial)
+    unet.save_pretrained(partial)
+    publish_folder(partial, folder / GUIDE)
+
+
+def load_guide(folder: Path) -> UNet2DModel | None:
+    """What `save_guide` has kept, if it has by now."""
+    return UNet2DModel.from_pretrained(folder / GUIDE) if (folder / GUIDE).is_dir() else None
+
+
+def usage(folder: Path) -> str:
+    """The two lines of Python that draw a face with the finished pipeline."""
+    return (
+        "from diffusers import DiffusionPipeline\n"
+        f'DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)().images[0].save("face.png")'
+    )

@@ -1,0 +1,1 @@
+"""Synthetic faces, so that a first run needs no data set."""
