@@ -22,8 +22,8 @@ from render import render_evaluation
 
 from pipeline_anime_ddpm.common.errors import one_sentence_errors
 from pipeline_anime_ddpm.evaluation import ReferenceConfig
+from pipeline_anime_ddpm.evaluation.metrics.distances import frechet_distance, kernel_distance
 from pipeline_anime_ddpm.evaluation.metrics.memorisation import find_nearest
-from pipeline_anime_ddpm.evaluation.metrics.registry import frechet_distance, kernel_distance
 from pipeline_anime_ddpm.evaluation.reference import (
     Reference,
     chance_limit,

@@ -67,7 +67,7 @@ def tar(content: bytes) -> None:
 def config(content: bytes) -> None:
     """A YAML file of settings, and after a zero byte the flags of the command line."""
     from pipeline_anime_ddpm.common.errors import UserError
-    from pipeline_anime_ddpm.training.flags import parse_config
+    from pipeline_anime_ddpm.training.config import parse_config
 
     text, *flags = content.split(SEPARATOR)
     flags = [flag.decode(errors="replace") for flag in flags if not flag.startswith((b"-h", b"--h"))]

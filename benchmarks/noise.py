@@ -34,7 +34,8 @@ from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
 from pipeline_anime_ddpm.pipeline_anime_ddpm import STEPS_BY_OCTAVES
-from pipeline_anime_ddpm.runs.ema import export_averages, list_snapshots
+from pipeline_anime_ddpm.runs.ema_command import export_averages
+from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
 

@@ -26,7 +26,8 @@ from judging import add_flags, judge, line, measured, slug, values
 from render import render_quality
 
 from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
-from pipeline_anime_ddpm.runs.ema import export_averages, list_snapshots
+from pipeline_anime_ddpm.runs.ema_command import export_averages
+from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 
 PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity", "numpy"]
 STAGES = ("speed", "train", "choose", "judge")

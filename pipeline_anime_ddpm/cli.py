@@ -18,7 +18,7 @@ COMMANDS = {
     "calibrate": ("measure at which noise a data set's structure is lost", "evaluation.calibration:add_calibrate"),
     "ema": ("make averages of the weights, of any length, of a finished run", "runs.ema_command:add_ema"),
     "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
-    "cache": ("list and delete decoded images and statistics", "data.cache_command:add_cache"),
+    "cache": ("list and delete decoded images and statistics", "cache_command:add_cache"),
 }  # fmt: skip
 
 
@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     arguments = _build_parser(chosen).parse_args(argv)
-    from .common.errors import UserError, one_sentence_errors
-    from .training.config_checks import MOST_NUMBER  # here, as it takes a while
+    from .common.errors import UserError, one_sentence_errors  # here, as it takes a while
+    from .common.settings import MAX_INTEGER
 
     with one_sentence_errors():
         for name, value in vars(arguments).items():
-            if isinstance(value, int) and value > MOST_NUMBER:
-                raise UserError(f"--{name} is {value}; give {MOST_NUMBER} or less.")
+            if isinstance(value, int) and value > MAX_INTEGER:
+                raise UserError(f"--{name} is {value}; give {MAX_INTEGER} or less.")
         arguments.run(arguments)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -74,6 +75,15 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is too deep") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that may be missing; empty if it is, or if it is damaged."""
+    try:
+        record = parse_json(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _check_length(text: str | bytes) -> None:

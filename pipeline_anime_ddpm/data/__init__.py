@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from ..synthetic import drawn_faces, drawn_faces_parts
-from ..training.config import NUM_DRAWN_FACES, TrainingConfig
 from .cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
 from .cached import CachedData
+from .config import NUM_DRAWN_FACES, DataConfig
 from .feed import Batch, Feed, FeedPlan
 from .reading import SkipLog, check_skipped
 from .sources import check_source, open_source
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def open_data(
-    config: TrainingConfig, resolution: int, show_progress: bool = True, source: Source | None = None
+    config: DataConfig, resolution: int, show_progress: bool = True, source: Source | None = None
 ) -> CachedData | StreamedData:
     """Find the images that `config` names, and decode them to the cache unless they are to be streamed.
 
@@ -43,7 +43,7 @@ def open_data(
         return _drawn_faces(config, resolution, show_progress)
     source = source or open_source(config)
     if wants_streaming(config, source):
-        skip_log = SkipLog(Path(config.output_dir) / SKIPPED, config.max_skipped_fraction)
+        skip_log = SkipLog((config.output_folder or Path()) / SKIPPED, config.max_skipped_fraction)
         return StreamedData(
             source,
             resolution,
@@ -63,14 +63,14 @@ def open_data(
     return CachedData(entry, source.identity, config.seed)
 
 
-def wants_streaming(config: TrainingConfig, source: Source) -> bool:
+def wants_streaming(config: DataConfig, source: Source) -> bool:
     """`--streaming`, or by default whether the data set is on the Hub and larger than `--cache_limit_gb`."""
     if config.streaming is not None:
         return config.streaming
     return source.remote and source.num_bytes > config.cache_limit_gb * 1e9
 
 
-def _drawn_faces(config: TrainingConfig, resolution: int, show_progress: bool) -> CachedData:
+def _drawn_faces(config: DataConfig, resolution: int, show_progress: bool) -> CachedData:
     """The project's own faces, cached under the very code that draws them."""
     code = b"".join(Path(module.__file__).read_bytes() for module in (drawn_faces, drawn_faces_parts))
     fingerprint = hashlib.sha256(code + f"{NUM_DRAWN_FACES} {config.seed}".encode()).hexdigest()[:16]

@@ -14,10 +14,9 @@ from huggingface_hub import HfFileSystem
 
 from ..common.errors import UserError, first_line
 from ..common.parsing import few_aliases
-from ..training.config import TrainingConfig
+from .config import DataConfig
 from .decoding import IMAGE_SUFFIXES
-from .folder_labels import is_metadata
-from .labels import label_features
+from .labels import is_metadata, label_features
 from .own_files import looking_only_into
 from .tables import ParquetFiles, Tables, image_column
 from .units import DataFile, ImageFiles, Source, TarFiles
@@ -35,7 +34,7 @@ ARCHIVE_SUFFIXES = frozenset({".zip"})
 BUILDERS = frozenset({"parquet", "arrow", "imagefolder"})  # of `datasets`, whose files are opened; we read tars
 
 
-def check_source(config: TrainingConfig) -> None:
+def check_source(config: DataConfig) -> None:
     """Look at a folder of images before anything else is done.
 
     Raises:
@@ -58,11 +57,11 @@ def check_source(config: TrainingConfig) -> None:
         raise UserError(f"--train_data_dir {folder} holds no images; put png, jpg, webp, parquet or tar files in it.")
 
 
-def _check_outside(config: TrainingConfig) -> None:
-    name = config.dataset_name or config.train_data_dir
+def _check_outside(config: DataConfig) -> None:
+    name = config.name
     if name is None or not os.path.isdir(name):
         return
-    for flag, folder in (("--output_dir", config.output_dir), ("--cache_dir", config.cache_dir)):
+    for flag, folder in (("--output_dir", config.output_folder), ("--cache_dir", config.cache_dir)):
         if folder is not None and Path(folder).resolve().is_relative_to(Path(name).resolve()):
             raise UserError(
                 f"{flag} {folder} is inside of the data folder {name}, and what is written there would be taken for "
@@ -73,7 +72,7 @@ def _check_outside(config: TrainingConfig) -> None:
 _DATA_SUFFIXES = IMAGE_SUFFIXES | TABLE_SUFFIXES | ARCHIVE_SUFFIXES | {".tar"}
 
 
-def open_source(config: TrainingConfig, split: str = "train") -> Source:
+def open_source(config: DataConfig, split: str = "train") -> Source:
     """Find the images that `config` names, without reading them.
 
     Args:
@@ -90,7 +89,7 @@ def open_source(config: TrainingConfig, split: str = "train") -> Source:
     return source
 
 
-def available_splits(config: TrainingConfig) -> list[str]:
+def available_splits(config: DataConfig) -> list[str]:
     """The splits of `--dataset_name`: of a folder of images or tars by `by_split`, else as `datasets` tells them.
 
     Raises:
@@ -105,14 +104,14 @@ def available_splits(config: TrainingConfig) -> list[str]:
 
 
 @contextlib.contextmanager
-def _one_sentence(config: TrainingConfig) -> Iterator[None]:
+def _one_sentence(config: DataConfig) -> Iterator[None]:
     """What libraries say of a data set that cannot be loaded, as one sentence."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # of a broken file or README.md, almost anything
-        name, lines = config.dataset_name or config.train_data_dir, str(error).splitlines()
+        name, lines = config.name, str(error).splitlines()
         if len(lines) > 1 and lines[0].startswith("Config name is missing"):
             names = lines[1].partition("[")[2].rstrip("]")
             raise UserError(f"{name} has several configurations ({names}); give --dataset_config_name.") from error
@@ -121,7 +120,7 @@ def _one_sentence(config: TrainingConfig) -> Iterator[None]:
         ) from error
 
 
-def _own_folder(config: TrainingConfig) -> Path | None:
+def _own_folder(config: DataConfig) -> Path | None:
     """The folder that is read by our own rules: every `--train_data_dir`, and a `--dataset_name` of images or tars.
 
     So the training and the evaluation agree on what is held out.
@@ -184,7 +183,7 @@ def _chosen(paths: list[Path], folder: Path, split: str, is_told: bool) -> list[
     return splits[split]
 
 
-def _open_folder(config: TrainingConfig, folder: Path, split: str) -> Source:
+def _open_folder(config: DataConfig, folder: Path, split: str) -> Source:
     by_kind, is_told = _files_by_kind(folder), config.dataset_name is None
     if by_kind["table"]:
         return _open_dataset(config, split)
@@ -225,16 +224,16 @@ def _kind(name: str) -> str | None:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
-def _builder(config: TrainingConfig) -> datasets.DatasetBuilder:
-    name = config.dataset_name or config.train_data_dir
+def _builder(config: DataConfig) -> datasets.DatasetBuilder:
+    name = config.name
     if name.startswith(("http://", "https://")):
         raise UserError(f"{name} is an address; give a folder of this machine or the name of a data set on the Hub.")
     with looking_only_into(name), few_aliases():
         return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
 
 
-def _open_dataset(config: TrainingConfig, split: str) -> Source:
-    name = config.dataset_name or config.train_data_dir
+def _open_dataset(config: DataConfig, split: str) -> Source:
+    name = config.name
     builder = _builder(config)
     paths = _split_paths(builder, name, split)
     kinds = {_kind(path) for path in paths} - {None}  # beside images, metadata files
@@ -258,8 +257,8 @@ def _split_paths(builder: datasets.DatasetBuilder, name: str, split: str) -> lis
     return list(data_files[split])
 
 
-def _tables(config: TrainingConfig, builder: datasets.DatasetBuilder, split: str) -> Source:
-    name = config.dataset_name or config.train_data_dir
+def _tables(config: DataConfig, builder: datasets.DatasetBuilder, split: str) -> Source:
+    name = config.name
     paths = _split_paths(builder, name, split)
     if builder.info.builder_name not in BUILDERS:  # of others, some follow links in their files to anywhere
         raise UserError(

@@ -18,8 +18,7 @@ from datasets.utils.file_utils import xopen
 from ..common.errors import UserError
 from ..common.parsing import parse_json
 from .decoding import IMAGE_SUFFIXES, MOST_BYTES
-from .folder_labels import folder_labels
-from .labels import WHOLE, LabelColumns, check_known, clean, from_values
+from .labels import WHOLE, LabelColumns, check_known, clean, folder_labels, from_values
 
 MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
 CLASS = "cls"  # WebDataset's field of a class

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
 from ..common.errors import UserError, needs_extra
-from .settings import EvaluationConfig, ReferenceConfig, add_flags
+from ..common.settings import add_flags, read_flags
+from .settings import EvaluationConfig, ReferenceConfig
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    config = EvaluationConfig(**_given(arguments, EvaluationConfig))
+    config = EvaluationConfig(**read_flags(EvaluationConfig, arguments))
     with needs_extra("eval"):
         from .recipe import evaluate
         from .report import summary
@@ -51,7 +51,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _stats(arguments: argparse.Namespace) -> None:
     if arguments.resolution < 1:
         raise UserError(f"--resolution is {arguments.resolution}; give 1 or more.")
-    config = ReferenceConfig(**_given(arguments, ReferenceConfig))
+    config = ReferenceConfig(**read_flags(ReferenceConfig, arguments))
     with needs_extra("eval"):
         from .stats import measure_statistics
     for text in measure_statistics(config, arguments.resolution):
@@ -62,7 +62,3 @@ def _compare(arguments: argparse.Namespace) -> None:
     from .compare import write_comparison
 
     print(write_comparison(arguments.results, arguments.names, arguments.output, arguments.allow_unlike))
-
-
-def _given(arguments: argparse.Namespace, settings: type) -> dict:
-    return {f.name: getattr(arguments, f.name) for f in fields(settings)}

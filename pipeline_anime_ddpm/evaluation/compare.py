@@ -10,10 +10,10 @@ from typing import Any
 
 from ..common.errors import UserError
 from ..common.parsing import parse_json
-from .metrics.judges import FEATURE_KEYS, Judge, cautions, copy_check, judges, other_metrics
+from .metrics.judges import Judge, cautions, copy_check, judges, other_metrics
+from .metrics.registry import LOWER_IS_BETTER
 from .settings import COPIES
 
-LOWER_IS_BETTER = {"fid": True, "kid": True, "mind": True, "precision": False, "recall": False}
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 MEMORISED = {"memorised": "lpips_nearest", "memorised by features": COPIES}  # columns, and what they are shares of
 Table = dict[str, dict[str, Any]]  # the metrics of a row by their column
@@ -138,7 +138,7 @@ def tables_of(records: Sequence[dict[str, Any]]) -> tuple[list[Table], list[Tabl
 def _columns(tables: Sequence[Table]) -> dict[str, str]:
     """The metrics that any record has, with their headings."""
     found = dict.fromkeys(key for table in tables for key in table)
-    numbers = sorted({key.partition(" ")[2] for key in found if _kind(key) in FEATURE_KEYS})
+    numbers = sorted({key.partition(" ")[2] for key in found if _kind(key) in LOWER_IS_BETTER})
     order = [f"{kind} {number}".strip() for number in numbers for kind in LOWER_IS_BETTER]
     columns = {}
     for key in (*order, "lpips_nearest", *MEMORISED, "lpips_diversity"):

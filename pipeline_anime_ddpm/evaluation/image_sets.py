@@ -13,10 +13,10 @@ from PIL import Image
 
 from ..common.errors import UserError, first_line
 from ..data.cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
+from ..data.config import DataConfig
 from ..data.decoding import FORMATS, IMAGE_SUFFIXES, check_size
 from ..data.reading import check_skipped
 from ..data.sources import available_splits, open_source
-from ..training.config import TrainingConfig
 from .metrics.digests import pixel_digest
 
 HELD_OUT = ("validation", "test")  # splits that no model should have seen, in the order of preference
@@ -76,11 +76,11 @@ class DataSet:
     config_name: str | None = None
     image_column: str | None = None
     cache_dir: str | None = None
-    max_skipped_fraction: float = TrainingConfig.max_skipped_fraction
+    max_skipped_fraction: float = DataConfig.max_skipped_fraction
 
     @property
-    def _config(self) -> TrainingConfig:
-        return TrainingConfig(
+    def _config(self) -> DataConfig:
+        return DataConfig(
             dataset_name=self.name,
             dataset_config_name=self.config_name,
             image_column=self.image_column,

@@ -11,12 +11,14 @@ from accelerate.utils import gather_object
 
 from .. import AnimeDDPMPipeline
 from ..common.errors import UserError
+from ..data.config import NUM_DRAWN_FACES
 from ..synthetic.drawn_faces import draw_faces
-from ..training.config import NUM_DRAWN_FACES, TrainingConfig
+from ..training.config import TrainingConfig
 from .drawing import draw_batch
 from .image_sets import DataSet, ImageSet
+from .metrics.distances import feature_metrics
 from .networks.extractors import load_extractor
-from .reference import Reference, feature_metrics
+from .reference import Reference
 from .settings import ReferenceConfig
 
 MOST_REAL = 2000  # real images that are compared with

@@ -28,12 +28,12 @@ from .drawing import (
     try_drawing,
 )
 from .image_sets import ImageSet, read_folder, read_images
+from .metrics.distances import feature_metrics
 from .metrics.memorisation import mean_pairwise
 from .networks.extractors import FeatureExtractor
 from .reference import (
     SHOWN_NEAREST,
     Reference,
-    feature_metrics,
     measure_floor,
     memorisation,
     open_reference,

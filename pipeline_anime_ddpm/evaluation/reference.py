@@ -15,18 +15,12 @@ import torch
 
 from ..common.errors import UserError
 from .image_sets import ImageSet
+from .metrics.distances import feature_metrics
 from .metrics.memorisation import FeatureDistance, Nearest, find_nearest, mean_pairwise
-from .metrics.registry import (
-    PROJECTIONS,
-    frechet_distance,
-    kernel_distance,
-    monge_distance,
-    precision_recall,
-)
 from .metrics.statistics import kept, real_features, statistics_root
 from .networks.extractors import EfficientNetExtractor, FeatureExtractor, load_extractor
 from .networks.perceptual import PerceptualDistance, load_distance
-from .settings import COPIES, EFFICIENTNET, INCEPTION, NEIGHBOURS, ReferenceConfig
+from .settings import COPIES, EFFICIENTNET, INCEPTION, ReferenceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +117,7 @@ def check_counts(config: ReferenceConfig, real: ImageSet) -> None:
     """Raise a UserError if the real images are too few for what is wanted."""
     for metric in config.wanted:
         if len(real) < config.least_images(metric):
-            advice = "lower --kid_subset_size" if metric == "kid" else f"leave {metric} out of --metrics"
+            advice = config.advice(metric)
             raise UserError(
                 f"There are {len(real):,} images in the {real.split} split, too few for {metric}, which needs "
                 f"{config.least_images(metric)}; {advice}."
@@ -161,31 +155,6 @@ def _skipping(reference: Reference, metrics: str) -> Iterator[None]:
         yield
     except UserError as error:
         reference.skipped.append({"metrics": metrics, "reason": str(error)})
-
-
-def feature_metrics(
-    config: ReferenceConfig, extractor: FeatureExtractor, features: np.ndarray, real: np.ndarray
-) -> dict[str, Any]:
-    """The wanted ones of FID, KID, precision and recall, and MIND, each with what it must be reported with."""
-    counts = {"n": len(features), "real_n": len(real)}
-    metrics: dict[str, Any] = {}
-    if "fid" in config.wanted:
-        metrics["fid"] = {"name": extractor.named("FID"), "value": frechet_distance(features, real), **counts}
-        if min(len(features), len(real)) < extractor.least_for_frechet:
-            metrics["fid"]["note"] = f"unreliable with fewer than {extractor.least_for_frechet:,} images on both sides"
-    if "kid" in config.wanted:
-        mean, std = kernel_distance(features, real, config.kid_subset_size, config.kid_subsets)
-        sizes = {"subset_size": config.kid_subset_size, "subsets": config.kid_subsets}
-        metrics["kid"] = {"name": extractor.named("KID"), "value": mean, "std": std, **sizes, **counts}
-        if 2 * config.kid_subset_size > min(len(features), len(real)):
-            metrics["kid"]["note"] = "the subsets overlap so much that std is too small"
-    if "prc" in config.wanted:
-        for name, value in zip(("precision", "recall"), precision_recall(features, real), strict=True):
-            metrics[name] = {"name": extractor.named(name), "value": value, "neighbours": NEIGHBOURS, **counts}
-    if "mind" in config.wanted:
-        value = monge_distance(features, real)
-        metrics["mind"] = {"name": extractor.named("MIND"), "value": value, "projections": PROJECTIONS, **counts}
-    return metrics
 
 
 def measure_floor(reference: Reference, extractor: FeatureExtractor, count: int) -> dict[str, Any]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import types
-import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError
 from ..common.parsing import parse_yaml
-from ..training.config import TrainingConfig, setting
-from ..training.config_checks import FEATURE_METRICS
+from ..common.settings import Settings, listed, setting
+from ..data.config import DataConfig
 from .image_sets import DataSet
+from .metrics.registry import FEATURE_METRICS
 
 COPIES = "copies"
 METRICS = (*FEATURE_METRICS, "lpips", COPIES)
 INCEPTION, EFFICIENTNET = "inception", "efficientnet-lite0"  # what --extractor may say besides a vision model
 EFFICIENTNET_LABEL = "EfficientNet-Lite0 (ImageNet)"
 MOST_SEEDS = 2**63 // 1_000_000  # a seed of each image must fit in 64 bits
-NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 DISTANCES = {  # by what --lpips may say
     "alex": "LPIPS (AlexNet)",
     "vgg": "LPIPS (VGG)",
@@ -33,8 +30,8 @@ NAMED = {INCEPTION: INCEPTION, EFFICIENTNET: EFFICIENTNET_LABEL}  # extractors w
 
 
 @dataclass(kw_only=True)
-class ReferenceConfig:
-    """What images are judged against, and by what; `anime-ddpm stats --help` prints the sentence beside each."""
+class ReferenceConfig(Settings):
+    """What images are judged against, and by what."""
 
     # --- what it is compared with ---
     dataset: str | None = setting(None, "Data set of real images: a local folder or Hub id that `datasets` loads.")
@@ -44,9 +41,12 @@ class ReferenceConfig:
         None, "Real split; by default `validation` or `test`, which the model has not seen, and else `train`."
     )
     train_split: str = setting("train", "Split that the model was trained on, in which copies are searched for.")
-    num_real_images: int | None = setting(None, "Take so many of the real split; by default all.")
+    num_real_images: int | None = setting(None, "Take so many of the real split; by default all.", at_least=1)
     max_skipped_fraction: float = setting(
-        TrainingConfig.max_skipped_fraction, "Stop when more than this share of the real images cannot be decoded."
+        DataConfig.max_skipped_fraction,
+        "Stop when more than this share of the real images cannot be decoded.",
+        at_least=0,
+        at_most=1,
     )
 
     # --- how ---
@@ -62,9 +62,9 @@ class ReferenceConfig:
         "What to call a vision model in results (FD-<label>); by default the last part of its name. For several such "
         "models, give as many labels with commas between.",
     )
-    extractor_batch_size: int = setting(32, "Images in one pass of the extractor.")
-    kid_subset_size: int = setting(1000, "Images in each of KID's subsets; at most as many as there are.")
-    kid_subsets: int = setting(100, "How many subsets KID is the mean over.")
+    extractor_batch_size: int = setting(32, "Images in one pass of the extractor.", at_least=1)
+    kid_subset_size: int = setting(1000, "Images in each of KID's subsets; at most as many as there are.", at_least=2)
+    kid_subsets: int = setting(100, "How many subsets KID is the mean over.", at_least=2)
     lpips: str = setting(
         "alex",
         "Backbone of LPIPS: `alex`, `vgg`; `st-alex`, `st-vgg` (ST-LPIPS, works offline); `pixels` for none at all.",
@@ -76,43 +76,29 @@ class ReferenceConfig:
     cache_dir: str | None = setting(None, "Where decoded images and statistics are kept; by default as in training.")
     device: str | None = setting(None, "`cuda`, `cpu`, ...; by default what the launcher or the machine offers.")
     num_images: int = setting(
-        2000, "How many images are drawn, or taken of --images. Distances depend on it: compare at equal numbers alone."
+        2000,
+        "How many images are drawn, or taken of --images. Distances depend on it: compare at equal numbers alone.",
+        at_least=1,
     )
 
     def __post_init__(self) -> None:
         if not self.dataset:
             raise UserError("Give --dataset, the real images to compare with: a local folder or a Hub id.")
-        for name in ("num_images", "extractor_batch_size"):
-            self._check_positive(name)
-        if self.kid_subsets < 2:
-            raise UserError(f"--kid_subsets is {self.kid_subsets}; give 2 or more, for a standard deviation.")
-        if self.num_real_images is not None:
-            self._check_positive("num_real_images")
-        if self.kid_subset_size < 2:
-            raise UserError(f"--kid_subset_size is {self.kid_subset_size}; give 2 or more.")
-        if not 0 <= self.max_skipped_fraction <= 1:
-            raise UserError(f"--max_skipped_fraction is {self.max_skipped_fraction}; give a share from 0 to 1.")
+        super().__post_init__()
         if unknown := set(self.wanted) - set(METRICS):
             raise UserError(f"--metrics knows {', '.join(METRICS)}, not {', '.join(sorted(unknown))}.")
         if not self.wanted:
             raise UserError(f"--metrics is empty; give some of {', '.join(METRICS)}.")
-        if self.lpips not in DISTANCES:
-            raise UserError(f"--lpips is {self.lpips!r}; choose one of {', '.join(DISTANCES)}.")
         self._check_networks()
         for metric in self.wanted:
             if self.num_images < self.least_images(metric):
-                advice = "or lower --kid_subset_size" if metric == "kid" else f"or leave {metric} out of --metrics"
                 raise UserError(
                     f"--num_images {self.num_images} is too few for {metric}, which needs {self.least_images(metric)}; "
-                    f"take more, {advice}."
+                    f"take more, or {self.advice(metric)}."
                 )
 
-    def _check_positive(self, name: str) -> None:
-        if getattr(self, name) < 1:
-            raise UserError(f"--{name} is {getattr(self, name)}; give 1 or more.")
-
     def _check_networks(self) -> None:
-        names = _listed(self.extractor)
+        names = listed(self.extractor)
         if not names:
             raise UserError(f"--extractor is empty; give `{INCEPTION}`, `{EFFICIENTNET}` or a vision model.")
         if self.extractor_weights is not None and INCEPTION not in names:
@@ -128,7 +114,7 @@ class ReferenceConfig:
     @property
     def wanted(self) -> list[str]:
         """`--metrics` as a list."""
-        return _listed(self.metrics)
+        return listed(self.metrics)
 
     @property
     def extractors(self) -> list[tuple[str, str | None]]:
@@ -137,9 +123,9 @@ class ReferenceConfig:
         Raises:
             UserError: if there are more or fewer labels than vision models.
         """
-        names = _listed(self.extractor)
+        names = listed(self.extractor)
         models = [name for name in names if name not in NAMED]
-        labels = [self.extractor_label] if len(models) == 1 else _listed(self.extractor_label or "")
+        labels = [self.extractor_label] if len(models) == 1 else listed(self.extractor_label or "")
         if labels and len(labels) != len(models):
             raise UserError(
                 f"--extractor_label has {len(labels)} labels for {len(models)} vision models in --extractor; give one "
@@ -160,7 +146,14 @@ class ReferenceConfig:
 
     def least_images(self, metric: str) -> int:
         """How many images `metric` needs on either side."""
-        return {"kid": self.kid_subset_size, "prc": NEIGHBOURS + 1, "lpips": 20}.get(metric, 2)
+        if metric in FEATURE_METRICS:
+            return FEATURE_METRICS[metric].least_images(self)
+        return 20 if metric == "lpips" else 2
+
+    def advice(self, metric: str) -> str:
+        """What to do where there are fewer."""
+        known = FEATURE_METRICS.get(metric)
+        return (known and known.advice) or f"leave {metric} out of --metrics"
 
     @property
     def data_set(self) -> DataSet:
@@ -171,14 +164,21 @@ class ReferenceConfig:
 
 @dataclass(kw_only=True)
 class EvaluationConfig(ReferenceConfig):
-    """Settings of one evaluation; `anime-ddpm evaluate --help` prints the sentence beside each."""
+    """What is judged, and how it is drawn."""
 
     # --- what is judged ---
     model: str | None = setting(None, "Pipeline to draw from: a folder or Hub id of any DDPM or DDIM pipeline.")
     images: str | None = setting(None, "Folder of finished images to judge, instead of drawing with --model.")
-    seed: int = setting(0, "Base seed: image i is drawn from seed * 1,000,000 + i, whatever the batches and ranks.")
-    batch_size: int = setting(64, "Images drawn at a time.")
-    num_inference_steps: int | None = setting(None, "Steps of the sampler; by default the pipeline's own number.")
+    seed: int = setting(
+        0,
+        "Base seed: image i is drawn from seed * 1,000,000 + i, whatever the batches and ranks.",
+        at_least=0,
+        below=MOST_SEEDS,
+    )
+    batch_size: int = setting(64, "Images drawn at a time.", at_least=1)
+    num_inference_steps: int | None = setting(
+        None, "Steps of the sampler; by default the pipeline's own number.", at_least=1
+    )
     sampler: str | None = setting(
         None,
         "`dpmsolver++`, `ddim`, `ddpm`, or a scheduler class of diffusers, such as UniPCMultistepScheduler; by default "
@@ -210,16 +210,11 @@ class EvaluationConfig(ReferenceConfig):
         if (self.model is None) == (self.images is None):
             raise UserError("Give --model, to draw from, or --images, a folder of finished images; not both.")
         super().__post_init__()
-        self._check_positive("batch_size")
-        if not 0 <= self.seed < MOST_SEEDS:
-            raise UserError(f"--seed is {self.seed}; give 0 or more, and less than {MOST_SEEDS:,}.")
-        if self.num_inference_steps is not None:
-            self._check_positive("num_inference_steps")
         drawing = (
             "num_inference_steps", "sampler", "sampler_options", "guidance_scale", "guidance_window",
             "guidance_interval", "labels", "seed", "batch_size", "keep_images",
         )  # fmt: skip
-        given = [name for name in drawing if getattr(self, name) != getattr(type(self), name)]
+        given = [name for name in drawing if self.is_given(name)]
         if self.images is not None and given:
             raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
         self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
@@ -247,7 +242,7 @@ class EvaluationConfig(ReferenceConfig):
     def parsed_labels(self) -> dict[str, str]:
         """`--labels` as a pipeline takes them; empty for any."""
         labels: dict[str, str] = {}
-        for part in _listed(self.labels or ""):
+        for part in listed(self.labels or ""):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if not (equals and name and value):
                 raise UserError(f"--labels has {part!r}; give ATTRIBUTE=VALUE, several with commas between.")
@@ -266,11 +261,6 @@ class EvaluationConfig(ReferenceConfig):
         return Path(self.output_dir)
 
 
-def _listed(text: str) -> list[str]:
-    """The parts of `text` between commas, without empty ones."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def parse_sampler_options(text: str) -> dict[str, Any]:
     """`NAME=VALUE,NAME=[VALUE,VALUE]` as a scheduler takes it."""
     options = {}
@@ -285,16 +275,7 @@ def parse_sampler_options(text: str) -> dict[str, Any]:
     return options
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[ReferenceConfig]) -> None:
-    """A flag for each of the settings."""
-    hints = typing.get_type_hints(settings)
-    for f in fields(settings):
-        kind = hints[f.name]
-        if isinstance(kind, types.UnionType):
-            (kind,) = (hint for hint in typing.get_args(kind) if hint is not type(None))
-        text = f.metadata["help"] + ("" if f.default is None else f" (default: {f.default})")
-        text = text.replace("%", "%%")
-        if kind is bool:
-            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, default=f.default, help=text)
-        else:
-            parser.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=text)
+def check_training_metrics(names: str) -> None:
+    """Raise a `UserError` if `--eval_metrics` names one that is no distance between features."""
+    if unknown := set(listed(names)) - set(FEATURE_METRICS):
+        raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")

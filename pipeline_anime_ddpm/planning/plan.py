@@ -21,7 +21,7 @@ from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from ..runs.ema import WeightAverage, warmup_decay
+from ..runs.averages import WeightAverage, warmup_decay
 from ..schedulers import AnimeNoiseScheduler
 from ..training.config import TrainingConfig
 from ..training.execution import fold_upsampling as fold

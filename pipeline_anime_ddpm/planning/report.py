@@ -15,8 +15,7 @@ from pipeline_anime_ddpm.loading import read_network_config
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.sources import open_source
-from ..training.config import TrainingConfig
-from ..training.flags import parse_config
+from ..training.config import TrainingConfig, parse_config
 from ..training.labels import labelled_config, run_labels
 from ..training.models import build_patches, new_unet, set_resolution
 from ..training.patches import PatchTrainingAdapter, equal_parts, full_side

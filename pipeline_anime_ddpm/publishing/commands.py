@@ -10,7 +10,7 @@ from pathlib import Path
 from diffusers.utils import logging as diffusers_logging
 
 from ..common.errors import UserError
-from ..training.config_checks import check_repository
+from ..common.hub_names import check_repository
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
 from .hub import create_repository, full_name, hub_trouble, push_folder

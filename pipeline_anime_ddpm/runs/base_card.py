@@ -11,9 +11,10 @@ from huggingface_hub import hf_hub_download
 
 from ..common.errors import HUB_ERRORS
 from ..common.parsing import parse_yaml
-from .record import RECORD_NAME, read_record
+from ..common.parsing import read_record
 
 CARD_NAME = "README.md"
+RECORD_NAME = "provenance.json"  # what a run was made from and on
 MOST_BYTES = 1_000_000  # of a card; longer ones are not read
 METADATA = ("license", "license_name", "license_link", "datasets")
 # How our own cards mark the sentences that their maker wrote, so that cards of derived models can quote them.

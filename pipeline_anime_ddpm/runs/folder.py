@@ -12,13 +12,14 @@ from filelock import FileLock, Timeout
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
 from ..common.atomic import publish_folder, remove, remove_folder, restore_replaced
-from .checkpoints import list_checkpoints
+from .checkpoints import (list_checkpoints)
 from ..training.config import TrainingConfig
 from ..data.cache import SKIPPED
-from .ema import SNAPSHOTS
+from .snapshots import (SNAPSHOTS)
 from ..common.errors import UserError
 from .numerics import EVENTS_NAME
 from ..common.parsing import parse_yaml
+from ..common.settings import may_change_on_resume
 from .provenance import RECORD_NAME
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
@@ -29,18 +30,6 @@ PATIENCE = 10.0  # seconds; the workers of a run that was killed end within five
 BEST = "best"  # the folder of the pipeline with the least KID so far
 GUIDE = "guide_unet"  # the network as it was at --save_guide_at, a component of the pipeline
 PIPELINE_PARTS = ("unet", "scheduler", GUIDE, "pipeline_anime_ddpm.py", "model_index.json")
-
-# Settings that a resumed run may change: they decide what is written when and where, how long the run is, or how a
-# step is computed, but not what it computes, up to rounding. (Images per step are compared by the checkpoint itself.)
-MAY_CHANGE = frozenset(
-    "cache_dir cache_limit_gb max_skipped_fraction dataloader_num_workers local_rank num_epochs max_train_steps "
-    "max_train_images train_batch_size gradient_accumulation_steps output_dir overwrite_output_dir "
-    "checkpointing_steps checkpoints_total_limit resume_from_checkpoint save_model_epochs save_images_epochs "
-    "validation_images eval_batch_size ddpm_num_inference_steps logging_steps logger report_to logging_dir "
-    "push_to_hub hub_model_id hub_private_repo hub_strategy hub_card gradient_checkpointing fold_upsampling "
-    "channels_last torch_compile offload_ema ema_snapshot_images eval_steps eval_images eval_metrics "
-    "eval_extractor eval_extractor_weights eval_dataset eval_split save_best".split()
-)
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -61,8 +50,8 @@ def check_output_dir(config: TrainingConfig) -> None:
     before = _recorded(folder)
     if before is None:
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
-    now = config.to_dict()
-    changed = [k for k in now if k not in MAY_CHANGE and before.get(k, now[k]) != now[k]]
+    now, may_change = config.to_dict(), may_change_on_resume(TrainingConfig)
+    changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
     if changed:
         was = ", ".join(f"--{k} {before[k]} there, {now[k]} now" for k in changed[:3])
         raise UserError(

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from ..common.atomic import write_whole
 from .base_card import read_card
 from ..training.config import TrainingConfig
-from .record import RECORD_NAME, read_record
+from ..common.parsing import read_record
+from .base_card import RECORD_NAME
 
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
 DRAWN_FACES = "faces that the project draws itself"

@@ -15,10 +15,14 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
+from torch.utils._triton import has_triton
 from torch.utils.checkpoint import checkpoint
 
-from .compilation import compile_unet
+from ..common.errors import UserError, first_line
 from .config import TrainingConfig
+
+# A block's code is compiled once for each shape that meets it: levels x widths x patch sides.
+RECOMPILATIONS = 256
 
 
 def prepare_unet(unet: UNet2DModel, config: TrainingConfig, device: torch.device, precision: str) -> None:
@@ -131,3 +135,30 @@ def _recompute_head(unet: UNet2DModel) -> None:
     unet.conv_norm_out.forward = unet.conv_act.forward = lambda x: x
     head = partial(_recomputed, lambda x: convolution(activation(norm(x))), keep_rng=False)
     unet.conv_out.forward = head
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise a UserError if `torch.compile` has no compiler for `device`."""
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except Exception as error:  # torch._inductor has an error class of its own for this
+            raise UserError(
+                f"--torch_compile needs a C++ compiler ({first_line(error)}); install g++ or leave the flag away."
+            ) from error
+    elif device.type == "cuda" and not has_triton():
+        raise UserError("--torch_compile needs Triton on CUDA; run `pip install triton` or leave the flag away.")
+
+
+def compile_unet(unet: UNet2DModel, how: str) -> None:
+    """Mark the network for compilation at its first call with each shape; names of parameters stay as they are.
+
+    Args:
+        how: `"whole"`, or `"regional"` for its residual and attention blocks one by one.
+    """
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    parts = [unet] if how == "whole" else [m for m in unet.modules() if isinstance(m, (ResnetBlock2D, Attention))]
+    for part in parts:
+        part.compile(dynamic=False)  # a graph of fixed shape for each patch side

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from ..common.errors import UserError, first_line
-from .compilation import check_compiler
 from .config import TrainingConfig
+from .execution import check_compiler
 from .optimizers import check_optimizer
 
 # What `accelerate launch` sets for engines that leave no process with the whole network.

@@ -12,8 +12,9 @@ from diffusers.utils import is_xformers_available
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
+from ..data.config import NUM_DRAWN_FACES
 from ..schedulers import AnimeNoiseScheduler
-from .config import NUM_DRAWN_FACES, TrainingConfig
+from .config import TrainingConfig
 from .distillation import distilled
 from .labels import RunLabels, with_labels
 from .noise_levels import log_sigmas_at, read_log_sigmas

@@ -16,8 +16,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.data import Batch
-from pipeline_anime_ddpm.runs.ema import WeightAverage, list_snapshots, power_decay
+from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
 from pipeline_anime_ddpm.runs.numerics import Numerics, carried_to_gradient
+from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 from pipeline_anime_ddpm.runs.tracking import LossMeter
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.execution import fold_upsampling, recompute_activations

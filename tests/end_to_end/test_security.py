@@ -36,13 +36,13 @@ from pipeline_anime_ddpm.evaluation.metrics.statistics import ARRAYS, kept
 from pipeline_anime_ddpm.evaluation.networks.perceptual import tensors_alone
 from pipeline_anime_ddpm.planning.report import fake_model
 from pipeline_anime_ddpm.publishing.bundle import Publication, build_bundle, load_source
-from pipeline_anime_ddpm.runs.checkpoints import TrainingState, load_checkpoint, save_checkpoint
-from pipeline_anime_ddpm.runs.ema import _load_pipeline as load_run
+from pipeline_anime_ddpm.runs.checkpoints import load_checkpoint, save_checkpoint
+from pipeline_anime_ddpm.runs.ema_command import _load_pipeline as load_run
 from pipeline_anime_ddpm.runs.folder import CONFIG_NAME
 from pipeline_anime_ddpm.runs.provenance import RECORD_NAME
+from pipeline_anime_ddpm.runs.state import TrainingState
 from pipeline_anime_ddpm.runs.tracking import CURVE_NAME, LossMeter
-from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.flags import parse_config
+from pipeline_anime_ddpm.training.config import TrainingConfig, parse_config
 from pipeline_anime_ddpm.training.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -508,7 +508,7 @@ def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_pa
 import sys
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.data.sources import open_source
-from pipeline_anime_ddpm.training.errors import UserError
+from pipeline_anime_ddpm.common.errors import UserError
 for name in sys.argv[1:]:
     try:
         print(open_source(TrainingConfig(dataset_name=name)).num_images)

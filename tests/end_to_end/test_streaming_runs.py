@@ -118,7 +118,7 @@ def test_a_source_that_is_cut_five_times_still_gives_every_image_once(tables, ht
     program = """
 import sys
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.data import FeedPlan, open_data
+from pipeline_anime_ddpm.data import FeedPlan, open_data
 config = TrainingConfig(dataset_name="me/numbers", streaming=True, shuffle_buffer_size=5, cache_dir=sys.argv[1])
 data = open_data(config, 16, False)
 print("reading", flush=True)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, cli
-from pipeline_anime_ddpm.runs.ema import WeightAverage, power_decay, reconstruct, save_snapshot
+from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
+from pipeline_anime_ddpm.runs.posthoc import reconstruct
+from pipeline_anime_ddpm.runs.snapshots import save_snapshot
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..settings import COPIES, INCEPTION
+from .registry import LOWER_IS_BETTER
 
 LEAST_MEANINGFUL = 500  # images on either side; with fewer, chance decides more than the model does
-
-FEATURE_KEYS = ("fid", "kid", "precision", "recall", "mind")  # in `metrics`, of distances between features
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def judges(record: dict[str, Any]) -> list[Judge]:
     """The results of each judge in the content of a `metrics.json`, the first one first; none without features."""
     found = []
     for part in (record, *record.get("other_judges", ())):
-        metrics = {key: metric for key, metric in part["metrics"].items() if key in FEATURE_KEYS}
+        metrics = {key: metric for key, metric in part["metrics"].items() if key in LOWER_IS_BETTER}
         if metrics:
             found.append(Judge(part.get("extractor"), metrics, (part.get("floor") or {}).get("metrics", {})))
     return found
@@ -52,7 +51,7 @@ def judges(record: dict[str, Any]) -> list[Judge]:
 
 def other_metrics(record: dict[str, Any]) -> dict[str, Any]:
     """The metrics that are no distances between features of a judge."""
-    return {key: metric for key, metric in record["metrics"].items() if key not in FEATURE_KEYS}
+    return {key: metric for key, metric in record["metrics"].items() if key not in LOWER_IS_BETTER}
 
 
 def cautions(record: dict[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
+from pipeline_anime_ddpm.evaluation.metrics.distances import frechet_distance, monge_distance
 from pipeline_anime_ddpm.evaluation.metrics.memorisation import find_nearest
-from pipeline_anime_ddpm.evaluation.metrics.registry import frechet_distance, monge_distance
 from pipeline_anime_ddpm.evaluation.networks.extractors import load_extractor
 from pipeline_anime_ddpm.evaluation.networks.perceptual import load_distance
 from pipeline_anime_ddpm.evaluation.reference import chance_limit, copy_threshold

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline_anime_ddpm.planning.plan import Rehearsal, measured_peak_bytes, plan_step
-from pipeline_anime_ddpm.runs.ema import WeightAverage, warmup_decay
+from pipeline_anime_ddpm.runs.averages import WeightAverage, warmup_decay
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.execution import fold_upsampling, recompute_activations

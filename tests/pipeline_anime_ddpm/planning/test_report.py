@@ -21,7 +21,7 @@ from pipeline_anime_ddpm.planning.report import (
     run_plan,
     step_shapes,
 )
-from pipeline_anime_ddpm.training.flags import parse_config
+from pipeline_anime_ddpm.training.config import parse_config
 
 ARCHITECTURES = Path(__file__).parents[3] / "benchmarks" / "architectures"
 TWO_LEVELS = {

@@ -14,20 +14,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from pipeline_anime_ddpm.runs import checkpoints
+from pipeline_anime_ddpm.runs import checkpoint_files, checkpoints
 from pipeline_anime_ddpm.common.atomic import restore_replaced
-from pipeline_anime_ddpm.runs.checkpoints import (
-    TrainingState,
-    check_checkpoint,
-    check_whole,
-    find_checkpoint,
-    last_good_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from pipeline_anime_ddpm.runs.state import (TrainingState)
+from pipeline_anime_ddpm.runs.checkpoints import (check_checkpoint, find_checkpoint, last_good_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint)
+from pipeline_anime_ddpm.runs.checkpoint_files import (check_whole)
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.runs.ema import WeightAverage, power_decay, warmup_decay
+from pipeline_anime_ddpm.runs.averages import (WeightAverage, power_decay, warmup_decay)
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.runs.tracking import LossMeter
@@ -439,7 +432,7 @@ def test_a_disk_that_is_full_leaves_nothing_of_a_checkpoint_and_the_one_before(t
     save_checkpoint(tmp_path, state)
     full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     for error in (full, OSError(28, "No space left on device")):
-        monkeypatch.setattr(checkpoints, "save_file", Mock(side_effect=error))
+        monkeypatch.setattr(checkpoint_files, "save_file", Mock(side_effect=error))
         state.step = 1
         with pytest.raises(UserError, match=r"checkpoint-1 cannot be written .*No space left.* run the same command"):
             save_checkpoint(tmp_path, state)

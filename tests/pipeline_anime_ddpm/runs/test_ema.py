@@ -1,5 +1,6 @@
 """The averages are what their formulas say, are swapped in without a trace, and others are made of them afterwards."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -8,19 +9,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-from pipeline_anime_ddpm.runs import ema
-from pipeline_anime_ddpm.runs.ema import (
-    WeightAverage,
-    drop_snapshots_after,
-    gamma_of_sigma_rel,
-    list_snapshots,
-    power_decay,
-    profile_product,
-    reconstruct,
-    save_snapshot,
-    solve_weights,
-    warmup_decay,
-)
+from pipeline_anime_ddpm.runs.averages import (WeightAverage, gamma_of_sigma_rel, power_decay, warmup_decay)
+from pipeline_anime_ddpm.runs.snapshots import (drop_snapshots_after, list_snapshots, save_snapshot)
+from pipeline_anime_ddpm.runs.posthoc import (profile_product, reconstruct, solve_weights)
 from pipeline_anime_ddpm.common.errors import UserError
 
 STEPS, EVERY, BATCH = 640, 20, 4
@@ -126,7 +117,7 @@ def test_the_average_is_swapped_in_and_out_bit_for_bit(fails):
     average.update(parameters)
     before, places = [p.detach().clone() for p in parameters], [p.data_ptr() for p in parameters]
     shadow = [s.clone() for s in average.shadow]
-    with pytest.raises(KeyError) if fails else ema.contextlib.nullcontext(), average.swapped_in(iter(parameters)):
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext(), average.swapped_in(iter(parameters)):
         assert all(map(torch.equal, parameters, shadow))
         assert not torch.equal(parameters[0], before[0])
         if fails:

@@ -98,7 +98,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
 def test_wandb_without_a_login_stays_offline_and_never_asks(tmp_path):
     code = (
         "from pathlib import Path; from accelerate import Accelerator\n"
-        "from pipeline_anime_ddpm.training.tracking import start_trackers\n"
+        "from pipeline_anime_ddpm.runs.tracking import start_trackers\n"
         "accelerator = Accelerator(cpu=True, log_with='wandb')\n"
         "start_trackers(accelerator, ['wandb'], {'seed': 1, 'cache_dir': None}, Path('.'))\n"
         "accelerator.log({'loss': 1.0}, step=1); accelerator.end_training()\n"

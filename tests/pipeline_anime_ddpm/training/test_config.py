@@ -6,8 +6,8 @@ import os
 import pytest
 
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.flags import DRAWN_FACES_RUN, convert, parse_config
+from pipeline_anime_ddpm.common.settings import convert
+from pipeline_anime_ddpm.training.config import DRAWN_FACES_RUN, TrainingConfig, parse_config
 
 # Every flag of diffusers' train_unconditional.py (0.42).
 PEER_FLAGS = """
@@ -156,8 +156,8 @@ def test_a_local_rank_alone_does_not_start_a_distributed_run(monkeypatch):
 
 
 def test_convert_keeps_the_word_none_for_text():
-    assert convert("report_to", "none") == "none"
-    assert convert("checkpoints_total_limit", "none") is None
+    assert convert(TrainingConfig, "report_to", "none") == "none"
+    assert convert(TrainingConfig, "checkpoints_total_limit", "none") is None
 
 
 def test_several_trackers_or_none():

@@ -216,7 +216,7 @@ def test_too_many_combinations_of_several_columns_are_refused(make_set):
         ({"label_columns": "hair,hair", "dataset_name": "x"}, "names hair twice"),
         ({"label_columns": " , ", "dataset_name": "x"}, "names no column"),
         ({"label_columns": "hair"}, "needs a data set with labels"),
-        ({"label_dropout": 0.2}, "--label_dropout is for a labelled network"),
+        ({"label_dropout": 0.2}, "--label_dropout does nothing without --label_columns"),
         ({"label_columns": "hair", "dataset_name": "x", "label_dropout": 1.0}, "--label_dropout is 1.0"),
     ],
 )

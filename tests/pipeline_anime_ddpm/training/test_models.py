@@ -19,7 +19,6 @@ from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.recipe.samples import sampling_pipeline
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.config_checks import check
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
 from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at
 
@@ -249,4 +248,4 @@ def test_new_noise_keeps_the_weights_and_nothing_that_the_model_was_trained_with
         ({"pretrained_model_name_or_path": "x", "distill": 2}, "leave --new"),
     ):
         with pytest.raises(UserError, match=says):
-            check(config(new_noise=True, **settings))
+            config(new_noise=True, **settings)

@@ -11,8 +11,8 @@ from evaluation_data import pictures
 from PIL import Image, ImageFilter
 
 from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.evaluation.metrics.distances import kernel_distance
 from pipeline_anime_ddpm.evaluation.metrics.memorisation import FeatureDistance, find_nearest
-from pipeline_anime_ddpm.evaluation.metrics.registry import kernel_distance
 from pipeline_anime_ddpm.evaluation.networks import extractors
 from pipeline_anime_ddpm.evaluation.networks.extractors import find_efficientnet, load_extractor
 

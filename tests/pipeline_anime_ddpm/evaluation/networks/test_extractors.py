@@ -16,7 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.evaluation.metrics.registry import frechet_distance
+from pipeline_anime_ddpm.evaluation.metrics.distances import frechet_distance
 from pipeline_anime_ddpm.evaluation.networks.extractors import InceptionExtractor, load_extractor
 
 

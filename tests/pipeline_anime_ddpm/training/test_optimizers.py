@@ -9,15 +9,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from pipeline_anime_ddpm.runs.numerics import step_if_finite
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.muon import (
+from pipeline_anime_ddpm.training.optimizers import (
     COEFFICIENTS,
     Muon,
+    build_optimizer,
     newton_schulz,
     newton_schulz_by_gram,
     orthogonalized,
     split_parameters,
 )
-from pipeline_anime_ddpm.training.optimizers import build_optimizer
 from pipeline_anime_ddpm.training.patches import widen_for_coordinates
 
 SETTINGS = {"lr": 0.1, "weight_decay": 0.5, "betas": (0.9, 0.99), "eps": 1e-8}

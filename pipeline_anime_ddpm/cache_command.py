@@ -6,10 +6,10 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from ..common.atomic import remove_entry
-from ..common.errors import UserError
-from ..evaluation.metrics.statistics import list_statistics, statistics_root
-from .cache import CacheEntry, cache_root, list_caches
+from .common.atomic import remove_entry
+from .common.errors import UserError
+from .data.cache import CacheEntry, cache_root, list_caches
+from .evaluation.metrics.statistics import list_statistics, statistics_root
 
 
 def add_cache(command: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from pipeline_anime_ddpm.evaluation.metrics.registry import (
+from pipeline_anime_ddpm.evaluation.metrics.distances import (
     frechet_distance,
     kernel_distance,
     monge_distance,
