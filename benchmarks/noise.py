@@ -33,7 +33,6 @@ from pipeline_anime_ddpm import coordinate_grid
 from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet
-from pipeline_anime_ddpm.pipeline_anime_ddpm import STEPS_BY_OCTAVES
 from pipeline_anime_ddpm.runs.ema_command import export_averages
 from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
@@ -113,7 +112,7 @@ LOSS_IMAGES = 256
 CURVE = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the run
 CURVE_LENGTH = 0.10  # of the average that is looked at on the way
 # The pipeline's, a tenth of the work of the winner's best:
-DEFAULT_SAMPLER = ("dpmsolver++", STEPS_BY_OCTAVES, "use_anime_sigmas=true")
+DEFAULT_SAMPLER = ("dpmsolver++", AnimeNoiseScheduler().default_num_inference_steps, "use_anime_sigmas=true")
 LENGTHS = (0.03, 0.06, 0.10, 0.15, 0.20)
 SPACINGS = {
     "even timesteps": ",use_anime_sigmas=false",

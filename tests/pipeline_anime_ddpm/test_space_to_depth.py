@@ -10,7 +10,6 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, coordina
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.config_checks import check
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter, full_side, valid_sides
@@ -123,8 +122,8 @@ def test_a_config_and_a_pretrained_network_tell_their_own_blocks(tiny_unet, pipe
     pipe.save_pretrained(tmp_path / "pipe")
     settings = {"train_data_dir": "faces", "pretrained_model_name_or_path": str(tmp_path / "pipe")}
     assert full_side(build_model(TrainingConfig(**settings))[0]) == 32
-    with pytest.raises(UserError, match="a pre-trained one tells its own"):
-        check(TrainingConfig(**settings, space_to_depth=2))
+    with pytest.raises(UserError, match="a pre-trained one has its own"):
+        TrainingConfig(**settings, space_to_depth=2)
 
 
 def test_a_run_on_patches_with_a_guide_saves_a_pipeline_that_draws(work, tiny_unet, tmp_path, in_process):

@@ -244,8 +244,8 @@ def test_new_noise_keeps_the_weights_and_nothing_that_the_model_was_trained_with
     _, scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path), new_noise=True, **asked))
     assert (len(scheduler), scheduler.config.prediction_type) == (500, "epsilon")
     for settings, says in (
-        ({}, "leave it away"),
-        ({"pretrained_model_name_or_path": "x", "distill": 2}, "leave --new"),
+        ({}, "omit it"),
+        ({"pretrained_model_name_or_path": "x", "distill": 2}, "omit --new_noise"),
     ):
         with pytest.raises(UserError, match=says):
             config(new_noise=True, **settings)
