@@ -44,10 +44,10 @@ def upload(content: bytes) -> None:
     """An image that a visitor of the demo sends."""
     import gradio
 
-    import app
+    from pipeline_anime_ddpm.demo import uploads as demo_uploads
 
     with contextlib.suppress(gradio.Error):
-        assert app.read_upload(content, "picture").mode == "RGBA"
+        assert demo_uploads.read_upload(content, "picture").mode == "RGBA"
 
 
 def tar(content: bytes) -> None:

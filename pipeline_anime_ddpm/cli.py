@@ -11,6 +11,7 @@ from . import __version__
 
 # Of each subcommand: what it does, and the module and function that give its parser its flags and `run`.
 COMMANDS = {
+    "train": ("train or fine-tune, with the flags of train_anime_ddpm.py", "recipe.command:add_train"),
     "plan": ("what a training will take in memory and time, from its flags", "planning.report:add_plan"),
     "evaluate": ("measure how good a model's images are, how varied, and how new", "evaluation.commands:add_evaluate"),
     "compare": ("results of several evaluations as a table and a plot", "evaluation.commands:add_compare"),
@@ -18,6 +19,7 @@ COMMANDS = {
     "calibrate": ("measure at which noise a data set's structure is lost", "evaluation.calibration:add_calibrate"),
     "ema": ("make averages of the weights, of any length, of a finished run", "runs.ema_command:add_ema"),
     "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
+    "demo": ("open a page in the browser that draws with a model", "demo.server:add_demo"),
     "cache": ("list and delete decoded images and statistics", "cache_command:add_cache"),
 }  # fmt: skip
 
@@ -39,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser of all commands, with the flags of the chosen one."""
-    parser = argparse.ArgumentParser(prog="anime-ddpm", description="Tools around train_anime_ddpm.py.")
+    parser = argparse.ArgumentParser(prog="anime-ddpm", description="Train and use diffusion models of anime faces.")
     parser.add_argument("--version", action="version", version=f"anime-ddpm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (purpose, location) in COMMANDS.items():
-        # `plan` reads all flags of a training itself: without a prefix that a flag could have, nothing looks like one
-        takes_all = {"prefix_chars": "\0", "add_help": False} if name == "plan" else {}
+        # those with all flags of a training read them themselves: without a prefix, nothing looks like a flag
+        takes_all = {"prefix_chars": "\0", "add_help": False} if name in ("train", "plan") else {}
         command = commands.add_parser(name, help=purpose, **takes_all)
         if name == chosen:
             module, _, function = location.partition(":")

@@ -216,10 +216,7 @@ def plain_name(name: str) -> str:
 
 
 def check_label_names(labels: Any) -> dict[str, list[str]]:
-    """The attributes of a model, sorted, with the names of their values; empty for None.
-
-    Args:
-        labels: The setting of a pipeline, such as `{"hair": ["blonde", "blue"]}`.
+    """The attributes of a model, sorted, with the names of their values, such as `{"hair": ["blonde", "blue"]}`.
 
     Raises:
         ValueError: It is not of that form, or two names are the same apart from case and surrounding spaces.
@@ -351,11 +348,9 @@ def _noise_again(state: torch.Tensor, here: _Level, there: _Level, generator) ->
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
-    """On the great circle from one noise to another (Shoemake 1985), of each element of the batch for itself.
+    """From one noise `(B, ...)` to another on the great circle (Shoemake 1985), each image for itself.
 
-    Args:
-        first, second: `(B, ...)` float tensors, such as the unit noise of `latents`.
-        share: 0 gives `first`, 1 gives `second`, both exactly; between them the variance of noise is kept.
+    A `share` of 0 gives `first`, 1 gives `second`, both exactly; between them the variance of noise is kept.
     """
     if share in (0, 1):
         return second if share else first
@@ -469,12 +464,7 @@ def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Ten
 
 @dataclass
 class AnimeDDPMPipelineOutput(ImagePipelineOutput):
-    """
-    Args:
-        images: as `output_type` says.
-        trajectory: for `return_trajectory=True` a list with, of each timestep, all images as they were predicted
-            there, in the same form as `images`; else None.
-    """
+    """The images, as `output_type` says, and with `return_trajectory` all images as predicted at each timestep."""
 
     trajectory: list | None = None
 
@@ -483,14 +473,9 @@ class AnimeDDPMPipelineOutput(ImagePipelineOutput):
 class _Plan:
     """A call whose arguments were checked: what the denoising loop needs.
 
-    Attributes:
-        given: the images to go on from, `(n, C, H, W)` in [0, 1].
-        mask: `(m, 1, H, W)` bool, true where to repaint.
-        jumps: how often each step is done.
-        names: the tensors that the callback is given.
-        begin: the first of the scheduler's timesteps that is done.
-        levels: the noise level of each timestep and of an image; None where nobody needs them.
-        guided: whether to guide at each timestep.
+    `given` are images `(n, C, H, W)` in [0, 1]; `mask` is `(m, 1, H, W)`, true where to repaint; each step is done
+    `jumps` times; `names` are the callback's tensors. `begin` (the first timestep that is done), `levels` (of each
+    timestep and of an image; None where nobody needs them) and `guided` (whether, at each timestep) come later.
     """
 
     condition: Condition
@@ -519,30 +504,24 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     `pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)`. A UNet with two more input than
     output channels was trained on patches; it is then given the coordinates of the full image (`coordinate_grid`).
 
-    A network with a class embedding (`num_class_embeds`) draws images of given classes. If the pipeline has `labels`,
-    call it with them, as in `pipe(labels={"hair": "blue", "eyes": ["red", "green"]})`, or without: attributes that are
-    not given are "any". If it has none, call it with `class_labels`, the rows of the embedding.
+    If the pipeline has `labels`, call it with them, as in `pipe(labels={"hair": "blue", "eyes": ["red", "green"]})`;
+    attributes that are not given are "any". A network with classes but without labels takes `class_labels`.
 
-    With a `guidance_scale` s above 1 the pipeline follows D_weak + s (D - D_weak). D_weak is, in this order,
-
-    1. the network restricted to windows, if there is a `guidance_window`;
-    2. `guide_unet` with the same labels (autoguidance, Karras et al., arXiv 2406.02507), if there is one;
-    3. for a pipeline with `labels`, the network with "any" of all attributes (classifier-free guidance, Ho & Salimans,
-       arXiv 2207.12598, Eq. 6 with s = 1 + w). It leaves images without labels as they are.
+    With a `guidance_scale` s above 1 the pipeline follows D_weak + s (D - D_weak). D_weak is, in this order, the
+    network restricted to windows, if there is a `guidance_window`; `guide_unet` with the same labels (autoguidance,
+    Karras et al., arXiv 2406.02507); or the network with "any" of all labels (classifier-free guidance, Ho & Salimans,
+    arXiv 2207.12598, Eq. 6 with s = 1 + w), which leaves images without labels as they are.
 
     Args:
-        unet ([`UNet2DModel`]): Predicts noise, image or velocity (the scheduler's `prediction_type`) from
-            `(B, in_channels, H, W)`. `in_channels` equals `out_channels`, or is two more.
-        scheduler ([`SchedulerMixin`]): Turns the prediction into the next, less noisy state.
-        guide_unet ([`UNet2DModel`], *optional*): A weaker network of the same images, such as an earlier snapshot.
-        space_to_depth (`int`, defaults to 1): Side in pixels of the blocks that the networks see as channels
-            (`call_network`): with 2, a UNet of 32 x 32 and 12 channels draws images of 64 x 64 and 3, for the work of
-            one of 32 x 32.
-        labels (`dict[str, list[str]]`, *optional*): The attributes that the network was trained with and the names of
-            their values, in the order of their indices. The network has a class for each combination,
-            `num_class_embeds` = Π (values + 1), counted by `joint_class` over the attributes in alphabetical order.
-        default_guidance_scale (`float`, defaults to 1.0): The `guidance_scale` of calls that give none, where there is
-            something to guide by: the maker's recommendation. 1 is no guidance.
+        unet: Predicts noise, image or velocity (the scheduler's `prediction_type`) from `(B, in_channels, H, W)`, where
+            `in_channels` equals `out_channels`, or is two more.
+        scheduler: Turns the prediction into the next, less noisy state.
+        guide_unet: A weaker network of the same images, such as an earlier snapshot.
+        space_to_depth: Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet
+            of 32 x 32 and 12 channels draws images of 64 x 64 and 3, for the work of one of 32 x 32.
+        labels: The attributes that the network was trained with and the names of their values, in the order of their
+            indices. `num_class_embeds` is Π (values + 1), counted by `joint_class` over the attributes from a to z.
+        default_guidance_scale: The `guidance_scale` of calls that give none, where there is something to guide by.
 
     Raises:
         ValueError: The channels of a network fit neither case, or are no whole blocks; `labels` are malformed, or the
@@ -678,22 +657,18 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ) -> "AnimeDDPMPipelineOutput | tuple":
         r"""Draw images from noise, or from an image.
 
-        The state is float32 throughout; only the network runs in its own precision (fp16 or bf16 after
-        `pipe.to(torch.float16)`). With a list of generators image i depends on generator i alone, not on the batch, up
-        to the rounding of a network that is called with more or fewer images at once.
+        The state is float32 throughout; only the network runs in its own precision. With a list of generators image i
+        depends on generator i alone, up to the rounding of a network that is called with more or fewer images at once.
 
         Args:
-            batch_size: Number of images; where it is 1, as many as `image`, the lists in `labels` or `class_labels`
-                hold.
-            generator: Source of the initial noise and, for stochastic solvers, of the noise of each step: one, or a
-                list of `batch_size`.
+            batch_size: Number of images; where it is 1, as many as `image` or the lists of labels hold.
+            generator: Source of the initial noise and of a stochastic solver's: one, or a list of `batch_size`.
             num_inference_steps: Solver steps, at most those of training. None takes 10 for the DPM-Solver++ of
                 `AnimeNoiseScheduler` (25 with another spacing than its own), 25 for DPM-Solver++, UniPC, DEIS, Heun and
                 Euler, 250 for ancestral DDPM, 50 for DDIM and all others. A distilled network takes its own.
             eta: Share of fresh noise per DDIM step, 0 to 1 (arXiv 2010.02502). Only for schedulers that take it.
             timesteps: Own descending timesteps instead of `num_inference_steps`, for schedulers that take them.
-            latents: Unit-variance noise `(batch_size, C, H, W)` to start from, or to add to `image`; scaled here as the
-                scheduler wants it.
+            latents: Unit-variance noise `(batch_size, C, H, W)` to start from, or to add to `image`.
             output_type: `"pil"`: list of `PIL.Image` (1, 3 or 4 channels); `"np"`: float32 `(B, H, W, C)` in [0, 1];
                 `"pt"`: float32 `(B, C, H, W)` in [0, 1]; `"latent"`: the final state, about [-1, 1] and not clamped.
             return_dict: Return [`AnimeDDPMPipelineOutput`] instead of a plain tuple.
@@ -701,36 +676,29 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 in the dict that it returns replace the pipeline's own. `pipe._interrupt = True` stops, and
                 `pipe._guidance_scale` is that of the next step.
             callback_on_step_end_tensor_inputs: What `tensors` holds: `"latents"` (the new state), `"model_output"`,
-                `"pred_original_sample"` (the image as it is predicted: about [-1, 1], not clamped), all `(B, C, H, W)`
-                float32.
+                `"pred_original_sample"` (about [-1, 1], not clamped), all `(B, C, H, W)` float32.
             image: One image, or `batch_size` of them, to go on from. PIL images are turned as their EXIF data say, put
                 on white where they are transparent, cropped and resized to the model's size; arrays `(B, H, W, C)` and
                 tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
             mask_image: As `image`, of one channel: white (0.5 and more; in uint8 also 1 where a mask has nothing above)
-                where to repaint; the other pixels stay exactly as given. A PIL mask has the size of the PIL image and
-                no transparency.
-            strength: How much of `image` goes, from 0 (nothing: it is returned) to 1 (all: a new one). By default 1
-                with `mask_image`, else 0.8. The last `strength` of the steps are done, all of them only at 1, from
-                `image` with the noise that belongs there (SDEdit, Meng et al., arXiv 2108.01073).
-            inversion: Vary `image` in the noise that it comes from (see `invert`) rather than in its pixels, by turning
-                that noise by `strength` · 90° towards fresh noise. All steps are done, without guidance, and both ways
-                with the same labels.
+                where to repaint; the other pixels stay exactly as given. A PIL mask is of the size of `image`.
+            strength: How much of `image` goes, from 0 (nothing) to 1 (all). By default 1 with `mask_image`, else 0.8.
+                The last `strength` of the steps are done, all of them only at 1, from `image` with the noise that
+                belongs there (SDEdit, Meng et al., arXiv 2108.01073).
+            inversion: Vary `image` in the noise that it comes from (see `invert`), by turning that noise by `strength`
+                · 90° towards fresh noise. All steps are done, without guidance, and both ways with the same labels.
             jump_n_sample: With `mask_image`, how often each step is done, with noise added again in between so that the
                 new part fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 2,
                 or 1 for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
             guidance_scale: s of D_weak + s (D - D_weak) (see the class), 1 or more; 1 is no guidance. By default the
-                model's own where there is something to guide by, and 1 with `inversion`. A network with `class_labels`
-                only needs a `guidance_window` or a `guide_unet`.
+                model's own where there is something to guide by, and 1 with `inversion`.
             guidance_window: Side in pixels of the windows, half overlapping, that the network as its own weak guide is
-                restricted to (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained
-                on patches is told where in the image each window lies.
+                restricted to (M-SWG, arXiv 2411.10257: what lies in one window only is not guided).
             guidance_interval: The σ, from and to, at which to guide (Kynkäänniemi et al., arXiv 2404.07724).
             return_trajectory: Also return the images as predicted at each step, as `.trajectory`.
-            labels: For a model with labels (`pipe.labels`): of each attribute one value for all images, or a list of
-                one for each. A value is a name, apart from case and surrounding spaces, or its index from 0 on in
-                `pipe.labels[attribute]`; None or `"any"` leaves it open, like an attribute that isn't given.
-            class_labels: Rows of the network's class embedding instead, one or `(batch_size,)`: needed for a network
-                with classes but no labels.
+            labels: Of each attribute in `pipe.labels` one value for all images, or a list of one for each: a name,
+                apart from case and surrounding spaces, or an index from 0 on; None or `"any"` leaves it open.
+            class_labels: Rows of the network's class embedding, one or `(batch_size,)`, for networks without labels.
 
         Returns:
             [`AnimeDDPMPipelineOutput`] or `tuple`: the images in `.images` or at index 0.
@@ -760,12 +728,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         )  # fmt: skip
         latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
         latents = self._begin(plan, latents, num_inference_steps, timesteps)
-        latents, trajectory = self._denoise(plan, latents)
-        if strength == 0:
-            mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=latents.device)
-        images = self.postprocess(latents, output_type, given, mask)
-        output = AnimeDDPMPipelineOutput(images=images, trajectory=trajectory if return_trajectory else None)
-        self.maybe_free_model_hooks()
+        output = self._finish(plan, *self._denoise(plan, latents))
         return output if return_dict else output.to_tuple()
 
     def _begin(self, plan: _Plan, latents: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
@@ -821,6 +784,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 tensors = {"latents": latents, "model_output": output, "pred_original_sample": predicted}
                 latents = self._call_back(plan, i - plan.begin, t, tensors)
         return latents, trajectory
+
+    def _finish(self, plan: _Plan, latents: torch.Tensor, trajectory: list) -> AnimeDDPMPipelineOutput:
+        """The images, with what was given outside the mask, or everywhere where nothing was to change."""
+        mask = plan.mask
+        if plan.strength == 0:
+            mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=latents.device)
+        images = self.postprocess(latents, plan.output_type, plan.given, mask)
+        self.maybe_free_model_hooks()
+        return AnimeDDPMPipelineOutput(images=images, trajectory=trajectory if plan.returns_trajectory else None)
 
     def _repaint(
         self, plan: _Plan, output: torch.Tensor, latents: torch.Tensor, i: int
@@ -1055,19 +1027,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         labels: dict[str, Any] | None = None,
         class_labels: int | list[int] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noise of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
+        """Noise `(B, C, H, W)` of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
 
         DDIM inversion (Song et al., arXiv 2010.02502, section 4.3), each of the same steps solved for by fixed-point
-        iteration (Pan et al., arXiv 2309.04907). More steps come closer. An image comes from many noises; this is one.
-        With the labels of the image here, and others in the call that draws from the noise, the image is edited.
-
-        Args:
-            image: As in `__call__`.
-            num_inference_steps, timesteps: As in `__call__`. Costs 5 network calls a step.
-            labels, class_labels: As in `__call__`, one value for all images or one for each.
-
-        Returns:
-            `(B, C, H, W)` float32.
+        iteration (Pan et al., arXiv 2309.04907), at 5 network calls a step. More steps come closer. With the labels of
+        the image here, and others in the call that draws from the noise, the image is edited. Arguments as in
+        `__call__`.
 
         Raises:
             ValueError: The scheduler isn't DDIM without clipping, or an argument can't be honoured.
@@ -1112,9 +1077,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ) -> "AnimeDDPMPipelineOutput":
         """Images on the way from one seed or image to another, on the sphere of their noise (`slerp`).
 
-        The first and the last are those that the two seeds give on their own, up to rounding, or the two images
-        themselves: what inversion has lost of these is blended over the frames. A callback is called at the steps of
-        each batch of frames, from 0 on, and one that stops leaves the frames that were begun.
+        The ends are those that the two seeds give on their own, up to rounding, or the two images themselves: what
+        inversion has lost is blended over the frames. A callback that stops leaves the frames that were begun.
         `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
@@ -1122,16 +1086,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             generator: Two, one for each end; or
             image: two images, as in `__call__`, for which the conditions of `invert` hold, and without guidance.
             batch_size: Images drawn at once.
-            output_type: As in `__call__`.
-            labels: As in `__call__`, one value for all frames, or a list of two, for the two ends.
-            labels_end: Those of the last end, if `labels` are those of the first; an attribute that it does not give
-                is "any". Between different labels the predictions of both are mixed linearly.
-            class_labels: As in `__call__`, one for all frames, or two for the two ends.
+            labels, class_labels: As in `__call__`, one value for all frames, or a list of two, for the two ends.
+            labels_end: Labels of the last end alone. Between different labels the predictions are mixed linearly.
             **kwargs: Others of `__call__`, such as `num_inference_steps` or `guidance_scale`.
 
         Raises:
-            ValueError: Not exactly two ends of one kind, a sampler that draws noise on its way, or what can't be
-                honoured.
+            ValueError: Not exactly two ends of one kind, a sampler that draws noise on its way, or what can't be done.
             TypeError: An argument that `__call__` does not have.
         """
         steps, timesteps = kwargs.get("num_inference_steps"), kwargs.get("timesteps")
@@ -1412,13 +1372,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ) -> None:
         """Save weights, configuration *and code*: a folder that loads where this package isn't installed.
 
-        Args:
-            save_directory (`str` or `os.PathLike`): Folder to write, made if missing.
-            safe_serialization, variant, max_shard_size: As in [`DiffusionPipeline.save_pretrained`].
-            push_to_hub (`bool`): Also upload the folder, after everything in it is written. A `README.md` that is
-                there already is kept; without one, diffusers' generic card is made.
-            **kwargs: For the upload `repo_id` (default: the folder's name), `private`, `token`, `commit_message` and
-                `create_pr`; others go to [`DiffusionPipeline.save_pretrained`].
+        Arguments as in [`DiffusionPipeline.save_pretrained`], with `repo_id` (default: the folder's name), `private`,
+        `token`, `commit_message` and `create_pr` for `push_to_hub`. A `README.md` that is there already is pushed.
 
         Raises:
             ValueError: Custom code that has no source file; an upload option without `push_to_hub=True`; `private`

@@ -1,4 +1,4 @@
-"""A Space that shows a model: its page, what it installs, `app.py`, and which model it shows."""
+"""A Space that shows a model: its page, what it installs, `app.py` with the demo, and which model it shows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .privacy import check_private
 
 TEMPLATE = "model_card/space.md.jinja"
 APP, SETTINGS = "app.py", "app_settings.json"
+DEMO = Path(__file__).resolve().parents[1] / "demo"  # which needs nothing else of the package
 PYTHON = "3.12"
 MOST_LETTERS = 60  # that the Hub allows in a description
 # The free tier has two CPU cores: torch without CUDA is a tenth of the size to install. Gradio is in the page's YAML.
@@ -54,6 +55,7 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}
     (folder / "requirements.txt").write_text(REQUIREMENTS.format(**versions))
     shutil.copyfile(app, folder / APP)
+    shutil.copytree(DEMO, folder / DEMO.name, ignore=shutil.ignore_patterns("__pycache__"))
     check_private(folder, app.parent, secrets)
 
 

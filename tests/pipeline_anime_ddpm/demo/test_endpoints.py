@@ -28,10 +28,17 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from recipe_runs import ROOT
 
-import app
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.demo import draw_tab as demo_draw_tab
+from pipeline_anime_ddpm.demo import drawing as demo_drawing
+from pipeline_anime_ddpm.demo import handlers as demo_handlers
+from pipeline_anime_ddpm.demo import how_tab as demo_how_tab
+from pipeline_anime_ddpm.demo import limits as demo_limits
+from pipeline_anime_ddpm.demo import model as demo_model
+from pipeline_anime_ddpm.demo import page as demo_page
+from pipeline_anime_ddpm.demo import server as demo_server
 
-OWN = app.OWN
+OWN = demo_model.OWN
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +47,8 @@ def client(page):
 
 
 @pytest.fixture
-def studio(page):
-    return app.Studio(page.model)
+def handlers(page):
+    return demo_handlers.Handlers(page.model)
 
 
 def opened(path):
@@ -85,18 +92,20 @@ def test_faces_have_their_own_seeds_whatever_the_batch(client):
 
 
 def test_the_last_seed_is_followed_by_the_first(client):
-    faces, _ = client.predict(2, app.MOST_SEED, 1, OWN, 1.0, api_name="/generate")
-    assert [face["caption"] for face in faces] == [f"seed {app.MOST_SEED}", "seed 0"]
+    faces, _ = client.predict(2, demo_limits.MOST_SEED, 1, OWN, 1.0, api_name="/generate")
+    assert [face["caption"] for face in faces] == [f"seed {demo_limits.MOST_SEED}", "seed 0"]
 
 
-@pytest.mark.parametrize("sampler", [OWN, *app.SAMPLERS])
+@pytest.mark.parametrize("sampler", [OWN, *demo_model.SAMPLERS])
 def test_what_a_picture_says_of_itself_draws_it_again(client, saved, sampler):
     (face,), _ = client.predict(1, 5, 4, sampler, 2.0, api_name="/generate")
     told = Image.open(face["image"]).info
     assert told["model"] == "tiny-faces" and told["sampler"] == sampler
     pipeline = AnimeDDPMPipeline.from_pretrained(saved)
     if sampler != OWN:
-        pipeline.scheduler = AnimeNoiseScheduler.from_config(pipeline.scheduler.config, solver=app.SAMPLERS[sampler][0])
+        pipeline.scheduler = AnimeNoiseScheduler.from_config(
+            pipeline.scheduler.config, solver=demo_model.SAMPLERS[sampler][0]
+        )
     again = pipeline(
         generator=[torch.Generator().manual_seed(int(told["seed"]))],
         num_inference_steps=int(told["steps"]),
@@ -144,7 +153,12 @@ def test_a_large_picture_is_repaired_at_the_models_size(client, tmp_path):
 def test_a_film_goes_there_and_back_between_its_ends(client, picture, tmp_path):
     film, said = client.predict(1, 2, None, None, 5, 4, api_name="/interpolate")
     with Image.open(film) as gif:
-        assert gif.format == "GIF" and gif.n_frames == 8 and gif.info["duration"] == app.FRAME and gif.info["loop"] == 0
+        assert (
+            gif.format == "GIF"
+            and gif.n_frames == 8
+            and gif.info["duration"] == demo_handlers.FRAME
+            and gif.info["loop"] == 0
+        )
         assert min(gif.size) >= 256
     assert "5 frames" in said
     other = saved_picture(tmp_path / "other.png", seed=1)
@@ -191,21 +205,21 @@ def refused(client, *arguments, api_name):
     (1, 0, 4, "EulerDiscreteScheduler", 1), (1, 0, 4, None, 1), (1, 0, 4, OWN, 9), (1, 0, 4, OWN, 0),
     ([1], 0, 4, OWN, 1), (1, float("nan"), 4, OWN, 1),
 ])  # fmt: skip
-def test_requests_out_of_bounds(client, studio, arguments):
+def test_requests_out_of_bounds(client, handlers, arguments):
     if arguments[1] == arguments[1]:  # NaN cannot be sent
         refused(client, *arguments, api_name="/generate")
     with pytest.raises(gr.Error, match=r"must be|cannot"):  # whatever the page lets through
-        list(studio.generate(*arguments))
+        list(handlers.generate(*arguments))
 
 
 @pytest.mark.parametrize("arguments, said", [
     ((1, 2, None, None, 1, 4), "Frames"), ((1, 2, None, None, 33, 4), "Frames"), ((1, -2, None, None, 4, 4), "seed"),
     ((1, 2, "{picture}", None, 4, 4), "last picture"), ((1, 2, None, "{picture}", 4, 4), "first picture"),
 ])  # fmt: skip
-def test_ways_that_have_no_ends(studio, picture, arguments, said):
+def test_ways_that_have_no_ends(handlers, picture, arguments, said):
     arguments = [str(picture) if argument == "{picture}" else argument for argument in arguments]
     with pytest.raises(gr.Error, match=said):
-        list(studio.interpolate(*arguments))
+        list(handlers.interpolate(*arguments))
 
 
 def png_of(width, height):
@@ -237,20 +251,20 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
     ("page.pdf", bytes_of(NOISE, "PDF"), "cannot be read"),
     ("old.tiff", bytes_of(NOISE, "TIFF"), "cannot be read"),
 ])  # fmt: skip
-def test_uploads_that_are_no_pictures(client, studio, tmp_path, name, content, said):
+def test_uploads_that_are_no_pictures(client, handlers, tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     assert said in refused(client, handle_file(tmp_path / name), 0.5, 0, 4, api_name="/vary")
     assert said in refused(client, editor(tmp_path / name), 0, 4, api_name="/inpaint")
     with pytest.raises(gr.Error, match=said):
-        list(studio.vary(str(tmp_path / name), 0.5, 0, 4))
+        list(handlers.vary(str(tmp_path / name), 0.5, 0, 4))
 
 
-def test_an_upload_of_many_bytes_is_not_taken(client, studio, tmp_path):
-    (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * app.MOST_BYTES)
+def test_an_upload_of_many_bytes_is_not_taken(client, handlers, tmp_path):
+    (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * demo_limits.MOST_BYTES)
     with pytest.raises(Exception, match=r"413|exceeds|size"):
         client.predict(handle_file(tmp_path / "large.png"), 0.5, 0, 4, api_name="/vary")
     with pytest.raises(gr.Error, match="8 MB"):
-        list(studio.vary(str(tmp_path / "large.png"), 0.5, 0, 4))
+        list(handlers.vary(str(tmp_path / "large.png"), 0.5, 0, 4))
 
 
 RED = Image.new("RGB", (64, 64), (255, 0, 0))
@@ -337,12 +351,12 @@ def canvas_part(kind, index, identity, content=b"x"):
 
 def test_a_canvas_takes_bounded_memory(page):
     (canvas,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.ImageEditor)]
-    for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (app.MOST_CANVAS + 1))):
+    for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (demo_limits.MOST_CANVAS + 1))):
         with pytest.raises(HTTPException):
             canvas.accept_blobs(canvas_part("layer", index, "mine", content))
     for identity in range(100):
         canvas.accept_blobs(canvas_part("background", "null", str(identity)))
-    assert 0 < len(canvas.blob_storage) <= app.CANVASES
+    assert 0 < len(canvas.blob_storage) <= demo_limits.CANVASES
     payload = canvas.data_model(background=None, layers=[], composite=None, id="99")
     assert canvas.preprocess(payload) == {"background": b"x", "layers": []}
     assert canvas.preprocess(payload) == {}  # it is forgotten once it was its turn
@@ -350,7 +364,7 @@ def test_a_canvas_takes_bounded_memory(page):
 
 
 def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
-    painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(app.MOST_LAYERS + 1)]
+    painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(demo_limits.MOST_LAYERS + 1)]
     assert "too many layers" in refused(client, editor(picture, *painted), 0, 4, api_name="/inpaint")
     (before, after), _ = client.predict(editor(picture, *painted[:2]), 0, 4, api_name="/inpaint")
     assert not np.array_equal(opened(before), opened(after))
@@ -359,10 +373,10 @@ def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
 def test_a_face_that_is_handed_over_is_looked_at_first(tmp_path):
     (tmp_path / "wide.png").write_bytes(png_of(16_000, 2_000))
     with pytest.raises(gr.Error, match="megapixels"):
-        app.hand_over("repair", True, str(tmp_path / "wide.png"))
+        demo_page.hand_over("repair", True, str(tmp_path / "wide.png"))
     for index in (-1, 1, None, [0, 0], "0"):
         with pytest.raises(gr.Error, match="Click a face first"):
-            app.face_at([("a.png", "seed 1")], index)
+            demo_draw_tab.face_at([("a.png", "seed 1")], index)
 
 
 def test_whatever_breaks_the_visitor_reads_a_sentence_and_the_log_the_rest(client, page, monkeypatch, capfd):
@@ -415,58 +429,58 @@ def gone(seconds=5.0):
     return not drawings()
 
 
-def test_stop_ends_the_visitors_own_drawing_at_once(slow, studio):
+def test_stop_ends_the_visitors_own_drawing_at_once(slow, handlers):
     request = type("Request", (), {"session_hash": "mine"})
     other = type("Request", (), {"session_hash": "another"})
     seen, begin = [], time.monotonic()
-    for _, said in studio.generate(1, 0, 100, OWN, 1.0, request):
+    for _, said in handlers.generate(1, 0, 100, OWN, 1.0, request):
         seen.append(said)
-        studio.stops.stop(other)  # nobody else's
+        handlers.stops.stop(other)  # nobody else's
         if len(seen) == 2:
-            assert studio.stops.stop(request) == app.STOPPED
-    assert seen[-1] == app.STOPPED and 3 <= len(seen) <= 4 and time.monotonic() - begin < 3
-    assert gone() and not studio.stops.events
+            assert handlers.stops.stop(request) == demo_drawing.STOPPED
+    assert seen[-1] == demo_drawing.STOPPED and 3 <= len(seen) <= 4 and time.monotonic() - begin < 3
+    assert gone() and not handlers.stops.events
 
 
-def test_stop_ends_a_face_that_is_drawn_as_an_example(slow, studio):
+def test_stop_ends_a_face_that_is_drawn_as_an_example(slow, handlers):
     request = type("Request", (), {"session_hash": "mine"})
-    example = studio.example(True, request)
+    example = handlers.example(True, request)
     next(example)
-    studio.stops.stop(request)
-    assert list(example)[-1][1] == app.STOPPED and gone()
+    handlers.stops.stop(request)
+    assert list(example)[-1][1] == demo_drawing.STOPPED and gone()
 
 
-def test_an_example_is_large_enough_to_be_painted_on(studio):
-    sizes = [list(studio.example(for_mask))[-1][0].size for for_mask in (False, True)]
-    assert sizes == [(16, 16), (app.CANVAS, app.CANVAS)]
+def test_an_example_is_large_enough_to_be_painted_on(handlers):
+    sizes = [list(handlers.example(for_mask))[-1][0].size for for_mask in (False, True)]
+    assert sizes == [(16, 16), (demo_handlers.CANVAS, demo_handlers.CANVAS)]
 
 
-def test_a_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, studio, picture):
+def test_a_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, handlers, picture):
     request = type("Request", (), {"session_hash": "mine"})
-    threading.Timer(0.4, studio.stops.stop, [request]).start()
+    threading.Timer(0.4, handlers.stops.stop, [request]).start()
     begin = time.monotonic()
-    (*_, last) = studio.interpolate(1, 2, str(picture), str(picture), 8, 50, request)
-    assert last[1] == app.STOPPED and time.monotonic() - begin < 3 and gone()
+    (*_, last) = handlers.interpolate(1, 2, str(picture), str(picture), 8, 50, request)
+    assert last[1] == demo_drawing.STOPPED and time.monotonic() - begin < 3 and gone()
 
 
-def test_a_visitor_who_leaves_takes_the_drawing_along(slow, studio):
-    drawing = studio.generate(1, 0, 100, OWN, 1.0)
+def test_a_visitor_who_leaves_takes_the_drawing_along(slow, handlers):
+    drawing = handlers.generate(1, 0, 100, OWN, 1.0)
     next(drawing)
     assert len(drawings()) == 1
     drawing.close()
     assert gone()
 
 
-def test_what_takes_too_long_ends_in_a_sentence(slow, studio, monkeypatch):
-    monkeypatch.setattr(app, "SECONDS", 0.3)
+def test_what_takes_too_long_ends_in_a_sentence(slow, handlers, monkeypatch):
+    monkeypatch.setattr(demo_drawing, "SECONDS", 0.3)
     with pytest.raises(gr.Error, match=r"more than 0.3 seconds. Ask for fewer"):
-        list(studio.generate(1, 0, 100, OWN, 1.0))
+        list(handlers.generate(1, 0, 100, OWN, 1.0))
     assert gone()
 
 
-def test_previews_come_at_once_and_tell_how_far_it_is(slow, studio):
+def test_previews_come_at_once_and_tell_how_far_it_is(slow, handlers):
     begin = time.monotonic()
-    drawing = studio.generate(2, 0, 30, OWN, 1.0)
+    drawing = handlers.generate(2, 0, 30, OWN, 1.0)
     images, said = next(drawing)
     assert time.monotonic() - begin < 1 and len(images) == 2 and images[0][0].size == (16, 16)
     assert "Step 1 of 30" in said and 'max="30" value="1"' in said and int(re.search(r"(\d+) s left", said)[1]) >= 1
@@ -483,7 +497,7 @@ def test_memory_stays_flat_over_200_requests(page):
         assert all("event: complete" in answer for answer in answers)
         return process.memory_info().rss
 
-    begin, end = ask(app.VISITORS), ask(app.VISITORS + 100)
+    begin, end = ask(demo_limits.VISITORS), ask(demo_limits.VISITORS + 100)
     assert end - begin < 16e6, f"{(end - begin) / 1e6:.1f} MB in 100 requests"
 
 
@@ -498,8 +512,8 @@ def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkey
     assert labels(page.demo) == {"Draw", "Vary", "Repair", "Between", "How it works"}
     scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
-    distilled = app.Model(str(tmp_path / "distilled"))
-    demo = app.build_demo(distilled)
+    distilled = demo_model.Model(str(tmp_path / "distilled"))
+    demo = demo_page.build_demo(distilled)
     assert distilled.samplers == [OWN] and (distilled.least_steps, distilled.default_steps) == (3, 3)
     assert not distilled.has_guide and page.model.has_guide
     sliders = {block.label: block.visible for block in demo.blocks.values() if isinstance(block, gr.Slider)}
@@ -510,35 +524,41 @@ def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkey
         return whole(self, batch_size, generator, num_inference_steps, **more)
 
     monkeypatch.setattr(AnimeDDPMPipeline, "__call__", plain)
-    assert labels(app.build_demo(app.Model(str(tmp_path / "distilled")))) == {"Draw", "Between", "How it works"}
+    assert labels(demo_page.build_demo(demo_model.Model(str(tmp_path / "distilled")))) == {
+        "Draw",
+        "Between",
+        "How it works",
+    }
 
 
 def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
     from diffusers import DDPMPipeline, DDPMScheduler
 
     DDPMPipeline(tiny_unet(), DDPMScheduler(100)).save_pretrained(tmp_path / "stock")
-    studio = app.Studio(app.Model(str(tmp_path / "stock")))
-    for sampler in studio.model.samplers:
-        (*_, (images, _)) = studio.generate(2, 0, 3, sampler)
+    handlers = demo_handlers.Handlers(demo_model.Model(str(tmp_path / "stock")))
+    for sampler in handlers.model.samplers:
+        (*_, (images, _)) = handlers.generate(2, 0, 3, sampler)
         assert len(images) == 2
-    (*_, (_, said)) = studio.interpolate(1, 2, None, None, 3, 3)
+    (*_, (_, said)) = handlers.interpolate(1, 2, None, None, 3, 3)
     assert "3 frames" in said
 
 
 @pytest.mark.parametrize("sampler", [OWN, "DDIM"])
 def test_the_shipped_model_whose_network_sees_blocks_is_shown(sampler, picture):
-    studio = app.Studio(app.Model(str(ROOT / "hub_model")))
-    assert labels(app.build_demo(studio.model)) == {"Draw", "Vary", "Repair", "Between", "How it works"}
-    (*_, (images, _)) = studio.generate(1, 7, 3, sampler)
-    (*_, ((_, varied), _)) = studio.vary(picture, 0.5, 7, 4)
+    handlers = demo_handlers.Handlers(demo_model.Model(str(ROOT / "hub_model")))
+    assert labels(demo_page.build_demo(handlers.model)) == {"Draw", "Vary", "Repair", "Between", "How it works"}
+    (*_, (images, _)) = handlers.generate(1, 7, 3, sampler)
+    (*_, ((_, varied), _)) = handlers.vary(picture, 0.5, 7, 4)
     assert images[0][0].size == varied.size == (64, 64)
-    assert studio.model.pipeline.scheduler.config.solver == "dpmsolver++"  # one visitor's choice is not the next one's
+    assert (
+        handlers.model.pipeline.scheduler.config.solver == "dpmsolver++"
+    )  # one visitor's choice is not the next one's
 
 
 def test_a_table_that_ends_in_pure_noise_can_be_shown(tiny_unet, tmp_path):
     scheduler = AnimeNoiseScheduler(100, rescale_betas_zero_snr=True)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "zero")
-    assert "How it works" in labels(app.build_demo(app.Model(str(tmp_path / "zero"))))
+    assert "How it works" in labels(demo_page.build_demo(demo_model.Model(str(tmp_path / "zero"))))
 
 
 def test_how_it_works_tells_what_lies_beside_the_weights(page):
@@ -559,12 +579,12 @@ def test_files_beside_the_weights_may_be_anything(page, tmp_path, monkeypatch):
         ("no JSON", []), ('"text"', []), ("[1]", []),
     ):  # fmt: skip
         file.write_text(content)
-        assert app.metrics(page.model) == rows
+        assert demo_how_tab.metrics(page.model) == rows
 
 
 def test_a_card_fetches_nothing_from_elsewhere():
     card = "---\r\na: b\r\n---\r\n# T\n![x](http://a/x.png) ![y][r] <IMG src=x> <video src=y></video> 1 < 2 [l](m)\n"
-    assert app.card_text(card).split() == ["#", "T", "1", "<", "2", "[l](m)"]
+    assert demo_how_tab.card_text(card).split() == ["#", "T", "1", "<", "2", "[l](m)"]
 
 
 @pytest.mark.parametrize("query, settings", [
@@ -572,16 +592,16 @@ def test_a_card_fetches_nothing_from_elsewhere():
     ({"faces": "9", "seed": "20", "steps": "7", "sampler": "DDIM", "guidance": "2.5"}, (9, 20, 7, "DDIM", 2.5)),
     ({"faces": "99", "seed": "-1", "steps": "x", "sampler": "<script>", "guidance": "nan"}, (4, 0, 10, OWN, 1.5)),
 ])  # fmt: skip
-def test_an_address_brings_its_settings_and_nothing_odd(studio, query, settings):
+def test_an_address_brings_its_settings_and_nothing_odd(handlers, query, settings):
     request = type("Request", (), {"query_params": query})
-    assert studio.asked_for(request) == settings
+    assert handlers.from_address(request) == settings
 
 
 def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "MODELS", (tmp_path / "none",))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"There is no model to show\. Train one"):
-        app.choose_model(None)
-    assert app.choose_model("given") == "given"
+        demo_server.choose_model(None)
+    assert demo_server.choose_model("given") == "given"
 
 
 def test_it_starts_without_a_network_and_tells_nobody(saved, tmp_path):
@@ -599,8 +619,11 @@ def look_up(host, *rest, lookup=socket.getaddrinfo, **more):
     return lookup(host, *rest, **more)
 socket.socket.connect, socket.getaddrinfo = connect, look_up
 sys.path.insert(0, {str(ROOT)!r})
-import app, time
-_, url, _ = app.launch(app.build_demo(app.Model({str(saved)!r})), prevent_thread_lock=True, quiet=True)
+import time
+from pipeline_anime_ddpm.demo.model import Model
+from pipeline_anime_ddpm.demo.page import build_demo
+from pipeline_anime_ddpm.demo.server import launch
+_, url, _ = launch(build_demo(Model({str(saved)!r})), prevent_thread_lock=True, quiet=True)
 import urllib.request
 page = urllib.request.urlopen(url).read().decode()
 time.sleep(1)

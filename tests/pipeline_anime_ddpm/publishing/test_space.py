@@ -30,6 +30,7 @@ class Without:
         return [found for finder in able for found in finder.find_distributions(*context)]
 sys.meta_path[:] = [Without(list(sys.meta_path))]
 sys.argv[1:] = ["--port", "{port}"]
+sys.path.insert(0, "")  # as for a script, which `-I` keeps away
 runpy.run_path("app.py", run_name="__main__")
 """
 
@@ -73,7 +74,7 @@ def test_without_gradio_nothing_is_pushed(finished, publish, near_hub, monkeypat
 
 def test_it_runs_without_the_package_and_draws(space, near_hub, tmp_path):
     for name, content in space.files.items():
-        (tmp_path / "space").mkdir(exist_ok=True)
+        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "space" / name).write_bytes(content)
     model = near_hub.repos["models/me/faces"]
     model.commit({path: b"raise SystemExit" for path in model.files if path.endswith(".py")}, "Changed by somebody")

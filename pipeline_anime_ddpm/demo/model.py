@@ -1,0 +1,99 @@
+"""The model that is shown: its pipeline, and what it can do."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
+
+from .limits import MOST_GUIDANCE, MOST_STEPS
+
+SAMPLERS = {  # label: solver of our scheduler, class of diffusers for others
+    "DPM-Solver++ (fast)": ("dpmsolver++", "DPMSolverMultistepScheduler"),
+    "DDIM": ("ddim", "DDIMScheduler"),
+    "DDPM (many steps)": ("ddpm", "DDPMScheduler"),
+}
+OWN = "The model's own"
+
+
+class Model:
+    """A pipeline and what is known about it.
+
+    Args:
+        name: a folder, or a repository of the Hub.
+        revision: commit of the repository.
+    """
+
+    def __init__(self, name: str, revision: str | None = None):
+        self.name, self.revision = name, revision
+        self.pipeline = load_pipeline(name, revision)
+        self.title = name.rstrip("/").split("/")[-1]
+        scheduler = self.pipeline.scheduler
+        self.is_ours = type(scheduler).__name__ == "AnimeNoiseScheduler"
+        self.is_distilled = bool(scheduler.config.get("distilled_steps"))
+        self.samplers = [OWN] if self.is_distilled else [OWN, *SAMPLERS]
+        self.side = max(self.pipeline.image_shape[1:])
+        takes = inspect.signature(type(self.pipeline).__call__).parameters
+        self.can_vary, self.can_repair = "image" in takes, "mask_image" in takes
+        self.can_go_between = hasattr(self.pipeline, "interpolate")
+        self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
+        self.default_guidance = (
+            min(MOST_GUIDANCE, self.pipeline.config.get("default_guidance_scale", 1.0)) if self.has_guide else 1.0
+        )
+        self.least_steps, self.most_steps = 1, min(MOST_STEPS, scheduler.config.num_train_timesteps)
+        self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
+        if self.is_distilled:
+            self.least_steps = self.most_steps = self.default_steps
+
+    def with_sampler(self, label: str, **options: Any) -> Any:
+        """A pipeline for one request, with the same networks."""
+        own = self.pipeline.scheduler
+        if label == OWN:
+            scheduler = type(own).from_config(own.config, **options)
+        elif self.is_ours:
+            scheduler = type(own).from_config(own.config, solver=SAMPLERS[label][0], **options)
+        else:
+            scheduler = getattr(diffusers, SAMPLERS[label][1]).from_config(own.config, **options)
+        pipeline = copy.copy(self.pipeline)
+        pipeline.scheduler = scheduler
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def facts(self, **more: Any) -> dict[str, str]:
+        """What a picture's file says, so that the picture can be drawn again."""
+        known = {"model": self.title, "revision": self.revision} | more
+        return {name: str(value) for name, value in known.items() if value is not None}
+
+    def read(self, name: str) -> Path | None:
+        """A file beside the weights, if there is one."""
+        if os.path.isdir(self.name):
+            path = Path(self.name, name)
+            return path if path.is_file() else None
+        with contextlib.suppress(Exception):  # away, offline, not there: the page does without
+            return Path(hf_hub_download(self.name, name, revision=self.revision))
+        return None
+
+
+def load_pipeline(model: str, revision: str | None = None) -> Any:
+    """With the package, its own code; without it that of the model, which must be a folder or pinned to a revision."""
+    if importlib.util.find_spec("pipeline_anime_ddpm"):
+        from pipeline_anime_ddpm import loading
+
+        try:
+            pipeline = loading.load_pipeline(model, revision=revision)
+        except ValueError as error:
+            raise SystemExit(f"{model} cannot be loaded as a pipeline ({error}); give another --model.") from error
+    else:
+        if revision is None and not os.path.isdir(model):
+            raise SystemExit(f"Give --revision, the commit of {model} whose code you have read.")
+        pipeline = DiffusionPipeline.from_pretrained(model, revision=revision, trust_remote_code=True)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

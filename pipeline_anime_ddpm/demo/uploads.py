@@ -1,0 +1,99 @@
+"""Pictures that visitors send: bounded, decoded once, and stripped of all that is not pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+from fastapi import HTTPException
+from PIL import Image, ImageOps, ImageSequence
+
+from .limits import CANVASES, MOST_BYTES, MOST_CANVAS, MOST_LAYERS, MOST_PIXELS
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+
+def read_upload(source: str | bytes | None, what: str) -> Image.Image:
+    """The first frame of an upload, upright, as `RGBA`, without anything else that its file says.
+
+    Args:
+        source: its path, or its content.
+        what: what to call it.
+
+    Raises:
+        gr.Error: if there is none, or it is too large, or no picture.
+    """
+    if not source:
+        raise gr.Error(f"Choose a {what} first.")
+    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MOST_BYTES:
+        raise gr.Error(f"The {what} has more than {MOST_BYTES / 1e6:g} MB. Take a smaller one.")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            return ImageOps.exif_transpose(next(ImageSequence.Iterator(file))).convert("RGBA")
+    except Image.DecompressionBombError as error:
+        raise gr.Error(f"The {what} has more than {MOST_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
+    except (OSError, ValueError, SyntaxError, StopIteration) as error:
+        raise gr.Error(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file.") from error
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """`RGB` of an `RGBA` image."""
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
+    return page.convert("RGB")
+
+
+def painted(layers: Iterable[str | bytes], size: tuple[int, int]) -> Image.Image:
+    """`L` of a picture's size, white where any layer is not transparent.
+
+    Raises:
+        gr.Error: if a layer cannot be read or has another size.
+    """
+    mask = Image.new("L", size)
+    for source in layers:
+        layer = read_upload(source, "mask")
+        if layer.size != size:
+            raise gr.Error("What is painted over must have the size of the picture.")
+        mask.paste(255, mask=layer.getchannel("A").point(lambda value: 255 * (value > 0)))
+    return mask
+
+
+def by_path(component: gr.Image) -> gr.Image:
+    """Let its picture come as it was uploaded, for `read_upload`: nothing is decoded before it is looked at."""
+    component.preprocess = lambda payload: payload.path if payload else None
+    return component
+
+
+def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
+    """Likewise, and let the canvas, which the page sends in parts, take bounded memory on the server."""
+    take, parts = editor.accept_blobs, editor.blob_storage
+
+    def accept_blobs(data: Any) -> None:
+        index = data.data.get("index")
+        if index not in (None, "", "null") and not 0 <= int(index) < MOST_LAYERS:
+            raise HTTPException(413, "There are too many layers.")
+        if len(data.files[0][1]) > MOST_CANVAS:
+            raise HTTPException(413, "The canvas is too large.")
+        while len(parts) >= CANVASES:
+            del parts[next(iter(parts))]
+        take(data)
+
+    def preprocess(payload: Any) -> dict[str, Any]:
+        found = payload if payload is None or payload.id is None else parts.pop(payload.id, None)
+        if found is None:
+            return {}
+        if len(found.layers or ()) > MOST_LAYERS:
+            raise gr.Error("There are too many layers.", print_exception=False)
+        sources = [
+            part if isinstance(part, bytes) else part and part.path for part in (found.background, *found.layers)
+        ]
+        return {"background": sources[0], "layers": sources[1:]}
+
+    accept_blobs._is_server_fn = True  # as Gradio marks what a page may call
+    editor.accept_blobs, editor.preprocess = accept_blobs, preprocess
+    return editor
