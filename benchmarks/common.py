@@ -75,3 +75,12 @@ def drawn_faces(folder: str, images: int, resolution: int) -> str:
         table = pyarrow.Table.from_pylist([{"image": row} for row in rows[part::8]], schema)
         pyarrow.parquet.write_table(table, f"{folder}/data/train-{part:05d}-of-00008.parquet")
     return folder
+
+
+def table(head: list[str], body: list[list[str]]) -> list[str]:
+    rows = [f"| {' | '.join(cells)} |" for cells in (head, *body)]
+    return [rows[0], "|---" * len(head) + "|", *rows[1:]]
+
+
+def kid_cell(row: dict) -> str:
+    return f"{row['kid']:.3f} ± {row['kid_std']:.3f}"

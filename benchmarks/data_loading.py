@@ -27,7 +27,7 @@ import datasets
 import numpy as np
 import torch
 from common import FACES, RESULTS, ROOT, drawn_faces, spread, write_result
-from render import render_data_loading
+from render_speed import render_data_loading
 
 PACKAGES = ["torch", "torchvision", "datasets", "pillow", "simplejpeg", "numpy"]
 

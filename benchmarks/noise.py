@@ -11,14 +11,12 @@ with different --arms may share --work. The results are those of every arm that 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,9 @@ import torch
 import yaml
 from common import FACES, RESULTS, ROOT, write_result
 from judging import add_flags, judge, line, measured, slug, values
-from render import render_noise
+from noise_arms import ARMS
+from noise_results import summarise, winner
+from render_noise import render_noise
 
 from pipeline_anime_ddpm import coordinate_grid
 from pipeline_anime_ddpm.common.errors import UserError, one_sentence_errors
@@ -42,63 +42,6 @@ PACKAGES = ["torch", "diffusers", "accelerate", "transformers", "torch-fidelity"
 STAGES = ("train", "choose", "judge", "loss", "curve", "lengths", "steps")
 PHOTOGRAPHS = FACES.parent / "photos_32"
 
-
-@dataclass(frozen=True)
-class Arm:
-    """A training.
-
-    Attributes:
-        what: in words, for the table.
-        noise: flags of train_anime_ddpm.py, all that could matter written out, for defaults change.
-        start: another arm whose network it goes on from; by default from scratch.
-        data: "faces" or "photographs".
-    """
-
-    what: str
-    noise: str
-    start: str | None = None
-    data: str = "faces"
-
-
-COSINE_V = "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type v_prediction --loss_weighting min_snr"
-ARMS = {
-    "A": Arm(
-        "linear table, ε, MSE (the peer)",
-        "--ddpm_beta_schedule linear --prediction_type epsilon --loss_weighting none --timestep_sampling uniform",
-    ),
-    "B": Arm(
-        "cosine table, ε, MSE",
-        "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type epsilon --loss_weighting none "
-        "--timestep_sampling uniform",
-    ),
-    "V": Arm(
-        "cosine table, v, MSE",
-        "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type v_prediction --loss_weighting none "
-        "--timestep_sampling uniform",
-    ),
-    "C": Arm("cosine table, v, min-SNR-5", f"{COSINE_V} --timestep_sampling uniform"),
-    "D": Arm("C, log-normal density (-0.8, 1.6)", f"{COSINE_V} --timestep_sampling lognormal"),
-    "E": Arm("C, calibrated density", f"{COSINE_V} --timestep_sampling anime --noise_calibration {{work}}/calibration"),
-    "F": Arm(
-        "C, Laplace density (b = 1.5 in log SNR)",
-        f"{COSINE_V} --timestep_sampling laplace --timestep_sampling_mean 0 --timestep_sampling_scale 0.75",
-    ),
-    "G": Arm("C, each timestep drawn by itself", f"{COSINE_V} --timestep_sampling uniform --no-stratified_timesteps"),
-    "P": Arm(
-        "pre-training of the next ones: linear table, ε, MSE",
-        "--ddpm_beta_schedule linear --prediction_type epsilon --loss_weighting none --timestep_sampling uniform",
-        data="photographs",
-    ),
-    "PA": Arm("P, fine-tuned as the peer does", "--loss_weighting none --timestep_sampling uniform", "P"),
-    "PC": Arm(
-        "P, its table kept, cosine density, min-SNR-5", "--loss_weighting min_snr --timestep_sampling cosine", "P"
-    ),
-    "PR": Arm(
-        "P, cosine table with timesteps remapped, min-SNR-5",
-        "--loss_weighting min_snr --timestep_sampling cosine --fractional_timesteps",
-        "P",
-    ),
-}  # fmt: skip
 
 # The fixed list that each arm's own best is chosen from: sampler, steps, options.
 SAMPLERS = {
@@ -378,51 +321,6 @@ def rows_of(bench: Bench, run: str) -> Iterator[dict[str, Any]]:
     for name, (_, count, _) in step_samplers(bench.settings.resolution).items():
         if found := measured(folder / "steps" / slug(name)):
             yield {"kind": "steps", "run": run, "sampler": name, "steps": count, **values(found)}
-
-
-def from_scratch(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        row for row in rows if row["kind"] == "arm" and not ARMS[row["arm"]].start and ARMS[row["arm"]].data == "faces"
-    ]
-
-
-def winner(rows: list[dict[str, Any]]) -> str | None:
-    """The run from scratch, of seed 0, with the least FD of those that KID's spread cannot tell from the best."""
-    arms = [row for row in from_scratch(rows) if row["seed"] == 0]
-    if not arms:
-        return None
-    best = min(arms, key=lambda row: row["kid"])
-    level = [row for row in arms if row["kid"] <= best["kid"] + best["kid_std"]]
-    return min(level, key=lambda row: row["fd"])["run"]
-
-
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The ratios of the winner and arm A that can be told from what is there."""
-    best, arms = winner(rows), {row["run"]: row for row in rows if row["kind"] == "arm"}
-    summary: dict[str, Any] = {"winner": best}
-    if best is None or "A" not in arms:
-        return summary
-    summary["winner_kid_ratio"] = arms[best]["kid"] / arms["A"]["kid"]
-    summary["winner_fd_ratio"] = arms[best]["fd"] / arms["A"]["fd"]
-    curves = {
-        run: [(row["at"], row["kid"]) for row in rows if row["kind"] == "curve" and row["run"] == run] for run in arms
-    }
-    if curves["A"] and curves[best]:
-        images, goal = curves["A"][-1]
-        reached = images_to_reach(curves[best], goal)
-        summary["images_to_match_ratio"] = reached and reached / images
-    return summary
-
-
-def images_to_reach(curve: list[tuple[float, float]], goal: float) -> float | None:
-    """Where a falling curve of (images, KID) first reaches `goal`, linear in the logarithms; None if never."""
-    for (before, high), (after, low) in itertools.pairwise(curve):
-        if curve[0][1] <= goal:
-            return curve[0][0]
-        if low <= goal < high:
-            share = math.log(high / goal) / math.log(high / max(low, 1e-9))
-            return before * (after / before) ** share
-    return None
 
 
 def parse() -> argparse.Namespace:

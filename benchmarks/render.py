@@ -14,116 +14,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, ROOT
+from common import RESULTS, ROOT, kid_cell, table
 from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
+from render_noise import render_noise
+from render_speed import render_data_loading, render_training
 from scaling import render_scaling
 
 FOLDERS = (ROOT / "model_card", ROOT / "docs")
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *(p for f in FOLDERS for p in sorted(f.glob("*.md")))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
-NAMES = {"peer": "`train_unconditional.py`", "cached": "ours, cached", "streaming": "ours, streaming"}
-
-
-def render_data_loading(result: dict) -> str:
-    """The table of `data_loading.json`, as Markdown."""
-    rows = {(r["contender"], r["workers"]): r for r in result["rows"] if r["kind"] == "epoch"}
-    ratios = {(r["ratio"], r["workers"]): r["value"] for r in result["rows"] if r["kind"] == "ratio"}
-    lines = [
-        "| data path | workers | epoch, s (least to most) | batch mean / max / min, ms | CPU s per 1,000 images "
-        "| CPU % | epoch time | CPU time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for (name, workers), row in sorted(rows.items(), key=lambda item: item[0][1]):
-        seconds, cpu, percent = row["seconds"], row["cpu_seconds_per_1000"], row["cpu_percent"]
-        batch = " / ".join(f"{row[f'batch_{kind}_ms']['median']:.2f}" for kind in ("mean", "max", "min"))
-        compared = [ratios.get((f"{name}_{key}", workers), 1) for key in ("epoch_time_ratio", "cpu_ratio")]
-        lines.append(
-            f"| {NAMES[name]} | {workers} | {seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f}) "
-            f"| {batch} | {cpu['median']:.4f} | {percent['median']:.0f} | {compared[0]:.3f}× | {compared[1]:.3f}× |"
-        )
-    return "\n".join([*lines, "", *_data_loading_notes(result)])
-
-
-def _data_loading_notes(result: dict) -> list[str]:
-    first = [r for r in result["rows"] if r["kind"] == "first epoch" and r["contender"] == "cached"]
-    stages = {r["stage"]: r for r in result["rows"] if r["kind"] == "profile"}
-    waits = [f"{r['fraction']:.2%} ({r['contender']})" for r in result["rows"] if r["kind"] == "data wait"]
-    built = first[0]["opening_seconds"] + first[0]["first_epoch_seconds"]
-    costs = ", ".join(
-        f"{stage} {row['microseconds_per_image']:.1f}"
-        for stage, row in stages.items()
-        if "microseconds_per_image" in row
-    )
-    lines = [
-        f"Building the cache and the first epoch from it take {built:.2f} s with {first[0]['workers']} workers; over "
-        f"the peer's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
-        + (f"Share of a training step spent waiting for data: {', '.join(waits)}. " if waits else "")
-        + f"In one thread an image costs, in µs: {costs}; the machine copies "
-        f"{stages['copy']['gigabytes_per_second']:.1f} GB/s.",
-        "",
-        f"{result['what']}; medians. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
-        f"Again: `{result['command']}`.",
-    ]
-    return lines
-
-
-TRAINING_NAMES = {
-    "peer": "`train_unconditional.py`",
-    "plain": "ours, computed as diffusers does",
-    "speed": "ours (the defaults)",
-    "memory": "ours, `--gradient_checkpointing`",
-    "blocks": "ours, `--gradient_checkpointing blocks`",
-    "patch": "ours, `--patch_sizes {patch_sizes}`",
-    "patch memory": "ours, both",
-}
-
-
-def render_training(result: dict) -> str:
-    """The table of `training.json`, as Markdown."""
-    rows = [row for row in result["rows"] if "kind" not in row]
-    peer = rows[0]
-    allocated = "cuda_allocated_bytes" if "cuda_allocated_bytes" in peer else "allocated_bytes"
-    memory = {"saved_activation_bytes": "activations, MB", allocated: "allocator peak, MB"}
-    if "cuda_reserved_bytes" in peer:
-        memory["cuda_reserved_bytes"] = "reserved, MB"
-    memory["peak_rss_bytes"] = "process, MB"
-    head = ["training step", "epoch, s (least to most)", *memory.values(), "GFLOP an image", "of the limit"]
-    head += ["epoch time", "activations", "allocator peak"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in rows:
-        seconds = row["epoch_seconds"]
-        ratios = [seconds["median"] / peer["epoch_seconds"]["median"]]
-        ratios += [row[key] / peer[key] for key in ("saved_activation_bytes", allocated)]
-        digits = 0 if seconds["median"] >= 100 else 2
-        epoch = "{median:.{0}f} ({min:.{0}f} to {max:.{0}f})".format(digits, **seconds)
-        name = TRAINING_NAMES[row["contender"].removesuffix(" half")].format(**row["flags"])
-        cells = [name + ", bf16" * row["contender"].endswith(" half"), epoch]
-        cells += [f"{row[key] / 1e6:.0f}" for key in memory]
-        cells += [f"{row['gflop_per_image']:.1f}", f"{row['share_of_limit']:.0%}", *(f"{r:.2f}×" for r in ratios)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_training_notes(result)])
-
-
-def _training_notes(result: dict) -> list[str]:
-    limits = [row for row in result["rows"] if row.get("kind") == "limit"]
-    rates = {row.get("precision", "no"): f"{row['convolution_gflops']:,.0f} GFLOP/s" for row in limits}
-    rate = " and in bf16 ".join(rates[name] for name in ("no", "bf16") if name in rates)
-    error = result["summary"].get("plan_relative_error")
-    return [
-        "Activations: what one forward pass keeps for its backward pass. The limit: the row's FLOPs at the best rate "
-        f"of a 3×3 convolution of this network here, {rate}. An epoch is all images once, on patches one "
-        "patch of each, the final phase on full images included in its share; full-size steps run in four passes "
-        "there, which is what lowers their activations: accumulating four batches of a quarter would do so as well."
-        + (
-            f" `anime-ddpm plan` is off the allocator's peak by at most {abs(error):.2%} (float32, without patches)."
-            if error is not None
-            else ""
-        ),
-        "",
-        f"{result['what']}; medians. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
-        f"Again: `{result['command']}`.",
-    ]
 
 
 DAMAGES = {"none": "none", "blur": "blur, σ {:g} px", "JPEG": "JPEG, quality {:g}", "noise": "noise, σ {:g} of 255"}
@@ -195,100 +95,11 @@ def render_evaluation_speed(result: dict) -> str:
     ])  # fmt: skip
 
 
-def render_noise(result: dict) -> str:
-    """The tables of `noise.json`, as Markdown."""
-    arms = [row for row in result["rows"] if row["kind"] == "arm"]
-    if not arms:
-        return "No arm is judged yet."
-    runs = {row["run"]: row for row in arms}
-    lines = [
-        "| run | noise | sampler | KID | FD | precision | recall | KID, of the peer's | FD, of the peer's |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in arms:
-        peer = runs.get(row["peer"])
-        ratios = [f"{row[key] / peer[key]:.2f}×" if peer else "" for key in ("kid", "fd")]
-        cells = [
-            row["run"],
-            row["what"],
-            row["sampler"],
-            f"{row['kid']:.3f} ± {row['kid_std']:.3f}",
-            f"{row['fd']:.1f}",
-        ]
-        cells += [f"{row['precision']:.3f}", f"{row['recall']:.3f}", *ratios]
-        lines.append(f"| {' | '.join(cells)} |")
-    floor, first = arms[0]["floor"], arms[0]
-    lines.append(
-        f"| | floor: {floor['n']:,} training images | | {_kid(floor)} | {floor['fd']:.1f} "
-        f"| {floor['precision']:.3f} | {floor['recall']:.3f} | | |"
-    )
-    lines += [
-        "",
-        f"{first['n']:,} images at seeds of their own against the {first['real']} split; KID and FD with "
-        f"{first['extractor']}. A run's number after the point is the seed of its training, 0 without one. The "
-        "sampler is the best of four by KID on other images:",
-        "",
-        *_table(["run", *first["choices"]], [[r["run"], *(_kid(c) for c in r["choices"].values())] for r in arms]),
-        "",
-        "σ that a run trains, quantiles:",
-        "",
-        *_table(
-            ["run", "5 %", "25 %", "50 %", "75 %", "95 %"],
-            [[row["run"], *(f"{value:.2f}" for value in row["sigma_quantiles"])] for row in arms],
-        ),
-        *_noise_curves(result["rows"]),
-        "",
-        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
-        f"Again: `{result['command']}`.",
-    ]
-    return "\n".join(lines)
-
-
-def _noise_curves(rows: list[dict]) -> list[str]:
-    """The tables of what was measured of some runs only."""
-    lines = []
-    for kind, title in {
-        "curve": "KID after so many images (relative length 0.1; A by its best sampler, the other in 10 steps):",
-        "lengths": "KID of averages of several relative lengths, at the end, drawn in 10 steps, spaced by octaves:",
-    }.items():
-        found = [row for row in rows if row["kind"] == kind]
-        places = sorted({row["at"] for row in found})
-        table = [
-            [run, *(next((_kid(r) for r in found if r["run"] == run and r["at"] == place), "") for place in places)]
-            for run in dict.fromkeys(row["run"] for row in found)
-        ]
-        if found:
-            lines += [
-                "",
-                f"{title} ({found[0]['n']:,} images)",
-                "",
-                *_table(["run", *(f"{p:,g}" for p in places)], table),
-            ]
-    if steps := [row for row in rows if row["kind"] == "steps"]:
-        body = [[row["run"], row["sampler"], _kid(row), f"{row['fd']:.1f}"] for row in steps]
-        lines += [
-            "",
-            f"Steps, of DPM-Solver++ unless another solver is named ({steps[0]['n']:,} images):",
-            "",
-            *_table(["run", "sampler", "KID", "FD"], body),
-        ]
-    return lines
-
-
-def _kid(row: dict) -> str:
-    return f"{row['kid']:.3f} ± {row['kid_std']:.3f}"
-
-
-def _table(head: list[str], body: list[list[str]]) -> list[str]:
-    rows = [f"| {' | '.join(cells)} |" for cells in (head, *body)]
-    return [rows[0], "|---" * len(head) + "|", *rows[1:]]
-
-
 def render_sampling(result: dict) -> str:
     """The table of `sampling.json`, as Markdown."""
     body = []
     for row in (row for row in result["rows"] if row["kind"] != "backend"):
-        judged = [_kid(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
+        judged = [kid_cell(row), f"{row['fd']:.1f}"] if "kid" in row else ["", ""]
         timed = [f"{row['seconds'][kind]['median']:.3g}" for kind in ("one", "batch")] if "seconds" in row else ["", ""]
         body.append([row["name"], *judged, *timed])
     judged = [row for row in result["rows"] if "kid" in row]
@@ -299,7 +110,7 @@ def render_sampling(result: dict) -> str:
     if any("seconds" in row for row in result["rows"]):
         note += " Times are medians; of more than 50 steps, 50 were timed."
     return "\n".join([
-        *_table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
+        *table(["sampler", "KID", "FD", "s, one image", "s an image, in batches"], body),
         "",
         *_backends([row for row in result["rows"] if row["kind"] == "backend"]),
         f"{result['what']}.{note} {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
@@ -319,7 +130,7 @@ def _backends(rows: list[dict]) -> list[str]:
         for row in rows
     ]
     head = ["one call of the network by", "images", "ms an image", "largest difference from eager"]
-    return [*_table(head, body), ""] if rows else []
+    return [*table(head, body), ""] if rows else []
 
 
 def render_demo(result: dict) -> str:
@@ -342,7 +153,7 @@ def render_demo(result: dict) -> str:
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}, gradio "
         f"{result['versions']['gradio']}; {result['date']}. Again: `{result['command']}`."
     )
-    return "\n".join([*_table(["faces", "from click to first preview", "to final pictures"], body), "", text, "", note])
+    return "\n".join([*table(["faces", "from click to first preview", "to final pictures"], body), "", text, "", note])
 
 
 def render_faults(result: dict) -> str:
@@ -350,7 +161,7 @@ def render_faults(result: dict) -> str:
     body = [[row["fault"], str(row["tried"]), str(row["survived"]), row["sees"]] for row in result["rows"]]
     total = ["together", *(str(result["summary"][key]) for key in ("tried", "survived")), ""]
     return "\n".join([
-        *_table(["what happens", "tried", "survived", "what you see, for example"], [*body, total]),
+        *table(["what happens", "tried", "survived", "what you see, for example"], [*body, total]),
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
@@ -368,7 +179,7 @@ def render_calibration(result: dict) -> str:
     body.append(["SSIM is a half", *(f"{np.interp(0.5, data['ssim'], data['logsnr']) / -2:.2f}" for data in sets)])
     counts = " and ".join(f"{data['images']['n']:,} of {name}" for data, name in zip(sets, names, strict=True))
     return "\n".join([
-        *_table(["log σ at which noise is as strong as", *names], body),
+        *table(["log σ at which noise is as strong as", *names], body),
         "",
         f"Images: {counts}, {result['images']['split']} split, at {result['images']['resolution']} pixels; noise of "
         f"seed {result['seed']}.",
@@ -394,7 +205,7 @@ def render_quality(result: dict) -> str:
                 f"{row['images']:,}",
                 f"{row['device']}, {row['trained_in']}",
                 row["sampler"],
-                f"{_kid(row)} ({', '.join(f'{kid:.3f}' for kid in row['kid_seeds'])})",
+                f"{kid_cell(row)} ({', '.join(f'{kid:.3f}' for kid in row['kid_seeds'])})",
                 f"{row['fd']:.1f}",
                 *(f"{row['lpips'][name]:.3f}" for name in LPIPS if kind == "images"),
             ]
@@ -409,7 +220,7 @@ def render_quality(result: dict) -> str:
             "FD",
             *(LPIPS.values() if kind == "images" else ()),
         ]
-        lines += [*_table(head, body), ""]
+        lines += [*table(head, body), ""]
     first = next(row for row in result["rows"] if row["kind"] == "images")
     floor = first["floor"]
     return "\n".join([

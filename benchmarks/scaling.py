@@ -60,20 +60,21 @@ def serve(settings: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    import train_anime_ddpm as recipe
     from pipeline_anime_ddpm.data import Batch
+    from pipeline_anime_ddpm.recipe.run import build_denoiser, build_run
     from pipeline_anime_ddpm.recipe.schedule import RunSchedule
     from pipeline_anime_ddpm.training.config import TrainingConfig
+    from pipeline_anime_ddpm.training.hardware import build_accelerator
+    from train_anime_ddpm import train_step
 
     config = TrainingConfig(
         model_config_name_or_path=settings.model, resolution=settings.resolution, train_batch_size=settings.batch,
         max_train_steps=10_000, report_to="none", output_dir=f"{settings.worker}.run",
     )  # fmt: skip
-    accelerator = recipe.build_accelerator(config, "no")
+    accelerator = build_accelerator(config, "no")
     torch.set_num_threads(settings.threads)
-    unet, noise = recipe.build_model(config)
     schedule, data = RunSchedule.plan(config, None, accelerator.num_processes), types.SimpleNamespace(facts={})
-    run = recipe.build_run(config, accelerator, unet, noise, None, schedule, data, None)
+    run = build_run(config, accelerator, build_denoiser(config), schedule, data)
     images = torch.randint(0, 256, (settings.batch, 3, settings.resolution, settings.resolution), dtype=torch.uint8)
 
     def timed(what: Callable[[], object]) -> float:
@@ -87,10 +88,10 @@ def serve(settings: argparse.Namespace) -> None:
     for number in range(settings.warm_up + settings.steps):
         for name, model in (("step", shared), ("compute", run.unet)):
             run.model = model
-            seconds = timed(lambda: recipe.train_step(run, Batch(images)))
+            seconds = timed(lambda: train_step(run, Batch(images)))
             if number >= settings.warm_up:
                 times[name].append(seconds)
-    gradients = sum(p.numel() * p.element_size() for p in unet.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in run.unet.parameters())
     for size in sizes(gradients) if accelerator.num_processes > 1 else []:
         buffer = torch.ones(size // 4)
         times["reduce"][size] = [timed(lambda b=buffer: dist.all_reduce(b)) for _ in range(settings.reductions)]

@@ -21,12 +21,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import FACES, RESULTS, ROOT, drawn_faces, gpu_name, spread, write_result
+from common import FACES, RESULTS, ROOT, drawn_faces, gpu_name, write_result
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from render import render_training
+from render_speed import render_training
 from torch.utils.flop_counter import FlopCounterMode
+from training_contenders import HALF, OURS, flags_of, names, precision_of
+from training_results import NOTES, rows_of, summary_of
 
 PACKAGES = ["torch", "diffusers", "accelerate", "numpy"]
 NETWORK = {  # the benchmark's own: four levels, attention at the lowest
@@ -36,38 +38,8 @@ NETWORK = {  # the benchmark's own: four levels, attention at the lowest
     "attention_head_dim": 32,
 }
 
-PATCHES = {"patch_sizes": "quarter, half and full side"}
-
-# Flags of each contender of ours. `plain` is computed as stock diffusers does, `speed` as ours does by default.
-OURS = {
-    "plain": {"fold_upsampling": False},
-    "speed": {},
-    "memory": {"gradient_checkpointing": "selective"},
-    "blocks": {"gradient_checkpointing": "blocks"},
-    "patch": PATCHES,
-    "patch memory": {**PATCHES, "gradient_checkpointing": "selective"},
-}
-HALF = " half"  # ends the name of what is the same in bf16, which CPUs that have no instructions for it are left out of
-
 
 NEEDED = ("peer", "plain", "speed", "memory", "patch")  # for the summary
-
-
-def names() -> list[str]:
-    """Of all contenders that this machine can time."""
-    every = ["peer", *OURS]
-    return every + [name + HALF for name in every if name not in ("plain", "blocks")] * torch.cuda.is_available()
-
-
-def precision_of(name: str) -> str:
-    return "bf16" if name.endswith(HALF) else "no"
-
-
-def flags_of(name: str, settings: argparse.Namespace) -> dict:
-    """The flags of a contender, with its patch sides in pixels."""
-    flags, full = OURS.get(name.removesuffix(HALF), {}), settings.resolution
-    flags = {**flags, "patch_sizes": f"{full // 4},{full // 2},{full}"} if "patch_sizes" in flags else flags
-    return {**flags, "mixed_precision": precision_of(name)} if name.endswith(HALF) else flags
 
 
 class Peer:
@@ -112,26 +84,27 @@ class Ours:
 
     def __init__(self, name: str, settings: argparse.Namespace, images: torch.Tensor, folder: str):
         sys.path.insert(0, str(ROOT))
-        import train_anime_ddpm as recipe
         from pipeline_anime_ddpm.data import Batch, open_data
+        from pipeline_anime_ddpm.recipe.run import build_denoiser, build_run
         from pipeline_anime_ddpm.recipe.schedule import RunSchedule
         from pipeline_anime_ddpm.training.config import TrainingConfig
+        from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine
+        from train_anime_ddpm import train_step
 
         config = TrainingConfig(
             dataset_name=settings.data, cache_dir=f"{settings.folder}/cache", output_dir=folder, report_to="none",
             model_config_name_or_path=f"{settings.folder}/unet", resolution=settings.resolution, random_flip=True,
             train_batch_size=settings.batch, max_train_steps=10_000, **flags_of(name, settings),
         )  # fmt: skip
-        accelerator = recipe.build_accelerator(config, precision_of(name))
-        recipe.check_machine(config, accelerator.device)
-        unet, noise = recipe.build_model(config)
-        patches = recipe.build_patches(config, unet)
+        accelerator = build_accelerator(config, precision_of(name))
+        check_machine(config, accelerator.device)
+        denoiser = build_denoiser(config)
         data = open_data(config, settings.resolution, show_progress=False)
         schedule = RunSchedule.plan(config, data.num_images, 1)
-        self.run = recipe.build_run(config, accelerator, unet, noise, patches, schedule, data, None)
+        self.run = build_run(config, accelerator, denoiser, schedule, data)
         self.run.unet.train()
-        self.unet, self.images, self.train_step = self.run.unet, Batch(images), recipe.train_step
-        self.sides = shares(patches) if patches else {settings.resolution: 1.0}
+        self.unet, self.images, self.train_step = self.run.unet, Batch(images), train_step
+        self.sides = shares(denoiser.patches) if denoiser.patches else {settings.resolution: 1.0}
 
     def step(self, side: int) -> None:
         if self.run.patches is not None:
@@ -286,60 +259,6 @@ def planned(name: str, settings: argparse.Namespace) -> int:
         recomputation=flags.get("gradient_checkpointing"), fold_upsampling=flags.get("fold_upsampling", True),
     )  # fmt: skip
     return cost.peak_bytes
-
-
-def rows_of(results: dict[str, dict], settings: argparse.Namespace, rates: dict[str, float]) -> list[dict]:
-    """One row a contender: epoch time, memory, FLOPs, and how near the machine's limit it comes."""
-    rows, steps = [], settings.epoch_images / settings.batch
-    for name, result in results.items():
-        sides = {int(side): share for side, share in result["sides"].items()}
-        epochs = [steps * sum(share * one[side] for side, share in sides.items()) for one in result["rounds"]]
-        flops = sum(share * result["flops"][side] for side, share in sides.items()) / settings.batch
-        seconds = spread(epochs)
-        row = {
-            "contender": name, "flags": flags_of(name, settings), "epoch_seconds": seconds,
-            "images_per_second": settings.epoch_images / seconds["median"],
-            "step_seconds": {side: spread([one[side] for one in result["rounds"]]) for side in sides},
-            "step_shares": sides, "gflop_per_image": flops / 1e9,
-            "limit_images_per_second": rates[precision_of(name)] / flops,
-        }  # fmt: skip
-        row["share_of_limit"] = row["images_per_second"] / row["limit_images_per_second"]
-        rows.append(row | {key: value for key, value in result.items() if key.endswith("_bytes")})
-    return rows
-
-
-def summary_of(rows: list[dict], plans: dict[str, int]) -> dict[str, float]:
-    """Ours ÷ peer, from medians; `plan_relative_error` is the largest over the settings planned."""
-    row = {r["contender"]: r for r in rows}
-    peer = row["peer"]
-
-    def ratio(name: str, key: str) -> float:
-        return row[name][key] / peer[key]
-
-    summary = {
-        "speed_setting_speed_ratio": ratio("speed", "images_per_second"),
-        "speed_setting_activation_ratio": ratio("speed", "saved_activation_bytes"),
-        "memory_setting_activation_ratio": ratio("memory", "saved_activation_bytes"),
-        "memory_setting_speed_ratio": ratio("memory", "images_per_second"),
-        "patch_activation_ratio": ratio("patch", "saved_activation_bytes"),
-        "patch_epoch_time_ratio": row["patch"]["epoch_seconds"]["median"] / peer["epoch_seconds"]["median"],
-    }
-    if plans:
-        errors = {name: plan / row[name]["allocated_bytes"] - 1 for name, plan in plans.items()}
-        summary["plan_relative_error"] = max(errors.values(), key=abs)
-    return summary
-
-
-NOTES = [
-    "Epoch: all images once, as median step times the number of steps; on patches the steps of each side are weighted "
-    "by their share of a run (step_shares), the final phase on full images included, and an image gives one patch.",
-    "saved_activation_bytes: the most that one forward pass keeps for its backward pass (saved-tensor hooks, each "
-    "storage once, parameters apart). allocated_bytes: peak of what PyTorch's CPU allocator has given out during a "
-    "step, weights and optimiser included. peak_rss_bytes: the most the process has held until the timed rounds ended.",
-    "limit: FLOPs of a step on its images (recomputation included) at the best rate that a 3x3 convolution of the "
-    "network's widths reaches here, forward and backward.",
-    "All have an EMA; data loading is left out (benchmarks/data_loading.py measures it).",
-]
 
 
 def write_images(settings: argparse.Namespace) -> None:

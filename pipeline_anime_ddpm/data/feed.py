@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,3 +97,43 @@ def threads_for(processes: int) -> int:
     """Threads that each of `processes` of one rank may use: its share of the machine's cores."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, (psutil.cpu_count(logical=False) or 1) // (ranks_here * processes))
+
+
+@contextlib.contextmanager
+def prefetched(items: Iterator) -> Iterator[Iterator]:
+    """Draws the next of `items` in a thread while the current one is in use."""
+    ready: queue.Queue = queue.Queue(maxsize=1)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((kind, value), timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # goes on in the thread that waits for the item
+            put("error", error)
+
+    def taken() -> Iterator:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stop.set()
+        thread.join(timeout=5)

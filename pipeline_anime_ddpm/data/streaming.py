@@ -3,15 +3,13 @@
 The data set is dealt to `ranks x workers` readers. In every epoch the units (files, row groups) are put in a new
 order; laid end to end they are cut into equal parts, one for each reader. A reader takes its images in blocks of
 `shuffle_buffer_size`, decodes a block in threads while the one before is being served, and mixes it. All of this
-follows from (seed, epoch, reader, block), so that the place of a reader is five numbers, and they are its whole state.
+follows from (seed, epoch, reader, block), so that the place of a reader is five numbers, and they are its whole state. That is
+why it is our own: after a resume `datasets` fills its shuffle buffer anew, and some images come twice or not at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..common.errors import UserError
-from .feed import Batch, Feed, FeedPlan, leave_stopping_to_main, threads_for
+from .feed import Batch, Feed, FeedPlan, leave_stopping_to_main, prefetched, threads_for
 from .reading import Decoder, SkipLog, Skipped, crop, read_unit
 from .units import EncodedImage, Source
 
@@ -239,46 +237,6 @@ class Reader(IterableDataset):
 
 def _stacked(images: list[np.ndarray], labels: list[tuple[int, ...] | None]) -> Batch:
     return Batch(torch.from_numpy(np.stack(images)), None if labels[0] is None else torch.tensor(labels))
-
-
-@contextlib.contextmanager
-def prefetched(items: Iterator) -> Iterator[Iterator]:
-    """Draws the next of `items` in a thread while the current one is in use."""
-    ready: queue.Queue = queue.Queue(maxsize=1)
-    stop = threading.Event()
-
-    def put(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((kind, value), timeout=0.1)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # goes on in the thread that waits for the item
-            put("error", error)
-
-    def taken() -> Iterator:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stop.set()
-        thread.join(timeout=5)
 
 
 class StreamFeed(Feed):

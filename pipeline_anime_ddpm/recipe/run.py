@@ -192,30 +192,30 @@ def build_run(
         num_training_steps=schedule.total_steps,
     )
     model, prepared_optimizer = accelerator.prepare(unet, optimizer)
-    state = TrainingState(
-        unet=unet,
-        scheduler=scheduler,
-        averages=build_averages(config, unet),
-        optimizer=prepared_optimizer,
+    state = initial_state(config, accelerator, denoiser, prepared_optimizer, lr_scheduler, schedule, data)
+    patches = denoiser.patches
+    return Run(config, accelerator, model, unet, scheduler, patches, state, schedule, data, labels, teacher, judge, hub)
+
+
+def initial_state(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    denoiser: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+    schedule: RunSchedule,
+    data: CachedData | StreamedData,
+) -> TrainingState:
+    """What a checkpoint keeps, as it is before the first step."""
+    return TrainingState(
+        unet=denoiser.unet,
+        scheduler=denoiser.scheduler,
+        averages=build_averages(config, denoiser.unet),
+        optimizer=optimizer,
         lr_scheduler=lr_scheduler,
         scaler=accelerator.scaler,
-        meter=LossMeter(scheduler.config.num_train_timesteps, accelerator.device),
+        meter=LossMeter(denoiser.scheduler.config.num_train_timesteps, accelerator.device),
         data=data.facts,
         images_per_step=schedule.images_per_step,
         numerics=Numerics(config.max_nonfinite_steps),
-    )
-    return Run(
-        config,
-        accelerator,
-        model,
-        unet,
-        scheduler,
-        denoiser.patches,
-        state,
-        schedule,
-        data,
-        labels,
-        teacher,
-        judge,
-        hub,
     )

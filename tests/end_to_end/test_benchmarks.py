@@ -221,7 +221,7 @@ def test_arms_are_trained_with_the_noise_that_they_say(noise_arms):
     ],
 )
 def test_images_to_reach(curve, goal, images, render):
-    from noise import images_to_reach
+    from noise_results import images_to_reach
 
     assert images_to_reach(curve, goal) == pytest.approx(images)
 
@@ -236,7 +236,7 @@ def test_images_to_reach(curve, goal, images, render):
     ],
 )
 def test_the_winner_is_told_by_the_spread_of_kid_and_then_by_fd(found, best, render):
-    from noise import winner
+    from noise_results import winner
 
     rows = [
         {"kind": "arm", "run": arm, "arm": arm, "seed": 0, "kid": kid, "kid_std": spread, "fd": fd}

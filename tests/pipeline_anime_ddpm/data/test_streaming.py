@@ -195,7 +195,7 @@ def test_workers_leave_it_to_the_main_process_to_stop(tmp_path):
     """Ctrl-C and a scheduler's SIGTERM reach all processes."""
     undisturbed = [ids(b) for b in stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))]
     feed = stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))
-    seen = [ids(next(feed))]
+    seen = [ids(next(feed)), ids(next(feed))]  # one of each worker: both are up
     workers = psutil.Process().children()
     for worker in workers:
         worker.send_signal(signal.SIGINT)
