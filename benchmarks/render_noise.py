@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from common import kid_cell, table
+
 
 def render_noise(result: dict) -> str:
     """The tables of `noise.json`, as Markdown."""
@@ -61,7 +63,7 @@ def _noise_curves(rows: list[dict]) -> list[str]:
     }.items():
         found = [row for row in rows if row["kind"] == kind]
         places = sorted({row["at"] for row in found})
-        table = [
+        cells = [
             [run, *(next((kid_cell(r) for r in found if r["run"] == run and r["at"] == place), "") for place in places)]
             for run in dict.fromkeys(row["run"] for row in found)
         ]
@@ -70,7 +72,7 @@ def _noise_curves(rows: list[dict]) -> list[str]:
                 "",
                 f"{title} ({found[0]['n']:,} images)",
                 "",
-                *table(["run", *(f"{p:,g}" for p in places)], table),
+                *table(["run", *(f"{p:,g}" for p in places)], cells),
             ]
     if steps := [row for row in rows if row["kind"] == "steps"]:
         body = [[row["run"], row["sampler"], kid_cell(row), f"{row['fd']:.1f}"] for row in steps]

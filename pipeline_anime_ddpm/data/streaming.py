@@ -3,8 +3,8 @@
 The data set is dealt to `ranks x workers` readers. In every epoch the units (files, row groups) are put in a new
 order; laid end to end they are cut into equal parts, one for each reader. A reader takes its images in blocks of
 `shuffle_buffer_size`, decodes a block in threads while the one before is being served, and mixes it. All of this
-follows from (seed, epoch, reader, block), so that the place of a reader is five numbers, and they are its whole state. That is
-why it is our own: after a resume `datasets` fills its shuffle buffer anew, and some images come twice or not at all.
+follows from (seed, epoch, reader, block), so that the place of a reader is five numbers, and they are its whole state.
+That is why it is our own: after a resume, `datasets` fills its shuffle buffer anew.
 """
 
 from __future__ import annotations
