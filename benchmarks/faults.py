@@ -27,16 +27,9 @@ from render import render_faults
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from fault_asserts import assert_each_image_once, assert_same
 from fault_kinds import FAULTS, Fault
-from fault_runs import (
-    SETTINGS,
-    STEPS,
-    Course,
-    assert_each_image_once,
-    assert_same,
-    make_courses,
-    started_server,
-)
+from fault_runs import SETTINGS, STEPS, Course, make_courses, started_server
 
 PACKAGES = ["torch", "accelerate", "datasets", "huggingface-hub", "wandb"]
 GOES_ON = ("Resuming from", f"{STEPS * SETTINGS['train_batch_size']} images to go")

@@ -5,8 +5,9 @@ import re
 import signal
 
 import pytest
+from fault_asserts import assert_each_image_once, assert_same
 from fault_kinds import FAULTS, Fault
-from fault_runs import Strike, assert_each_image_once, assert_same, make_courses, started_server
+from fault_runs import Strike, make_courses, started_server
 from recipe_runs import ROOT
 
 

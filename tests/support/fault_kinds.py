@@ -3,40 +3,25 @@
 
 Each takes a course and a source of chance, lets it happen, makes sure that the user is told what to do, and returns
 what the user sees. Whoever calls it then gives the same command again and compares the result with a run that nothing
-has befallen (`fault_runs.assert_same`).
+has befallen (`fault_asserts.assert_same`).
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import psutil
-from fault_runs import BROKEN_AT, STEPS, VIT, Attempt, Course, Strike, noted, numbered_png, start
+from fault_images import numbered_png
+from fault_runs import BROKEN_AT, STEPS, VIT, Attempt, Course, Strike, noted, start
+from fault_tools import PAGE, backwards, briefly, flipped, small_disk, truncated, unreadable
 from tracker_server import TrackerServer
-
-PAGE = 4096
-_now, _sleep = time.time(), time.sleep
-
-
-def briefly(seconds: float) -> None:
-    """In place of `time.sleep`: a Hub that has gone is asked again at once, by us and by its own client."""
-    _sleep(min(seconds, 0.01))
-
-
-def backwards() -> float:
-    """In place of `time.time`: a clock that goes back by a minute each time that somebody looks at it."""
-    global _now
-    _now -= 60
-    return _now
 
 
 @dataclass(frozen=True)
@@ -208,29 +193,6 @@ def disk_full_while_caching(course: Course, random: Random) -> str:
     return attempt.line("error: ")
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, pages: int) -> Iterator[bool]:
-    """`folder` on a disk with so many pages of room, then on the old one again; False where nobody may mount one."""
-    aside = folder.with_name(f"{folder.name} aside")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    folder.rename(aside)
-    folder.mkdir()
-    small = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
-    try:
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        if small:
-            free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-            (folder / "ballast").write_bytes(bytes(free - (pages + 1) * PAGE))
-        yield small
-        shutil.rmtree(aside)
-        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns("ballast"))
-    finally:
-        if small:
-            subprocess.run(["umount", str(folder)], check=True)
-        shutil.rmtree(folder)
-        aside.rename(folder)
-
-
 def damaged(how: Callable[[Path, Random], None]) -> Callable[[Course, Random], str]:
     """A file of the newest checkpoint is spoilt; the one before is taken."""
 
@@ -244,21 +206,6 @@ def damaged(how: Callable[[Path, Random], None]) -> Callable[[Course, Random], s
         return attempt.line("WARNING: ")
 
     return strike
-
-
-def unreadable(file: Path, random: Random) -> None:
-    file.unlink()
-    file.mkdir()  # may be opened by nobody, not even by root
-
-
-def truncated(file: Path, random: Random) -> None:
-    os.truncate(file, random.randrange(file.stat().st_size))
-
-
-def flipped(file: Path, random: Random) -> None:
-    content = bytearray(file.read_bytes())
-    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    file.write_bytes(content)
 
 
 def clock_backwards(course: Course, random: Random) -> str:

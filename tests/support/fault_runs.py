@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import errno
 import importlib
-import io
 import itertools
 import json
 import multiprocessing
@@ -26,18 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
-from PIL import Image
 
 HERE = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 sys.path[:0] = HERE
 
 from evaluation_data import save_tiny_vit  # noqa: E402
+from fault_images import IMAGES, numbered_png, put_on_hub  # noqa: E402
 from hub_server import HubServer  # noqa: E402
-from recipe_runs import assert_same_bits, environment, final_state, flags, rank_environment  # noqa: E402
+from recipe_runs import environment, flags, rank_environment  # noqa: E402
 
 from pipeline_anime_ddpm.training.objective import diffusion_loss  # noqa: E402
 
@@ -49,7 +45,7 @@ NETWORK = {  # with dropout, for which randomness must come back too
     "_class_name": "UNet2DModel", "sample_size": 16, "layers_per_block": 1, "block_out_channels": [8, 16],
     "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "dropout": 0.1,
 }  # fmt: skip
-IMAGES, BATCH, STEPS = 20, 4, 12
+BATCH, STEPS = 4, 12
 BROKEN_AT = (4, 5)
 VIT = "tiny-vit"  # what evaluations look with
 SETTINGS = {
@@ -251,27 +247,6 @@ class Course:
             return [row["loss"] for row in csv.DictReader(file)]
 
 
-def assert_same(course: Course, whole: Course) -> None:
-    """Every bit of weights, averages and optimiser; the images of every step; the losses; what was not finite; what it
-    measured of itself, and the pipeline that it kept for that; the names of all files."""
-    assert_same_bits(final_state(whole.output), final_state(course.output))
-    assert course.ids() == whole.ids() and sorted(whole.ids()) == list(range(STEPS))
-    assert course.losses() == whole.losses() and course.events() == whole.events()
-    assert course.evaluations() == whole.evaluations()
-    for best in whole.output.glob("best/unet/*.safetensors"):
-        assert (course.output / best.relative_to(whole.output)).read_bytes() == best.read_bytes()
-    assert course.files() == whole.files(), course.files() ^ whole.files()
-
-
-def assert_each_image_once(whole: Course) -> None:
-    """In every epoch that is complete. Workers that stream begin theirs at different times: see test_streaming."""
-    if "dataloader_num_workers" in whole.settings:
-        return
-    order = [image for _, ids in sorted(whole.ids().items()) for image in ids]
-    for epoch in range(STEPS * BATCH // IMAGES):
-        assert sorted(order[epoch * IMAGES : (epoch + 1) * IMAGES]) == list(range(IMAGES))
-
-
 def start(command: str | None, arguments: list[str], folder: Path, strike: Strike | None = None, environment=None,
           patches=None) -> Attempt:  # fmt: skip
     """A process that trains, or that runs a `command` of `anime-ddpm`; its log lies in `folder`."""
@@ -313,26 +288,6 @@ def broken_loss(run, part):
     """In place of the recipe's: no number in two steps."""
     loss, error = diffusion_loss(run.model, run.scheduler, part)
     return loss * float("nan" if run.state.step in BROKEN_AT else 1), error
-
-
-def put_on_hub(hub: HubServer, folder: Path) -> dict:
-    """The same pictures as a data set of the Hub, in three files; the settings that stream it."""
-    files = {}
-    for part, numbers in enumerate((range(0, 9), range(9, 13), range(13, IMAGES))):
-        table = pyarrow.table({"image": [{"bytes": numbered_png(n), "path": f"{n}.png"} for n in numbers]})
-        name = f"data/train-{part:05d}-of-00003.parquet"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, folder / name, row_group_size=4)
-        files[name] = folder / name
-    hub.add_dataset("me/numbers", files)
-    return {"dataset_name": "me/numbers", "streaming": True, "shuffle_buffer_size": 5}
-
-
-def numbered_png(number: int) -> bytes:
-    """A 16 x 16 picture that shows its number in the red channel."""
-    file = io.BytesIO()
-    Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(file, "PNG")
-    return file.getvalue()
 
 
 def server() -> multiprocessing.context.BaseContext:

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from demo_page import served
+from endpoint_parts import saved_picture
+from gradio_client import Client
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
+from pipeline_anime_ddpm.demo import handlers as demo_handlers
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,18 @@ def slow(page):
     page.model.pause = 0.05
     yield page
     page.model.pause = 0.0
+
+
+@pytest.fixture(scope="module")
+def client(page):
+    return Client(page.url, verbose=False)
+
+
+@pytest.fixture
+def handlers(page):
+    return demo_handlers.Handlers(page.model)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return saved_picture(tmp_path / "picture.png")

@@ -9,10 +9,10 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-from pipeline_anime_ddpm.runs.averages import (WeightAverage, gamma_of_sigma_rel, power_decay, warmup_decay)
-from pipeline_anime_ddpm.runs.snapshots import (drop_snapshots_after, list_snapshots, save_snapshot)
-from pipeline_anime_ddpm.runs.posthoc import (profile_product, reconstruct, solve_weights)
 from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.runs.averages import WeightAverage, gamma_of_sigma_rel, power_decay, warmup_decay
+from pipeline_anime_ddpm.runs.posthoc import profile_product, reconstruct, solve_weights
+from pipeline_anime_ddpm.runs.snapshots import drop_snapshots_after, list_snapshots, save_snapshot
 
 STEPS, EVERY, BATCH = 640, 20, 4
 STORED, TRACKED = (0.05, 0.10), (0.07, 0.20)

@@ -3,10 +3,10 @@
 import pytest
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.runs.folder import asked_before, check_output_dir, claim_output_dir, export_pipeline
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
+from pipeline_anime_ddpm.training.config import TrainingConfig
 
 
 def config(folder, **settings):

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from pipeline_anime_ddpm.runs import numerics as numerics_module
-from pipeline_anime_ddpm.runs.averages import (WeightAverage, power_decay)
 from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.runs import numerics as numerics_module
+from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
 from pipeline_anime_ddpm.runs.numerics import (
     ENOUGH,
     EVENTS_NAME,

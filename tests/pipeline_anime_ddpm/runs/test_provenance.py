@@ -6,8 +6,8 @@ import pytest
 from accelerate import Accelerator
 
 from pipeline_anime_ddpm.runs import provenance
-from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.runs.provenance import read_provenance, write_provenance
+from pipeline_anime_ddpm.training.config import TrainingConfig
 
 
 @pytest.fixture

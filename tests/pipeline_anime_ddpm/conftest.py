@@ -1,0 +1,14 @@
+"""What the tests of data and of training share."""
+
+import pytest
+
+
+@pytest.fixture
+def make_set(tmp_path):
+    def make(write):
+        (tmp_path / "set").mkdir()
+        (tmp_path / "run").mkdir(exist_ok=True)
+        write(tmp_path / "set")
+        return tmp_path
+
+    return make
