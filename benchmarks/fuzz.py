@@ -6,7 +6,7 @@
 
 A target reads bytes and may refuse them in the one way that is documented; whatever else it raises is a finding, is
 written to `<corpus>/<target>/findings/` with its traceback, and the fuzzing goes on. What is kept of it,
-`tests/corpus/<target>/`, is replayed by `tests/test_corpus.py`.
+`tests/corpus/<target>/`, is replayed by `tests/end_to_end/test_corpus.py`.
 """
 
 from __future__ import annotations

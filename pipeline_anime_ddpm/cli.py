@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import __version__
 
@@ -46,7 +47,7 @@ def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (purpose, location) in COMMANDS.items():
         # those with all flags of a training read them themselves: without a prefix, nothing looks like a flag
-        takes_all = {"prefix_chars": "\0", "add_help": False} if name in ("train", "plan") else {}
+        takes_all: dict[str, Any] = {"prefix_chars": "\0", "add_help": False} if name in ("train", "plan") else {}
         command = commands.add_parser(name, help=purpose, **takes_all)
         if name == chosen:
             module, _, function = location.partition(":")

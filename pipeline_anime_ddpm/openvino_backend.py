@@ -49,7 +49,8 @@ class Compiled:
     """Stands in for the `forward` of a network, which it compiles once for each shape of its inputs."""
 
     def __init__(self, unet: UNet2DModel):
-        self.plain, self.calls = Plain(unet), {}
+        self.plain = Plain(unet)
+        self.calls: dict[tuple[tuple[int, ...], ...], Call] = {}
 
     def __call__(
         self,

@@ -111,7 +111,7 @@ def coordinate_grid(
 
 
 def call_network(
-    network: torch.nn.Module,
+    network: Callable[..., Any],
     sample: torch.Tensor,
     t: torch.Tensor,
     grid: torch.Tensor | None = None,
@@ -414,7 +414,7 @@ def to_mode(image: Image.Image, mode: str, name: str = "image") -> Image.Image:
         image = Image.fromarray((grey if in_bytes else grey >> 8).clip(0, 255).astype(np.uint8))
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
-        is_partial = name == "mask_image" and image.getextrema()[-1][0] < 255
+        is_partial = name == "mask_image" and np.asarray(image)[..., 3].min() < 255
         _refuse(is_partial, "`mask_image` is transparent in places: paint it all, white and black.")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
@@ -430,7 +430,7 @@ def _channels_first(image: Any, name: str, shape: tuple[int, int, int]) -> Any:
     if isinstance(image, Image.Image):
         no_form = f"`{name}`: a PIL image has no {channels} channels; give a tensor `(B, {channels}, H, W)`."
         _refuse(channels not in PIL_MODES, no_form)
-        image = ImageOps.fit(to_mode(image, PIL_MODES[channels], name), (width, height), Image.LANCZOS)
+        image = ImageOps.fit(to_mode(image, PIL_MODES[channels], name), (width, height), Image.Resampling.LANCZOS)
         image = np.asarray(image).reshape(height, width, channels)
     if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
         image = image[..., None] if channels == 1 and image.shape[-1:] != (1,) else image
@@ -724,7 +724,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         jumps = jump_n_sample or (JUMPS if mask is not None and traits_of(self.scheduler).can_repeat else 1)
         plan = _Plan(
             condition, generator, eta, output_type, given, mask, strength, inversion, jumps, guidance_window,
-            tuple(guidance_interval), callback_on_step_end, names, return_trajectory,
+            (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory,
         )  # fmt: skip
         latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
         latents = self._begin(plan, latents, num_inference_steps, timesteps)
@@ -834,8 +834,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         images = images if mask is None else torch.where(mask, images, given)
         if output_type == "pt":
             return images
-        images = images.permute(0, 2, 3, 1).cpu().numpy()
-        return self.numpy_to_pil(images) if output_type == "pil" else images
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
 
     # Preparing a call.
 
@@ -1099,21 +1099,21 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         self._check_interpolation(num_frames, batch_size, generator, image, output_type, condition, kwargs)
         sources = self._check_ends(generator, image)
         self._check_deterministic(kwargs)
-        if image is None:
-            ends = [self.prepare_latents(1, one, self._execution_device) for one in sources]
+        if isinstance(sources, torch.Tensor):
+            first, last = self._invert(sources, steps, timesteps, condition).split(1)
         else:
-            ends = self._invert(sources, steps, timesteps, condition).split(1)
+            first, last = (self.prepare_latents(1, one, self._execution_device) for one in sources)
         shares = torch.linspace(0, 1, num_frames).tolist()
-        noise = torch.cat([slerp(*ends, share) for share in shares])
+        noise = torch.cat([slerp(first, last, share) for share in shares])
         parts, condition = [], condition.between(shares)
         for start in range(0, num_frames, batch_size):
             part = noise[start : start + batch_size]
             kwargs["labels"] = condition.part(start, start + batch_size)
-            parts.append(self(len(part), latents=part, output_type="latent", **kwargs).images)
+            parts.append(self(len(part), latents=part, output_type="latent", return_dict=False, **kwargs)[0])
             if self.interrupt:
                 break
         frames = torch.cat(parts)
-        if image is not None and not self.interrupt:  # what inversion has lost at the two ends, blended over
+        if isinstance(sources, torch.Tensor) and not self.interrupt:  # what inversion lost at both ends, blended over
             missing = sources - frames[[0, -1]]
             weight = torch.tensor(shares, device=frames.device).view(-1, 1, 1, 1)
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
@@ -1152,7 +1152,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def _check_ends(self, generator: Any, image: Any) -> list[torch.Generator] | torch.Tensor:
         """The two generators, or the two images as `(2, C, H, W)` in [-1, 1], that `interpolate` goes between."""
         if image is None:
-            ends = _as_list(generator)
+            ends: list[torch.Generator] | torch.Tensor = _as_list(generator)
             are_seeds = all(isinstance(one, torch.Generator) for one in ends)
             _refuse(not are_seeds, "`generator` must be two of torch.Generator.")
         else:

@@ -27,14 +27,21 @@ for folder in (ROOT, ROOT / "tests" / "support"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+# What takes long to import is imported where it is used, so that a single test starts at once.
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from diffusers import UNet2DModel  # noqa: E402
-from evaluation_data import save_tiny_vit  # noqa: E402
-from hub_server import HubServer  # noqa: E402
 from PIL import Image  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs in two processes; what is named on the command line in one, at once and with `--pdb`."""
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
+    if whole and config.option.numprocesses is None and not (config.option.usepdb or config.option.collectonly):
+        config.option.numprocesses = 2
+    if config.option.numprocesses:
+        config.option.dist = "loadfile"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,6 +59,8 @@ def tiny_unet():
 
     A call takes milliseconds. Any argument of `UNet2DModel` may be given, and `seed` for other weights.
     """
+
+    from diffusers import UNet2DModel
 
     def make(seed: int = 0, **config) -> UNet2DModel:
         defaults = {
@@ -74,6 +83,8 @@ def tiny_unet():
 @pytest.fixture
 def hub():
     """A running `HubServer`: `.url`, `.repos`, and `.env` to be merged into a subprocess's environment."""
+    from hub_server import HubServer
+
     with HubServer() as server:
         yield server
 
@@ -119,6 +130,8 @@ def run_python(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory):
     """A vision network with random weights that extracts features."""
+    from evaluation_data import save_tiny_vit
+
     return save_tiny_vit(tmp_path_factory.mktemp("extractor") / "tiny-vit")
 
 
@@ -148,6 +161,8 @@ def in_process(monkeypatch):
     """Run the script in this process, on the CPU as its other runs do: their ends are compared bit for bit."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    from accelerate.state import AcceleratorState
+
     import train_anime_ddpm
     from pipeline_anime_ddpm.common.errors import one_sentence_errors
 

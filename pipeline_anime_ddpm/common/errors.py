@@ -10,7 +10,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
 # Of the HTTP client of huggingface_hub, which is httpx or, since its version 2, httpx2.
-NETWORK_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+NETWORK_ERROR: type[Exception] = next(
+    base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base.__name__ == "HTTPError"
+)
 # What loading from the Hub or pushing to it raises: refusals, missing files, bad names, a broken network.
 HUB_ERRORS = (OSError, ValueError, NETWORK_ERROR)
 

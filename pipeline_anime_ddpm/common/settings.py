@@ -11,7 +11,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -130,10 +130,8 @@ def listed_numbers(name: str, text: str | None, number: type) -> list:
         raise UserError(f"--{name} is {text!r}; give {EXPECTED[number]} or several, with commas between.") from None
 
 
-@functools.cache
-def _type_hints(settings: type[Settings]) -> dict[str, Any]:
-    """The types of all fields; working them out anew for each took most of the time of reading a command line."""
-    return typing.get_type_hints(settings)
+# The types of all fields. Working them out anew for each took most of the time of reading a command line.
+_type_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def _value_type(settings: type[Settings], name: str) -> type:

@@ -54,7 +54,7 @@ def open_data(
             skip_log,
         )
     dtype = "float32" if config.preserve_input_precision else "uint8"
-    labels = source.labels and source.labels.names
+    labels = source.labels.names if source.labels else None
     key = CacheKey(source.name, source.fingerprint, resolution, config.center_crop, dtype, labels)
     entry = find_or_build(key, decoded(source, key), cache_root(config.cache_dir), source.num_images, show_progress)
     check_skipped(

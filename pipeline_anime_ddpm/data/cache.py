@@ -154,8 +154,9 @@ def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Labelled | S
         for image in decoder.decode(encoded()):
             if key.labels:
                 numbers = labels.popleft()
-                image = image if isinstance(image, Skipped) else Labelled(image, numbers)
-            yield image
+                yield image if isinstance(image, Skipped) else Labelled(image, numbers)
+            else:
+                yield image
 
 
 def _open(folder: Path) -> CacheEntry | None:
@@ -193,7 +194,8 @@ def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
 
 
 def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped]) -> None:
-    index, labels, skipped, offset = [], [], [], 0
+    index: list[tuple[int, ...]] = []
+    labels, skipped, offset = [], [], 0
     with open(folder / PIXELS, "wb") as file:
         for image in images:
             if isinstance(image, Skipped):

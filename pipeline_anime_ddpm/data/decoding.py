@@ -115,7 +115,7 @@ def _is_upright(content: bytes) -> bool:
 def _decode_any(content: bytes, resolution: int, as_float: bool) -> np.ndarray:
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     size = image.size
     check_size(*size)
     # JPEG is decoded at 1/2, 1/4 or 1/8 of its size, still large enough; to other formats this means nothing
@@ -177,7 +177,8 @@ def _to_planes(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def _resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     """(width, height) with the shorter side `resolution`, from the size in the file, not the one it is decoded at."""
     scale = resolution / min(size)
-    return tuple(max(resolution, round(side * scale)) for side in size)
+    width, height = (max(resolution, round(side * scale)) for side in size)
+    return width, height
 
 
 def _precise_planes(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ class Feed:
         seconds_waited: time spent in waiting for batches so far.
     """
 
-    def __init__(self, batches: Iterator[Batch], images_of: Callable[[int], list[int | str]]):
+    def __init__(self, batches: Generator[Batch, None, None], images_of: Callable[[int], Sequence[int | str]]):
         self._batches, self.images_of = batches, images_of
         self.seconds_waited = 0.0
 

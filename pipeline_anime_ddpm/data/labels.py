@@ -76,7 +76,7 @@ class Labelled(NamedTuple):
     labels: tuple[int, ...]
 
 
-def clean(value: Any) -> str | int | None:
+def clean(value: Any) -> str | int | float | None:
     """A value as it is compared: text without spaces around it, whole numbers as int, None where it is missing."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
@@ -142,14 +142,17 @@ def _is_number(value: str | int) -> bool:
 
 def from_names(names: Mapping[str, Sequence[str]], where: str) -> LabelColumns:
     """The columns of a data set that lists their names itself (`ClassLabel`) and holds numbers from 0 on; -1 is any."""
-    names = {attribute: list(names[attribute]) for attribute in sorted(names)}
-    numbers = {attribute: {value: value + 1 for value in range(-1, len(known))} for attribute, known in names.items()}
-    return _checked(LabelColumns(names, numbers), where)
+    lists = {attribute: list(names[attribute]) for attribute in sorted(names)}
+    numbers: dict[str, dict[str | int, int]] = {
+        attribute: {value: value + 1 for value in range(-1, len(known))} for attribute, known in lists.items()
+    }
+    return _checked(LabelColumns(lists, numbers), where)
 
 
 def joined(parts: Iterable[LabelColumns], where: str) -> LabelColumns:
     """One of several, whose attributes differ."""
-    names, numbers = {}, {}
+    names: dict[str, list[str]] = {}
+    numbers: dict[str, dict[str | int, int]] = {}
     for part in parts:
         names |= part.names
         numbers |= part.numbers

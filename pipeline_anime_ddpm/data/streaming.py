@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,9 +229,9 @@ class Reader(IterableDataset):
         random = np.random.default_rng([self.seed, MIX, place.epoch, self.first_reader + reader, place.block])
         places, order = random.random((len(rows), 2)), random.permutation(len(rows))
         decoded = [*decoder.decode(rows)]
-        order = [n for n in order if isinstance(decoded[n], np.ndarray)]
-        images = [crop(decoded[n], self.resolution, places[n]) for n in order]
-        names, labels = [rows[n].name for n in order], [rows[n].labels for n in order]
+        kept = [n for n in order if isinstance(decoded[n], np.ndarray)]
+        images = [crop(decoded[n], self.resolution, places[n]) for n in kept]
+        names, labels = [rows[n].name for n in kept], [rows[n].labels for n in kept]
         return Block(place, images, names, labels, [d for d in decoded if isinstance(d, Skipped)], len(rows))
 
 
@@ -272,7 +272,7 @@ class StreamFeed(Feed):
         self.next_reader, self.num_read = state["next_reader"], state["num_read"]
         self.places = [Place(*place) for place in state["places"]]
 
-    def _serve(self) -> Iterator[Batch]:
+    def _serve(self) -> Generator[Batch, None, None]:
         data, plan = self.data, self.plan
         done = torch.multiprocessing.Event()
         loader = DataLoader(
@@ -317,7 +317,7 @@ class StreamFeed(Feed):
         )
 
 
-def _as_it_is(batch: StreamBatch | Failure) -> StreamBatch | Failure:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -345,7 +345,7 @@ class StreamedData:
     @property
     def labels(self) -> dict[str, list[str]] | None:
         """The values of each attribute, if the images have labels."""
-        return self.source.labels and self.source.labels.names
+        return self.source.labels.names if self.source.labels else None
 
     @property
     def facts(self) -> dict[str, Any]:

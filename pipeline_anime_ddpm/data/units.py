@@ -11,7 +11,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datasets.utils.file_utils import xopen
 
@@ -117,10 +117,11 @@ class ImageFiles(Source):
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         for n in range(unit, len(self.paths), self.num_units):
-            yield EncodedImage(self.files[n].name, None, self.paths[n], labels=self._labels and self._labels[n])
+            labels = self._labels[n] if self._labels else None
+            yield EncodedImage(self.files[n].name, None, self.paths[n], labels=labels)
 
 
-def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
+def _open_tar(mode: Literal["r:", "r|"], size: int, **where: Any) -> tarfile.TarFile:
     """An archive of `size` bytes: uncompressed, so that no more comes out of it than there is in it.
 
     What is damaged in the middle is an error, which tarfile takes for the end. So is a member that goes back, which
@@ -131,14 +132,16 @@ def _open_tar(mode: str, size: int, **where: Any) -> tarfile.TarFile:
         def _block(self, count: int) -> int:
             if not 0 <= count <= size:
                 raise tarfile.ReadError(f"a member claims {count:,} bytes")
-            return super()._block(count)
+            return super()._block(count)  # type: ignore[misc]  # private in tarfile, so that typeshed has none
 
         @classmethod
-        def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        def fromtarfile(cls, archive: tarfile.TarFile) -> Member:
             try:
                 return super().fromtarfile(archive)
-            except (
-                tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, IndexError, RecursionError
+            except (  # the first two are missing from typeshed
+                tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+                tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+                ValueError, IndexError, RecursionError,
             ) as error:  # fmt: skip
                 raise tarfile.ReadError(f"damaged after {archive.offset:,} bytes: {error}") from error
 
@@ -179,7 +182,8 @@ class TarFiles(Source):
                 yield from (self._encoded(archive, member, unit) for member in archive if self._is_wanted(member))
                 return
             for members in _examples(archive):
-                images, values = [], {}
+                images: list[EncodedImage] = []
+                values: dict[str, Any] = {}
                 for member in members:
                     if self._is_wanted(member):
                         images.append(self._encoded(archive, member, unit))
@@ -222,7 +226,8 @@ class TarFiles(Source):
         self, archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo]
     ) -> tuple[dict[str, Any], bool]:
         """What the members of an example say of it, and whether one is an image."""
-        found, has_image = {}, False
+        found: dict[str, Any] = {}
+        has_image = False
         for member in members:
             if self._is_wanted(member):
                 has_image = True

@@ -54,7 +54,7 @@ class Drawing:
         self.pipeline, self.call, self.steps, self.stop, self.wants_images = pipeline, call, steps, stop, wants_images
         self.updates: queue.SimpleQueue = queue.SimpleQueue()
         self.done, self.begin, self.shown = 0, time.monotonic(), -math.inf
-        self.result = None
+        self.result: Any = None
 
     def __iter__(self) -> Iterator[Progress]:
         thread = threading.Thread(target=self._run, daemon=True)
@@ -71,7 +71,7 @@ class Drawing:
     def _run(self) -> None:
         try:
             self.pipeline.progress_bar = self._watch  # which every loop of the pipeline goes through
-            watched = {"callback_on_step_end": self._report}
+            watched: dict[str, Any] = {"callback_on_step_end": self._report}
             if self.wants_images:
                 watched["callback_on_step_end_tensor_inputs"] = ["pred_original_sample"]
             self.result = self.call(watched)

@@ -116,10 +116,10 @@ class Handlers:
         """Vary or repair `image`: what `vary` and `inpaint` share."""
         pipeline = self.model.with_sampler(OWN)
         size = self.model.pipeline.image_shape[:0:-1]
-        before = ImageOps.fit(image, size, Image.LANCZOS)
+        before = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         call = {"image": before, "strength": strength}
         if mask is not None:
-            mask = ImageOps.fit(mask, size, Image.BOX).point(lambda share: 255 * (share > 32))
+            mask = ImageOps.fit(mask, size, Image.Resampling.BOX).point(lambda share: 255 * (share > 32))
             if mask.getextrema() == (0, 0):
                 raise gr.Error("Paint over what is to be drawn anew first.")
             call = {"image": before, "mask_image": mask}
@@ -165,7 +165,7 @@ class Handlers:
         frames = checked(frames, 2, MOST_FRAMES, "Frames")
         if image_from or image_to:
             given = {"first picture": image_from, "last picture": image_to}
-            ends = {"image": [on_white(read_upload(path, what)) for what, path in given.items()]}
+            ends: dict[str, Any] = {"image": [on_white(read_upload(path, what)) for what, path in given.items()]}
             pipeline = self.model.with_sampler("DDIM", clip_sample=False, thresholding=False)
         else:
             ends = {"generator": generators([seed_from, seed_to])}
@@ -232,7 +232,7 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
 
 def with_facts(image: Image.Image, facts: dict[str, str]) -> Image.Image:
     """Gradio writes what an image carries in `info` as text into its PNG."""
-    image.info |= facts
+    image.info.update(facts.items())
     return image
 
 
@@ -247,7 +247,7 @@ def status(progress: Progress) -> str:
 def save_film(frames: list[Image.Image], path: Path) -> Path:
     """There and back as a GIF, large enough to be seen."""
     factor = max(1, 256 // min(frames[0].size))
-    large = [frame.resize((frame.width * factor, frame.height * factor), Image.BICUBIC) for frame in frames]
+    large = [frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.BICUBIC) for frame in frames]
     way = large + large[-2:0:-1]
     way[0].save(path, save_all=True, append_images=way[1:], duration=FRAME, loop=0)
     return path
@@ -255,7 +255,7 @@ def save_film(frames: list[Image.Image], path: Path) -> Path:
 
 def for_painting(image: Image.Image) -> Image.Image:
     """So large that one can paint on it."""
-    return ImageOps.contain(image.convert("RGB"), (CANVAS, CANVAS), Image.BICUBIC)
+    return ImageOps.contain(image.convert("RGB"), (CANVAS, CANVAS), Image.Resampling.BICUBIC)
 
 
 def new_seed() -> int:

@@ -55,7 +55,7 @@ def add_demo(command: argparse.ArgumentParser, folder: Path = Path()) -> None:
     Args:
         folder: where `app.py` is, with the settings of a Space or the model of a clone; by default here.
     """
-    settings = {"model": None, "revision": None}
+    settings: dict[str, str | None] = {"model": None, "revision": None}
     if (folder / SETTINGS).is_file():
         settings = json.loads((folder / SETTINGS).read_text())
     command.add_argument("--model", default=settings["model"], help="a folder, or a repository of the Hub")

@@ -115,7 +115,8 @@ def measure_bands(pixels: np.ndarray) -> list[Band]:
     """
     side = pixels.shape[-1]
     chunks = [pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)]
-    mean = sum(_floats(chunk).double().sum(0) for chunk in chunks) / len(pixels)
+    zero = torch.zeros((), dtype=torch.float64)
+    mean = sum((_floats(chunk).double().sum(0) for chunk in chunks), zero) / len(pixels)
     power = torch.zeros(side, side, dtype=torch.float64)
     for chunk in chunks:
         power += torch.fft.fft2(_floats(chunk) - mean.float(), norm="ortho").abs().square().double().sum((0, 1))
@@ -145,7 +146,7 @@ def _similarities(images: ImageSet, seed: int) -> np.ndarray:
     columns = []
     for first in range(0, len(images), BATCH):
         clean = _floats(images.pixels[first : first + BATCH])
-        rows = []
+        rows: list[Any] = []
         for logsnr in LOGSNR:
             noisy = clean + math.exp(-logsnr / 2) * torch.randn(clean.shape, generator=generator)
             rows.append(similarity(noisy, clean, data_range=IMAGE_RANGE, reduction="none"))
@@ -188,12 +189,13 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
         title=f"What noise hides at {measured.images['resolution']} pixels",
     )
     left.legend(fontsize=7, frameon=False)
-    for name, knobs in {
+    tables: dict[str, dict[str, Any]] = {
         "linear table": {"beta_schedule": "linear", "prediction_type": "epsilon"},
         "cosine table": {},
         "log-normal (-0.8, 1.6)": {"timestep_sampling": "lognormal"},
         "anime (these octaves)": {"beta_schedule": "anime", "anime_log_sigmas": measured.log_sigmas},
-    }.items():
+    }
+    for name, knobs in tables.items():
         scheduler = AnimeNoiseScheduler(**knobs)
         x = scheduler.logsnr(torch.arange(len(scheduler))).double().numpy()
         density = scheduler.timestep_density().numpy() / np.abs(np.gradient(x))

@@ -124,7 +124,8 @@ def tables_of(records: Sequence[dict[str, Any]]) -> tuple[list[Table], list[Tabl
     """
     tables, floors = [], []
     for record, places in zip(records, aligned_judges(records), strict=True):
-        table, floor = {}, {}
+        table: Table = {}
+        floor: Table = {}
         for place, judge in places.items():
             number = f" {place + 1}" if place else ""
             table |= {key + number: metric for key, metric in judge.metrics.items()}

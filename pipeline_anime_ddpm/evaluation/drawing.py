@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -223,7 +224,7 @@ class Drawing:
     def facts(self) -> dict[str, Any]:
         """What decides the images."""
         settings = {name: str(value) if isinstance(value, tuple) else value for name, value in self.guidance.items()}
-        guided = {"guidance": settings} if settings else {}
+        guided: dict[str, Any] = {"guidance": settings} if settings else {}
         if self.guidance and "guidance_window" not in self.guidance and self.pipeline.guide_unet is not None:
             guided["guide"] = state_digest(self.pipeline.guide_unet.state_dict())
         return {
@@ -301,7 +302,7 @@ class Drawing:
             drawn = draw_batch(self.pipeline, numbers, self.steps, self.seed, self.guidance, self.labels)
             for number, pixels in zip(numbers, drawn, strict=True):
                 image = Image.fromarray(pixels.transpose(1, 2, 0))
-                write_whole(self.path(number), lambda path, image=image: image.save(path, "PNG"))
+                write_whole(self.path(number), functools.partial(image.save, format="PNG"))
             bar.update(len(numbers))
         bar.close()
 
@@ -334,8 +335,9 @@ def draw_batch(
         num_inference_steps=steps,
         output_type="pt",
         labels=labels or None,
+        return_dict=False,
         **({"guidance_scale": 1.0} | (guidance or {})),
-    ).images
+    )[0]
     if not images.isfinite().all():
         raise UserError(
             f"Image {numbers[0]} or one of the {len(numbers) - 1} after it has values that are not finite; take "

@@ -64,7 +64,9 @@ class Reference:
     @property
     def device(self) -> torch.device:
         """Of the networks."""
-        return next(network.device for network in (*self.extractors, self.distance, self.copy_distance) if network)
+        networks: list[FeatureExtractor | PerceptualDistance | FeatureDistance]
+        networks = [*self.extractors, self.distance, self.copy_distance]
+        return next(network.device for network in networks if network)
 
     def features(self, images: ImageSet, extractor: FeatureExtractor) -> np.ndarray:
         """`(n, d)` of real images, kept."""

@@ -62,8 +62,8 @@ def line(metric: dict[str, Any]) -> str:
         notes.insert(0, f"{metric['subsets']} subsets of {metric['subset_size']}")
     if "real" in metric:
         notes.append(f"real images {metric['real']:.4g}")
-    notes = "; ".join(filter(None, notes))
-    return f"{metric['name']}: {value}" + (f" ({notes})" if notes else "")
+    text = "; ".join(filter(None, notes))
+    return f"{metric['name']}: {value}" + (f" ({text})" if text else "")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class EvaluationConfig(ReferenceConfig):
     @property
     def guidance(self) -> dict[str, Any]:
         """The arguments of a pipeline's call that are about guidance; without `guidance_scale` it is the model's."""
-        given = {"guidance_scale": self.guidance_scale, "guidance_window": self.guidance_window}
+        given: dict[str, Any] = {"guidance_scale": self.guidance_scale, "guidance_window": self.guidance_window}
         if self.guidance_interval is not None:
             try:
                 low, high = map(float, self.guidance_interval.split(","))

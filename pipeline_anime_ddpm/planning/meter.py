@@ -31,7 +31,7 @@ _FLOPS = flop_registry | {
 class FakeMeter(TorchDispatchMode):
     """Counts the bytes of all fake storages that are alive, and floating point operations."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.in_use = 0
         self._alive: set[int] = set()

@@ -216,7 +216,8 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
         memories: how each is called, and its bytes.
     """
     unet, patches = fake_model(config)
-    shapes, rows = step_shapes(config, unet, patches), []
+    shapes = step_shapes(config, unet, patches)
+    rows: list[Row] = []
     for name, recomputation in RECOMPUTATIONS.items():
         rehearsal = build_rehearsal(config, unet, recomputation)
         if not rows:

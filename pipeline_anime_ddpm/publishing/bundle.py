@@ -25,7 +25,7 @@ from .privacy import check_private, without_paths
 from .training_record import TrainingRecord, read_training
 
 CARD_NAME, METRICS_NAME, GRID_NAME = "README.md", "metrics.json", "grid.png"
-PRECISIONS = {  # of the stored weights, and the variant that they are called
+PRECISIONS: dict[str, dict[str | None, torch.dtype]] = {  # of the stored weights, and the variant that they are called
     "float32": {None: torch.float32},
     "float16": {None: torch.float16},
     "both": {None: torch.float32, "fp16": torch.float16},
@@ -246,7 +246,7 @@ def save_samples(
     pipeline.set_progress_bar_config(disable=True)
     steps = pipeline.default_num_inference_steps()
     generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWN)]
-    pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps).images
+    pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps, return_dict=False)[0]
     make_grid(pictures).save(folder / SAMPLES_NAME / GRID_NAME)
     caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, none left out."
     return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", caption)

@@ -91,7 +91,8 @@ class CardFacts:
             kind, form = (list, "a list") if name in LISTS else (str, "a text")
             if not isinstance(value, kind) or (kind is list and not all(isinstance(part, str) for part in value)):
                 raise UserError(f"{flag} {path}: {name} is {value!r}; give {form}.")
-        return cls(**{name: tuple(value) if name in LISTS else value.strip() for name, value in content.items()})
+        given: dict[str, Any] = {n: tuple(value) if n in LISTS else value.strip() for n, value in content.items()}
+        return cls(**given)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, RepoCard
 from huggingface_hub.errors import EntryNotFoundError
@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 def create_repository(
-    repo_id: str, *, private: bool, token: str | None = None, repo_type: str = "model", **more: str
+    repo_id: str, *, private: bool, token: str | None = None, repo_type: str = "model", **more: Any
 ) -> str:
     """Create a repository if it is not there yet, and return its full name, `owner/name`.
 
@@ -105,8 +105,9 @@ def push_folder(
 
 
 def _is_by_hand(api: HfApi, repo_id: str, repo_type: str) -> bool:
+    token: Any = api.token  # may be False, which `load` passes on, but is not annotated to take
     try:
-        card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=api.token, ignore_metadata_errors=True))
+        card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=token, ignore_metadata_errors=True))
     except EntryNotFoundError:
         return False
     return bool(card.text.strip()) and not is_made_here(card.content) and UNTOUCHED_SPACE not in card.content
@@ -129,7 +130,7 @@ def _try(call: Callable[[], Answer]) -> Answer:
 
 
 @contextlib.contextmanager
-def hub_trouble(repo_id: str, advice: str) -> object:
+def hub_trouble(repo_id: str, advice: str) -> Iterator[None]:
     """What the Hub refuses or cannot do becomes one sentence, with advice by the kind of trouble."""
     try:
         yield

@@ -86,7 +86,7 @@ class Run:
 
     def finished_pipeline(self) -> AnimeDDPMPipeline:
         """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
-        names = self.labels and self.labels.names
+        names = self.labels.names if self.labels else None
         return AnimeDDPMPipeline(self.unet, self.scheduler, load_guide(self.folder), space_to_depth(self.unet), names)
 
     def feed(self) -> Feed:

@@ -22,7 +22,7 @@ def sampling_pipeline(
     if not config.distill:
         solver = fitting_solver(scheduler.config.prediction_type)
         scheduler = AnimeNoiseScheduler.from_config(scheduler.config, solver=solver)
-    names = labels and labels.names
+    names = labels.names if labels else None
     pipeline = AnimeDDPMPipeline(unet, scheduler, space_to_depth=space_to_depth(unet), labels=names)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -42,5 +42,5 @@ def draw_samples(config: TrainingConfig, pipeline: AnimeDDPMPipeline) -> list[Im
     for start in range(0, count, config.eval_batch_size):
         seeds = range(start, min(start + config.eval_batch_size, count))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        pictures += pipeline(len(seeds), generator=generators, num_inference_steps=steps).images
+        pictures += pipeline(len(seeds), generator=generators, num_inference_steps=steps, return_dict=False)[0]
     return pictures

@@ -94,7 +94,7 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
     """Read what the device has added up, log it, and the first time say how long the rest will take."""
     state, schedule = run.state, run.schedule
     values = state.meter.read(run.accelerator)
-    values |= {"learning_rate": state.lr_scheduler.get_last_lr()[0], "gradient_norm": gradient_norm.item()}
+    values |= {"learning_rate": float(state.lr_scheduler.get_last_lr()[0]), "gradient_norm": gradient_norm.item()}
     read_numerics(run, feed)
     values |= {"skipped_steps": state.numerics.skipped, "loss_spikes": state.numerics.spikes}
     row = log.metrics(values, step=state.step, images=run.images_seen, seconds_waited=feed.seconds_waited)

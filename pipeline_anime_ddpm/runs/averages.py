@@ -60,9 +60,8 @@ class WeightAverage:
         """
         weights = self._beside_shadow(list(parameters))
         new_share = 1.0 - self.decay(self.step + 1)
-        if taken is not None:
-            new_share = [taken.to(self.shadow[0].device) * new_share] * len(weights)
-        torch._foreach_lerp_(self.shadow, weights, new_share)
+        shares = new_share if taken is None else [taken.to(self.shadow[0].device) * new_share] * len(weights)
+        torch._foreach_lerp_(self.shadow, weights, shares)
         self.step += 1
 
     def _beside_shadow(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:

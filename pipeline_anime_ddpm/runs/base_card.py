@@ -10,8 +10,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from ..common.errors import HUB_ERRORS
-from ..common.parsing import parse_yaml
-from ..common.parsing import read_record
+from ..common.parsing import parse_yaml, read_record
 
 CARD_NAME = "README.md"
 RECORD_NAME = "provenance.json"  # what a run was made from and on
@@ -43,7 +42,8 @@ def read_card(name: str | None, cache_dir: str | None = None) -> dict[str, Any]:
     if path.stat().st_size > MOST_BYTES:
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")
-    metadata, found = _metadata(text), {}
+    metadata = _metadata(text)
+    found: dict[str, Any] = {}
     for key in METADATA:
         value = metadata.get(key)
         if key == "license" and isinstance(value, list):

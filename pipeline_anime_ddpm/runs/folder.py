@@ -12,15 +12,15 @@ from filelock import FileLock, Timeout
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
 from ..common.atomic import publish_folder, remove, remove_folder, restore_replaced
-from .checkpoints import (list_checkpoints)
-from ..training.config import TrainingConfig
-from ..data.cache import SKIPPED
-from .snapshots import (SNAPSHOTS)
 from ..common.errors import UserError
-from .numerics import EVENTS_NAME
 from ..common.parsing import parse_yaml
 from ..common.settings import may_change_on_resume
+from ..data.cache import SKIPPED
+from ..training.config import TrainingConfig
+from .checkpoints import list_checkpoints
+from .numerics import EVENTS_NAME
 from .provenance import RECORD_NAME
+from .snapshots import SNAPSHOTS
 from .tracking import CSV_NAME, CURVE_NAME, EVALUATION_NAME, SAMPLES_NAME
 
 CONFIG_NAME = "training_config.yaml"

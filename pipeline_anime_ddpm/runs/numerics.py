@@ -20,11 +20,10 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 
-from ..schedulers import AnimeNoiseScheduler
-
 from ..common.atomic import write_whole
 from ..common.errors import UserError
 from ..common.parsing import parse_json
+from ..schedulers import AnimeNoiseScheduler
 
 EVENTS_NAME = "numerics.jsonl"
 SKIPPED, SPIKE, WENT_BACK, STOPPED = "skipped", "spike", "went back", "stopped"
@@ -101,7 +100,7 @@ class Numerics:
         if not unread:
             return []
         means = [sum(part.loss for part in s.parts) / sum(len(part.error) for part in s.parts) for s in unread]
-        losses = accelerator.reduce(torch.stack(means), reduction="mean").tolist()
+        losses = accelerator.reduce(torch.stack([*map(torch.as_tensor, means)]), reduction="mean").tolist()
         norms = torch.stack([step.gradient_norm for step in unread]).tolist()
         judged = zip(unread, losses, norms, strict=True)
         return [Event(facts, step) for step, *values in judged if (facts := self._judge(step.number, *values))]
@@ -161,7 +160,7 @@ def spike_bound(losses: Sequence[float]) -> float:
     return math.exp(min(median + SPIKE_DEVIATIONS * deviation, 700.0))
 
 
-def slow_down(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+def slow_down(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
     """Lower the learning rate, now and for the rest of its course; both keep it in their state."""
     lr_scheduler.base_lrs = [rate * SLOWER for rate in lr_scheduler.base_lrs]
     for group in optimizer.param_groups:
@@ -198,7 +197,7 @@ def write_events(
     folder: Path,
     accelerator: Accelerator,
     scheduler: AnimeNoiseScheduler,
-    images_of: Callable[[int], list[int | str]],
+    images_of: Callable[[int], Sequence[int | str]],
 ) -> None:
     """Append the events, with the images and noise levels of all ranks, to the run's `numerics.jsonl`, and tell of
     steps that were left out; to be called by all ranks together.
@@ -214,7 +213,7 @@ def write_events(
         accelerator.print(_sentence(skipped, folder / EVENTS_NAME), flush=True)
 
 
-def _batch_of(step: Step, images: list[int | str], scheduler: AnimeNoiseScheduler) -> list[dict[str, Any]]:
+def _batch_of(step: Step, images: Sequence[int | str], scheduler: AnimeNoiseScheduler) -> list[dict[str, Any]]:
     """One entry for each image, or patch, of this rank's step."""
     timesteps = torch.cat([part.timesteps for part in step.parts])
     columns = (timesteps, scheduler.snr(timesteps) ** -0.5, torch.cat([part.error for part in step.parts]))

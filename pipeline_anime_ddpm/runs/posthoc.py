@@ -21,7 +21,10 @@ ROUNDING = 2.0**-11  # of float16, relative
 
 
 def profile_product(
-    times: np.ndarray, gammas: np.ndarray, other_times: np.ndarray, other_gammas: np.ndarray
+    times: np.ndarray | float,
+    gammas: np.ndarray | float,
+    other_times: np.ndarray | float,
+    other_gammas: np.ndarray | float,
 ) -> np.ndarray:
     """The inner products ∫ p_{a,s}(τ) p_{b,t}(τ) dτ of profiles, elementwise.
 

@@ -14,10 +14,9 @@ import torch
 from accelerate import Accelerator
 
 from ..common.atomic import write_whole
-from .base_card import read_card
-from ..training.config import TrainingConfig
 from ..common.parsing import read_record
-from .base_card import RECORD_NAME
+from ..training.config import TrainingConfig
+from .base_card import RECORD_NAME, read_card
 
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
 DRAWN_FACES = "faces that the project draws itself"

@@ -17,7 +17,6 @@ from .numerics import Numerics
 from .tracking import LossMeter
 
 
-
 @dataclass
 class TrainingState:
     """Everything that decides how training goes on; noise needs no state, it follows from `step`.

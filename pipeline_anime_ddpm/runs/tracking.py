@@ -286,7 +286,7 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
     if accelerator.is_main_process and not identifier.exists():
         write_whole(identifier, uuid.uuid4().hex[:8])
     accelerator.wait_for_everyone()
-    wandb_settings = {
+    wandb_settings: dict[str, Any] = {
         "mode": _wandb_mode() if "wandb" in trackers and accelerator.is_main_process else None,
         "id": identifier.read_text(),
         "resume": "allow",

@@ -125,12 +125,12 @@ def _check_table(betas: torch.Tensor, prediction_type: str) -> None:
     alpha_bar = (1.0 - betas).cumprod(0)
     valid = betas.ndim == 1 and len(betas) > 1 and bool(((betas >= 0) & (betas <= 1)).all())
     _refuse(
-        not valid or alpha_bar[0] == 1 or alpha_bar[-2] == 0,
+        bool(not valid or alpha_bar[0] == 1 or alpha_bar[-2] == 0),
         "A noise table needs two or more betas in [0, 1] that bring alphas_cumprod below 1 and not to 0 before the last"
         " step, in float32: check num_train_timesteps, trained_betas and logsnr_shift.",
     )
     _refuse(
-        prediction_type == "epsilon" and alpha_bar[-1] == 0,
+        prediction_type == "epsilon" and bool(alpha_bar[-1] == 0),
         "Zero terminal SNR does not go with prediction_type='epsilon', which says nothing about the image at pure"
         " noise. Use 'v_prediction' or 'sample', or rescale_betas_zero_snr=False.",
     )
@@ -272,7 +272,7 @@ def _choose(option: str, value: str, valid: Iterable[str]) -> None:
     _refuse(value not in valid, f"{option}={value!r} is not known: choose one of {', '.join(map(repr, valid))}.")
 
 
-_NAMES = {
+_NAMES: dict[str, Iterable[str]] = {
     "prediction_type": PREDICTION_TYPES,
     "solver": SOLVERS,
     "variance_type": ("fixed_small", "fixed_large"),
@@ -631,14 +631,14 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         """Index that `set_begin_index` gave; `None` without it."""
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Count steps from this index of `timesteps`: `step` then does not read its `timestep` (nor wait for a GPU)."""
-        self._begin_index, self._step_index = begin_index, None
-
     def _reset_steps(self) -> None:
         self._begin_index: int | None = None
         self._step_index: int | None = None
         self._past: tuple[int, torch.Tensor] | None = None
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Count steps from this index of `timesteps`: `step` then does not read its `timestep` (nor wait for a GPU)."""
+        self._begin_index, self._step_index = begin_index, None
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
         """The sample itself: this scheduler keeps the variance at 1."""
@@ -674,7 +674,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         are_numbers = chosen.ndim == 1 and np.isfinite(chosen).all() and (len(chosen) > 0 or not is_own)
         _refuse(not are_numbers, f"Own timesteps must be a list of numbers within 0 … {last}, not {timesteps!r}.")
         _refuse(
-            len(chosen) == 0 or np.any(np.diff(chosen) >= 0) or chosen[0] > last or chosen[-1] < 0,
+            bool(len(chosen) == 0 or np.any(np.diff(chosen) >= 0) or chosen[0] > last or chosen[-1] < 0),
             f"Timesteps must fall, without repeats, within 0 … {last}, but are {chosen.tolist()[:5]} …: give fewer"
             " steps, or timestep_spacing='trailing', or steps_offset=0.",
         )

@@ -170,7 +170,7 @@ def build_teacher(
     if guide is not None and labels is not None:
         guide = with_labels(guide.float(), labels)
     scale, window = config.distill_guidance_scale, config.distill_guidance_window
-    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps, labels and labels.names)
+    return Teacher(unet, scheduler, device, guide, scale, window, own_jumps, labels.names if labels else None)
 
 
 def distillation_loss(model: torch.nn.Module, teacher: Teacher, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +83,8 @@ def draw_step(
     mine = slice(rank * len(images), (rank + 1) * len(images))
     mirrored = None
     if flip:
-        coins = step_generator(seed, step, Purpose.FLIP, device)
-        mirrored = torch.rand(everyone, generator=coins, device=device)[mine] < 0.5
+        flips = step_generator(seed, step, Purpose.FLIP, device)
+        mirrored = torch.rand(everyone, generator=flips, device=device)[mine] < 0.5
     clean, coordinates = prepare_batch(images, mirrored), None
     if patches is not None:
         offsets = step_generator(seed, step, Purpose.PATCH_OFFSET, device)
@@ -98,15 +100,15 @@ def draw_step(
     timesteps = timesteps[places].to(device, non_blocking=True)
     class_labels = None
     if labels is not None:
-        coins = step_generator(seed, step, Purpose.LABELS, "cpu")
-        coins = torch.rand(everyone, len(labels.names), generator=coins)[mine]
+        dropout = step_generator(seed, step, Purpose.LABELS, "cpu")
+        coins = torch.rand(everyone, len(labels.names), generator=dropout)[mine]
         class_labels = labels.classes(batch.labels, coins).repeat(crops).to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
     return StepBatch(clean, noise, timesteps, coordinates, class_labels)
 
 
 def diffusion_loss(
-    model: torch.nn.Module, scheduler: AnimeNoiseScheduler, batch: StepBatch, space_to_depth: int = 1
+    model: Callable[..., Any], scheduler: AnimeNoiseScheduler, batch: StepBatch, space_to_depth: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted denoising loss of DDPM (arXiv:2006.11239, Eq. 14) for the scheduler's prediction type.
 

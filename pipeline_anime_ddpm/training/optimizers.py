@@ -85,7 +85,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group, *self._adamw.param_groups], defaults=shared)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -118,7 +118,7 @@ def split_parameters(unet: torch.nn.Module) -> tuple[list[torch.nn.Parameter], l
     timesteps and classes, norms and biases stay with AdamW.
     """
     hidden = {
-        module.weight: None
+        module.get_parameter("weight"): None
         for name, module in unet.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and name.split(".")[0] not in OUTER_LAYERS
     }

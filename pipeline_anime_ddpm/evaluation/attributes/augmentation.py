@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class FaceAugmentation:
     def _uniform(self, count: int, low: float, high: float, channels: int = 1) -> torch.Tensor:
         return low + (high - low) * torch.rand(count, channels, 1, 1, generator=self.generator)
 
-    def _normal(self, shape: torch.Size) -> torch.Tensor:
+    def _normal(self, shape: Sequence[int]) -> torch.Tensor:
         return torch.randn(shape, generator=self.generator)
 
     def _chosen(self, count: int, share: float) -> torch.Tensor:

@@ -165,7 +165,9 @@ class AttributeClassifier:
         Returns:
             attribute -> `(B,)` int64, -1 where the probability is below the threshold.
         """
-        least = dict.fromkeys(self.labels, sure) if isinstance(sure, (int, float)) else self.thresholds | (sure or {})
+        least = (
+            dict.fromkeys(self.labels, sure) if isinstance(sure, (int, float)) else self.thresholds | dict(sure or {})
+        )
         found = {}
         for name, probabilities in self.predict(images, batch_size).items():
             confidence, value = probabilities.max(dim=1)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.nn import functional
@@ -83,7 +84,8 @@ def train_attributes(
         average.update_parameters(network)
         if report:
             report(step, loss.item())
-    return AttributeClassifier(average.module.to(memory_format=torch.contiguous_format), labels)
+    averaged = cast(AttributeNetwork, average.module)  # a copy of the network
+    return AttributeClassifier(averaged.to(memory_format=torch.contiguous_format), labels)
 
 
 def attribute_loss(logits: Targets, targets: Targets, settings: AttributeTraining) -> torch.Tensor:

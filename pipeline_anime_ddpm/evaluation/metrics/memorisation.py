@@ -165,8 +165,7 @@ def _exactly(
             mirrored = queries[rows + part.start : rows + part.stop]
             turned[part, column] = (mirrored - references).square().sum(1).cpu()
     distances, order = torch.minimum(plain, turned).sort(dim=1, stable=True)
-    found = indices.cpu().gather(1, order), (turned < plain).gather(1, order)
-    return distances.numpy(), *(tensor.numpy() for tensor in found)
+    return distances.numpy(), indices.cpu().gather(1, order).numpy(), (turned < plain).gather(1, order).numpy()
 
 
 @full_precision()
@@ -179,15 +178,17 @@ def mean_pairwise(images: np.ndarray, distance: PerceptualDistance, groups: int 
     Args:
         images: `(n, 3, R, R)` uint8, n >= 2 * `groups`.
     """
-    sums, squares, counts = [], [], []
+    zero = torch.zeros((), dtype=torch.float64)
+    parts: list[tuple[torch.Tensor, float, int]] = []
     for part in np.array_split(np.arange(len(images)), groups):
-        total, square = 0.0, 0.0
+        total, square = zero, 0.0
         for embedding in distance.batches(images[part[0] : part[-1] + 1], REFERENCES_AT_ONCE):
             total = total + embedding.double().sum(0)
             square += embedding.double().square().sum().item()
-        sums.append(total), squares.append(square), counts.append(len(part))
-    values = [_pairwise(*part) for part in zip(sums, squares, counts, strict=True)]
-    return _pairwise(sum(sums), sum(squares), len(images)), float(np.std(values, ddof=1) / groups**0.5)
+        parts.append((total, square, len(part)))
+    values = [_pairwise(*part) for part in parts]
+    total, square = sum((part[0] for part in parts), zero), sum(part[1] for part in parts)
+    return _pairwise(total, square, len(images)), float(np.std(values, ddof=1) / groups**0.5)
 
 
 def _pairwise(total: torch.Tensor, square: float, count: int) -> float:

@@ -85,7 +85,8 @@ def kept(
 
     def make(folder: Path) -> None:
         begin = time.perf_counter()
-        np.savez(folder / ARRAYS, **compute())
+        arrays: dict[str, Any] = compute()
+        np.savez(folder / ARRAYS, **arrays)
         record = facts | {"seconds": round(time.perf_counter() - begin, 2), "created": time.time()}
         (folder / FACTS).write_text(json.dumps(record, indent=1))
 

@@ -96,7 +96,7 @@ def load_distance(key: str, weights: str | None = None, device: torch.device | s
     """
     if key == "pixels":
         return PerceptualDistance(key, "none", lambda pixels: [pixels / (2 * 3**0.5)], None, device)
-    network = _shift_tolerant(key, weights) if key.startswith("st-") else _published(key, weights)
+    network: Any = _shift_tolerant(key, weights) if key.startswith("st-") else _published(key, weights)
     lins = [lin.flatten() for lin in network.lins]
     if min(lin.min() for lin in lins) < 0:
         raise UserError(f"The weights of {DISTANCES[key]} are not LPIPS's: some of its layers count less than nothing.")

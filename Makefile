@@ -1,0 +1,24 @@
+.PHONY: test slow lint types sync tables
+
+test:  ## the fast tests, as README says
+	pytest
+
+slow:  ## the end-to-end runs: benchmarks, notebook, browser, launchers, faults
+	pytest -m slow
+
+lint:
+	ruff check
+	ruff format --check
+	python benchmarks/render.py --check
+
+types:
+	mypy
+
+sync:  ## copy the two files that travel to the Hub beside the shipped models
+	for model in hub_model hub_model/four_steps hub_model/labelled; do \
+	  cp pipeline_anime_ddpm/pipeline_anime_ddpm.py $$model/; \
+	  cp pipeline_anime_ddpm/schedulers/scheduling_anime_noise.py $$model/scheduler/; \
+	done
+
+tables:  ## write the measured tables into the pages
+	python benchmarks/render.py
