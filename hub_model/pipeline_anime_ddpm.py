@@ -1,8 +1,10 @@
 # Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
 """Draw, vary, repaint and interpolate images with a pixel-space diffusion model, under any diffusers scheduler.
 
-This one file is also what `save_pretrained` puts beside the weights, so that `DiffusionPipeline.from_pretrained(...,
-trust_remote_code=True)` works where the package isn't installed. It imports torch, diffusers and nothing of ours.
+`save_pretrained` puts this file beside the weights, for `DiffusionPipeline.from_pretrained(...)` with
+`trust_remote_code=True` and without the package. It is one file, since diffusers 0.42.1 copies the modules that a
+remote pipeline imports, but not those that they import, and into one flat package: of two models with different
+helpers, both would run the first one's. It imports torch, NumPy, Pillow and diffusers alone.
 
 Notation: the state of a sampler is x = a x_0 + b ε of an image x_0 and unit noise ε, with σ = b / a (Karras et al.,
 2206.00364). Over √(a² + b²) it is the network's input, with √ᾱ = a / √(a² + b²), whatever the scheduler's own scale.
@@ -31,13 +33,6 @@ from diffusers.utils.hub_utils import create_repo, load_or_create_model_card, mo
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageOps
 
-# Steps when the caller names none. Fast ODE solvers are converged to the eye by 25 network calls or steps; DDIM is
-# first order and wants twice as many; ancestral sampling adds fresh noise at every step and needs many to undo it.
-FAST = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "HeunDiscrete", "EulerDiscrete")
-DEFAULT_STEPS = {"dpmsolver++": 25, "ddim": 50, "ddpm": 250}  # by the solver of AnimeNoiseScheduler ...
-DEFAULT_STEPS |= {"DDIMScheduler": 50, "DDPMScheduler": 250} | {f"{name}Scheduler": 25 for name in FAST}  # ... by class
-STEPS_BY_OCTAVES = 10  # of DPM-Solver++: their KID is that of 250 even ones (model_card/noise.md, "Few steps")
-OTHER_STEPS = 50  # PNDM, Euler ancestral, LMS and whatever diffusers adds next
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
@@ -51,30 +46,72 @@ ANY = "any"  # the value of an attribute that a call leaves open
 INVERSION_ITERATIONS = 5  # of each step; always as many, so that no image depends on the others of its batch
 
 
+def _refuse(wrong: bool, sentence: str) -> None:
+    if wrong:
+        raise ValueError(sentence)
+
+
+class _Traits(NamedTuple):
+    """What the pipeline must know of a scheduler class, and its interface does not tell."""
+
+    steps: int = 50  # when the caller names none
+    follows_ddim: bool = False  # so that it can be inverted
+    starts_anywhere: bool = True  # some count, midway too, the steps that were not done
+    repeats: bool = True  # a single step can be done again
+    tells_levels: bool = True
+
+    @property
+    def can_repeat(self) -> bool:
+        return self.repeats and self.starts_anywhere
+
+
+# Fast ODE solvers are converged to the eye by 25 network calls or steps; DDIM is first order and wants twice as many;
+# ancestral sampling adds fresh noise at every step and needs many to undo it.
+STOCK_TRAITS = {
+    "DDIMScheduler": _Traits(follows_ddim=True),
+    "DDPMScheduler": _Traits(steps=250),
+    "LMSDiscreteScheduler": _Traits(starts_anywhere=False),
+    "PNDMScheduler": _Traits(repeats=False),
+    "KDPM2DiscreteScheduler": _Traits(tells_levels=False),
+    "HeunDiscreteScheduler": _Traits(steps=25, repeats=False),
+} | {
+    f"{name}Scheduler": _Traits(steps=25)
+    for name in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "EulerDiscrete")
+}
+
+
+def traits_of(scheduler: SchedulerMixin) -> _Traits:
+    """Those of a scheduler: `AnimeNoiseScheduler` knows its own, others are in `STOCK_TRAITS` or are the usual ones."""
+    own_steps = getattr(scheduler, "default_num_inference_steps", None)
+    if own_steps is not None:
+        return _Traits(own_steps, follows_ddim=scheduler.config.solver == "ddim")
+    traits = STOCK_TRAITS.get(type(scheduler).__name__, _Traits())
+    return traits._replace(
+        starts_anywhere=traits.starts_anywhere and scheduler.config.get("skip_prk_steps", True),
+        repeats=traits.repeats and getattr(scheduler, "order", 1) == 1,
+        tells_levels=traits.tells_levels and hasattr(scheduler, "add_noise"),
+    )
+
+
 def coordinate_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """Where each pixel lies in the full image, as Patch Diffusion tells the network (arXiv 2304.12526).
 
-    Args:
-        height, width: Sides of the *full* image in pixels, each at least 2. A crop takes a slice of this grid.
-        device, dtype: Of the result. Values are computed in float32 and rounded once.
-
     Returns:
-        `(1, 2, height, width)`: channel 0 is x, channel 1 is y, each `(index / (side - 1) - 1/2) * 2`, so the centres
-        of the outermost pixels are exactly -1 and 1. Constant: it is neither noised nor scaled by the scheduler.
+        `(1, 2, height, width)` of the *full* image; a crop takes a slice. Channel 0 is x, channel 1 is y, each
+        `(index / (side - 1) - 1/2) * 2`, from -1 to 1, computed in float32. It is neither noised nor scaled.
 
     Raises:
-        ValueError: A side is below 2 pixels, where the formula has no value.
+        ValueError: A side is below 2 pixels.
     """
-    if min(height, width) < 2:
-        raise ValueError(f"Coordinates need an image of at least 2 x 2 pixels, got {height} x {width}.")
+    _refuse(min(height, width) < 2, f"Coordinates need an image of at least 2 x 2 pixels, got {height} x {width}.")
     y, x = ((torch.arange(side, device=device, dtype=torch.float32) / (side - 1) - 0.5) * 2 for side in (height, width))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].to(dtype)
 
 
 def call_network(
-    network: torch.nn.Module,
+    network: Callable[..., Any],
     sample: torch.Tensor,
     t: torch.Tensor,
     grid: torch.Tensor | None = None,
@@ -87,10 +124,8 @@ def call_network(
         network: Takes `(B, C·s², H/s, W/s)`, or two channels more, and gives `(B, C·s², H/s, W/s)`.
         sample: `(B, C, H, W)`.
         t: Timesteps, of one element or `(B,)`.
-        grid: `(B or 1, 2, H, W)` of `coordinate_grid`, for a network that takes it; a block lies where its pixels do
-            on average.
-        space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels, so that diffusion
-            is the same.
+        grid: `(B or 1, 2, H, W)` of `coordinate_grid`, for a network that takes it; averaged over each block.
+        space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels.
         class_labels: `(B,)` int64, rows of the class embedding (`joint_class`), for a network that has one.
 
     Returns:
@@ -114,8 +149,7 @@ def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         sizes: How many values each of the A attributes has, "any" not counted.
 
     Returns:
-        `(B,)` int64 in [0, Π (size + 1)): a number with mixed radix whose last attribute varies fastest. 0 is "any" of
-        all.
+        `(B,)` int64 in [0, Π (size + 1)), with mixed radix: the last attribute varies fastest. 0 is "any" of all.
     """
     index = torch.zeros_like(values[:, 0])
     for column, size in zip(values.unbind(1), sizes, strict=True):
@@ -145,31 +179,30 @@ class Condition:
         """Whether all images have the same class."""
         return self.share is None and all(bool((classes == classes[0]).all()) for classes in self.rows)
 
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Condition":
+        return Condition(tuple(map(change, self.rows)), None if self.share is None else change(self.share))
+
     def part(self, start: int, stop: int) -> "Condition":
         """The condition of some images of the batch."""
-        rows = tuple(classes[start:stop] for classes in self.rows)
-        return Condition(rows, None if self.share is None else self.share[start:stop])
+        return self._map(lambda values: values[start:stop])
 
     def repeat(self, count: int) -> "Condition":
         """The condition of the batch `count` times in a row."""
-        rows = tuple(classes.repeat(count) for classes in self.rows)
-        return Condition(rows, None if self.share is None else self.share.repeat(count, 1, 1, 1))
+        return self._map(lambda values: torch.cat([values] * count))
 
     def between(self, shares: list[float]) -> "Condition":
         """From a condition of two images: that of `len(shares)` frames on the way from the first to the second."""
         if not self.rows:
             return self
-        first, second = self.rows[0].split(1)
-        rows = first.expand(len(shares)), second.expand(len(shares))
+        first, second = (row.expand(len(shares)) for row in self.rows[0].split(1))
         if torch.equal(first, second):
-            return Condition(rows[:1])
-        return Condition(rows, torch.tensor(shares, device=first.device).view(-1, 1, 1, 1))
+            return Condition((first,))
+        return Condition((first, second), torch.tensor(shares, device=first.device).view(-1, 1, 1, 1))
 
     def mix(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """The prediction `(B, C, H, W)` from those for each of `rows`; exactly one of them at a share of 0 or 1.
+        """The prediction `(B, C, H, W)` from those for each of `rows`: (1 - share) D_a + share D_b.
 
-        Linear, D = (1 - share) D_a + share D_b. Noise and velocity are affine in the image D, so the same holds for
-        them.
+        Noise and velocity are affine in the image D, so that the same holds for them.
         """
         return outputs[0] if self.share is None else (1 - self.share) * outputs[0] + self.share * outputs[1]
 
@@ -183,10 +216,7 @@ def plain_name(name: str) -> str:
 
 
 def check_label_names(labels: Any) -> dict[str, list[str]]:
-    """The attributes of a model, sorted, with the names of their values; empty for None.
-
-    Args:
-        labels: The setting of a pipeline, such as `{"hair": ["blonde", "blue"]}`.
+    """The attributes of a model, sorted, with the names of their values, such as `{"hair": ["blonde", "blue"]}`.
 
     Raises:
         ValueError: It is not of that form, or two names are the same apart from case and surrounding spaces.
@@ -195,14 +225,15 @@ def check_label_names(labels: Any) -> dict[str, list[str]]:
     groups = [labels, *labels.values()] if isinstance(labels, dict) else [labels]
     names = [name for group in groups if isinstance(group, (dict, list, tuple)) for name in group]
     are_lists = isinstance(labels, dict) and all(isinstance(group, (list, tuple)) and group for group in groups[1:])
-    if not are_lists or not all(isinstance(name, str) and plain_name(name) not in ("", ANY) for name in names):
-        raise ValueError(
-            'The `labels` of a model must be a dict from attributes to lists of names other than "any", such as '
-            f'{{"hair": ["blonde", "blue"]}}, got {labels!r}.'
-        )
+    are_names = all(isinstance(name, str) and plain_name(name) not in ("", ANY) for name in names)
+    _refuse(
+        not (are_lists and are_names),
+        'The `labels` of a model must be a dict from attributes to lists of names other than "any", such as '
+        f'{{"hair": ["blonde", "blue"]}}, got {labels!r}.',
+    )
     for group in groups:
-        if len({plain_name(name) for name in group}) < len(group):
-            raise ValueError(f"The `labels` of a model must differ in more than case and spaces, got {list(group)}.")
+        is_clear = len({plain_name(name) for name in group}) == len(group)
+        _refuse(not is_clear, f"The `labels` of a model must differ in more than case and spaces, got {list(group)}.")
     return {attribute: list(labels[attribute]) for attribute in sorted(labels)}
 
 
@@ -226,11 +257,11 @@ def _per_image(name: str, value: Any, batch_size: int) -> list:
     """A list of one value for each image, from such a list or from one value for all."""
     value = _listed(value)
     values = list(value) if isinstance(value, (list, tuple)) else [value] * batch_size
-    if len(values) != batch_size:
-        raise ValueError(
-            f"{name} holds {len(values)} values, but {batch_size} {'are' if batch_size > 1 else 'is'} needed: give one "
-            "value for all images, or a list of one for each."
-        )
+    _refuse(
+        len(values) != batch_size,
+        f"{name} holds {len(values)} values, but {batch_size} {'are' if batch_size > 1 else 'is'} needed: give one "
+        "value for all images, or a list of one for each.",
+    )
     return values
 
 
@@ -251,17 +282,13 @@ def _label_value(attribute: str, value: Any, names: list[str]) -> int:
 
 def _label_classes(labels: Any, known: dict[str, list[str]], batch_size: int) -> torch.Tensor:
     """The joint class of each image, `(B,)` int64, of the `labels` of a call; `known` are those of the model."""
-    if not isinstance(labels, dict):
-        raise ValueError(
-            f'`labels` must be a dict from attributes to values, such as {{"hair": "blue"}}, got {labels!r}.'
-        )
+    form = '`labels` must be a dict from attributes to values, such as {"hair": "blue"}, got'
+    _refuse(not isinstance(labels, dict), f"{form} {labels!r}.")
     attributes, asked = {plain_name(attribute): attribute for attribute in known}, {}
     for name, value in labels.items():
         attribute = attributes.get(plain_name(name)) if isinstance(name, str) else None
-        if attribute is None:
-            raise ValueError(f"`labels` has an attribute {name!r}, but those of this model are {list(known)}.")
-        if attribute in asked:
-            raise ValueError(f"`labels` gives the attribute {attribute!r} twice: give it once.")
+        _refuse(attribute is None, f"`labels` has an attribute {name!r}, but those of this model are {list(known)}.")
+        _refuse(attribute in asked, f"`labels` gives the attribute {attribute!r} twice: give it once.")
         values = _per_image(f"The attribute {attribute!r} of `labels`", value, batch_size)
         asked[attribute] = [_label_value(attribute, one, known[attribute]) for one in values]
     columns = [asked.get(attribute, [0] * batch_size) for attribute in known]
@@ -272,8 +299,8 @@ def _own_classes(class_labels: Any, count: int, batch_size: int) -> torch.Tensor
     """The `class_labels` of a call, `(B,)` int64, for a network of `count` classes."""
     values = _per_image("`class_labels`", class_labels, batch_size)
     for value in values:
-        if not _is_whole(value) or not 0 <= value < count:
-            raise ValueError(f"`class_labels` must be whole numbers from 0 to {count - 1}, got {value!r}.")
+        fits = _is_whole(value) and 0 <= value < count
+        _refuse(not fits, f"`class_labels` must be whole numbers from 0 to {count - 1}, got {value!r}.")
     return torch.tensor([int(value) for value in values])
 
 
@@ -320,6 +347,20 @@ def _noise_again(state: torch.Tensor, here: _Level, there: _Level, generator) ->
     return ratio * state + math.sqrt(max(there.noise**2 - (ratio * here.noise) ** 2, 0.0)) * noise
 
 
+def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
+    """From one noise `(B, ...)` to another on the great circle (Shoemake 1985), each image for itself.
+
+    A `share` of 0 gives `first`, 1 gives `second`, both exactly; between them the variance of noise is kept.
+    """
+    if share in (0, 1):
+        return second if share else first
+    a, b = first.flatten(1).float(), second.flatten(1).float()
+    cosine = torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1)
+    angle = cosine.arccos().clamp(min=1e-4)[:, None]
+    mixed = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+    return mixed.view_as(first).to(first.dtype)
+
+
 def _copy_of(state: dict[str, Any]) -> dict[str, Any]:
     """Attributes of a scheduler, apart from its own lists, which steps change in place."""
     return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
@@ -341,33 +382,17 @@ def _is_whole(value: Any) -> bool:
 
 def _check_callback(callback: Any, tensor_inputs: list[str]) -> list[str]:
     """What a callback is given; refuse one that cannot be called."""
-    if not (callback is None or callable(callback)):
-        raise ValueError(f"`callback_on_step_end` must be a function, got {callback!r}.")
+    is_usable = callback is None or callable(callback)
+    _refuse(not is_usable, f"`callback_on_step_end` must be a function, got {callback!r}.")
     own = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
     return callback.tensor_inputs if own else tensor_inputs
-
-
-def slerp(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
-    """On the great circle from one noise to another (Shoemake 1985), of each element of the batch for itself.
-
-    Args:
-        first, second: `(B, ...)` float tensors, such as the unit noise of `latents`.
-        share: 0 gives `first`, 1 gives `second`, both exactly; between them the variance of noise is kept.
-    """
-    if share in (0, 1):
-        return second if share else first
-    a, b = first.flatten(1).float(), second.flatten(1).float()
-    cosine = torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1)
-    angle = cosine.arccos().clamp(min=1e-4)[:, None]
-    mixed = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-    return mixed.view_as(first).to(first.dtype)
 
 
 def _as_list(images: Any) -> list:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def _upright(image: Any) -> Any:
+def upright(image: Any) -> Any:
     """A PIL image as its EXIF data say that it is to be seen; anything else as it is."""
     try:
         return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
@@ -375,75 +400,101 @@ def _upright(image: Any) -> Any:
         return image
 
 
-def _in_mode(image: Image.Image, mode: str, name: str) -> Image.Image:
-    """A PIL image in another mode as the eye expects it: transparency on white, grey of 16 bits scaled to 8."""
-    if 0 in image.size or image.mode == "F":
-        raise ValueError(
-            f"`{name}`: a PIL image of mode {image.mode} and size {image.size} can't be read; give one of 8 bits, or "
-            "an array with values in [0, 1]."
-        )
+def to_mode(image: Image.Image, mode: str, name: str = "image") -> Image.Image:
+    """A PIL image in another mode as the eye expects it: transparency on white, grey of 16 bits scaled to 8.
+
+    Raises:
+        ValueError: It is empty or of floats, or a mask (`name`) is transparent in places.
+    """
+    unfit = f"`{name}`: a PIL image of mode {image.mode} and size {image.size} can't be read; give one of 8 bits."
+    _refuse(0 in image.size or image.mode == "F", unfit)
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         in_bytes = image.mode == "I" and grey.max() < 256
         image = Image.fromarray((grey if in_bytes else grey >> 8).clip(0, 255).astype(np.uint8))
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
-        if name == "mask_image" and image.getextrema()[-1][0] < 255:
-            raise ValueError("`mask_image` is transparent in places: paint it all, white and black.")
+        is_partial = name == "mask_image" and np.asarray(image)[..., 3].min() < 255
+        _refuse(is_partial, "`mask_image` is transparent in places: paint it all, white and black.")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
 
 
-def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Images of any form that diffusers' pipelines give and take, as `(B, *shape)` float32 in [0, 1].
+def _channels_first(image: Any, name: str, shape: tuple[int, int, int]) -> Any:
+    """An image, or a batch, as a tensor `(..., C, H, W)` with its values as they are; anything else as it is.
 
-    PIL images of another size are cropped to the proportions of `shape` and resized; arrays and tensors are not.
+    A PIL image of another size is cropped to the proportions of `shape` and resized. One channel may be left out.
     """
     channels, height, width = shape
-    images, single = [_upright(image) for image in _as_list(images)], channels == 1
-    if images and all(isinstance(image, Image.Image) for image in images):
-        if channels not in PIL_MODES:
-            raise ValueError(
-                f"`{name}`: a PIL image has no {channels} channels; give a tensor `(B, {channels}, H, W)`."
-            )
-        images = [_in_mode(image, PIL_MODES[channels], name) for image in images]
-        fitted = [ImageOps.fit(image, (width, height), Image.LANCZOS) for image in images]
-        images = [np.asarray(image).reshape(height, width, channels) for image in fitted]
-    if images and all(isinstance(image, np.ndarray) and image.dtype.kind in "buif" for image in images):
-        images = [image[..., None] if single and image.shape[-1:] != (1,) else image for image in images]
-        images = [torch.from_numpy(np.moveaxis(image, -1, -3).copy()) if image.ndim > 2 else image for image in images]
-    if not images or not all(isinstance(image, torch.Tensor) for image in images):
-        raise ValueError(
-            f"`{name}` must be a PIL image, an array of numbers `(H, W, C)`, a tensor `(C, H, W)`, or a list or batch "
-            "of one of these kinds."
-        )
-    images = [image.unsqueeze(-3) if single and image.shape[-3:-2] != (1,) else image for image in images]
-    if wrong := [image for image in images if image.ndim not in (3, 4) or image.shape[-3:] != shape]:
-        raise ValueError(
-            f"`{name}` must have {channels} channels and the model's size of {height} x {width} pixels; got the shape "
-            f"{tuple(wrong[0].shape)} (channels first). PIL images of other sizes are resized."
-        )
-    images = torch.cat([image.reshape(-1, *shape) for image in images])
-    if len(images) == 0:
-        raise ValueError(f"`{name}` holds no image: give one or more.")
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(
-            f"`{name}` must have values in [0, 1], or 0 to 255 as uint8; those from -1 to 1 are halved and 0.5 added."
-        )
-    return images
+    image = upright(image)
+    if isinstance(image, Image.Image):
+        no_form = f"`{name}`: a PIL image has no {channels} channels; give a tensor `(B, {channels}, H, W)`."
+        _refuse(channels not in PIL_MODES, no_form)
+        image = ImageOps.fit(to_mode(image, PIL_MODES[channels], name), (width, height), Image.Resampling.LANCZOS)
+        image = np.asarray(image).reshape(height, width, channels)
+    if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
+        image = image[..., None] if channels == 1 and image.shape[-1:] != (1,) else image
+        image = torch.from_numpy((np.moveaxis(image, -1, -3) if image.ndim > 2 else image).copy())
+    is_flat = isinstance(image, torch.Tensor) and channels == 1 and image.shape[-3:-2] != (1,)
+    return image.unsqueeze(-3) if is_flat else image
+
+
+def _to_tensor(images: Any, name: str, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Images of any form that diffusers' pipelines give and take, as `(B, *shape)` float32 in [0, 1]."""
+    kinds = {Image.Image if isinstance(image, Image.Image) else type(image) for image in _as_list(images)}
+    images = [_channels_first(image, name, shape) for image in _as_list(images)]
+    _refuse(
+        len(kinds) != 1 or not all(isinstance(image, torch.Tensor) for image in images),
+        f"`{name}` must be a PIL image, an array of numbers `(H, W, C)`, a tensor `(C, H, W)`, or a list or batch of "
+        "one of these kinds.",
+    )
+    wrong = [tuple(image.shape) for image in images if image.ndim not in (3, 4) or image.shape[-3:] != shape]
+    _refuse(
+        bool(wrong),
+        f"`{name}` must have {shape[0]} channels and the model's size of {shape[1]} x {shape[2]} pixels; got the shape "
+        f"{(*wrong, None)[0]} (channels first). PIL images of other sizes are resized.",
+    )
+    batch = torch.cat([image.reshape(-1, *shape) for image in images])
+    _refuse(len(batch) == 0, f"`{name}` holds no image: give one or more.")
+    batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+    in_range = bool(((batch >= 0) & (batch <= 1)).all())
+    _refuse(not in_range, f"`{name}` must have values in [0, 1], or 0 to 255 as uint8; halve and add 0.5 to [-1, 1].")
+    return batch
 
 
 @dataclass
 class AnimeDDPMPipelineOutput(ImagePipelineOutput):
-    """
-    Args:
-        images: as `output_type` says.
-        trajectory: for `return_trajectory=True` a list with, of each timestep, all images as they were predicted
-            there, in the same form as `images`; else None.
-    """
+    """The images, as `output_type` says, and with `return_trajectory` all images as predicted at each timestep."""
 
     trajectory: list | None = None
+
+
+@dataclass
+class _Plan:
+    """A call whose arguments were checked: what the denoising loop needs.
+
+    `given` are images `(n, C, H, W)` in [0, 1]; `mask` is `(m, 1, H, W)`, true where to repaint; each step is done
+    `jumps` times; `names` are the callback's tensors. `begin` (the first timestep that is done), `levels` (of each
+    timestep and of an image; None where nobody needs them) and `guided` (whether, at each timestep) come later.
+    """
+
+    condition: Condition
+    generator: Any
+    eta: float
+    output_type: str
+    given: torch.Tensor | None
+    mask: torch.Tensor | None
+    strength: float
+    inversion: bool
+    jumps: int
+    window: int | None
+    interval: tuple[float, float]
+    callback: Callable | None
+    names: list[str]
+    returns_trajectory: bool
+    begin: int = 0
+    levels: list[_Level] | None = None
+    guided: tuple[bool, ...] = ()
 
 
 class AnimeDDPMPipeline(DiffusionPipeline):
@@ -453,35 +504,24 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     `pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)`. A UNet with two more input than
     output channels was trained on patches; it is then given the coordinates of the full image (`coordinate_grid`).
 
-    A network with a class embedding (`num_class_embeds`) draws images of given classes. If the pipeline has `labels`,
-    call it with them, as in `pipe(labels={"hair": "blue", "eyes": ["red", "green"]})`, or without: attributes that are
-    not given are "any". If it has none, call it with `class_labels`, the rows of the embedding.
+    If the pipeline has `labels`, call it with them, as in `pipe(labels={"hair": "blue", "eyes": ["red", "green"]})`;
+    attributes that are not given are "any". A network with classes but without labels takes `class_labels`.
 
-    With a `guidance_scale` s above 1 the pipeline follows D_weak + s (D - D_weak). D_weak is, in this order,
-
-    1. the network restricted to windows, if there is a `guidance_window`;
-    2. `guide_unet` with the same labels (autoguidance, Karras et al., arXiv 2406.02507), if there is one;
-    3. for a pipeline with `labels`, the network with "any" of all attributes (classifier-free guidance, Ho & Salimans,
-       arXiv 2207.12598, Eq. 6 with s = 1 + w). It leaves images without labels as they are.
+    With a `guidance_scale` s above 1 the pipeline follows D_weak + s (D - D_weak). D_weak is, in this order, the
+    network restricted to windows, if there is a `guidance_window`; `guide_unet` with the same labels (autoguidance,
+    Karras et al., arXiv 2406.02507); or the network with "any" of all labels (classifier-free guidance, Ho & Salimans,
+    arXiv 2207.12598, Eq. 6 with s = 1 + w), which leaves images without labels as they are.
 
     Args:
-        unet ([`UNet2DModel`]):
-            Predicts noise, image or velocity (the scheduler's `prediction_type`) from `(B, in_channels, H, W)`.
+        unet: Predicts noise, image or velocity (the scheduler's `prediction_type`) from `(B, in_channels, H, W)`, where
             `in_channels` equals `out_channels`, or is two more.
-        scheduler ([`SchedulerMixin`]):
-            Turns the prediction into the next, less noisy state.
-        guide_unet ([`UNet2DModel`], *optional*):
-            A weaker network of the same images, such as an earlier snapshot, for `guidance_scale`.
-        space_to_depth (`int`, defaults to 1):
-            Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet of 32 x 32
-            and 12 channels draws images of 64 x 64 and 3, for the work of one of 32 x 32.
-        labels (`dict[str, list[str]]`, *optional*):
-            The attributes that the network was trained with and the names of their values, in the order of their
-            indices. It has one class for each combination, `num_class_embeds` = Π (values + 1) in all, counted by
-            `joint_class` over the attributes in alphabetical order; value 0 of each attribute is "any".
-        default_guidance_scale (`float`, defaults to 1.0):
-            The `guidance_scale` of calls that give none, where there is something to guide by: the maker's
-            recommendation. 1 is no guidance.
+        scheduler: Turns the prediction into the next, less noisy state.
+        guide_unet: A weaker network of the same images, such as an earlier snapshot.
+        space_to_depth: Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet
+            of 32 x 32 and 12 channels draws images of 64 x 64 and 3, for the work of one of 32 x 32.
+        labels: The attributes that the network was trained with and the names of their values, in the order of their
+            indices. `num_class_embeds` is Π (values + 1), counted by `joint_class` over the attributes from a to z.
+        default_guidance_scale: The `guidance_scale` of calls that give none, where there is something to guide by.
 
     Raises:
         ValueError: The channels of a network fit neither case, or are no whole blocks; `labels` are malformed, or the
@@ -491,6 +531,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "guide_unet->unet"
     _optional_components = ["guide_unet"]  # noqa: RUF012 (the name and type are diffusers' own)
     _callback_tensor_inputs = ["latents", "model_output", "pred_original_sample"]  # noqa: RUF012 (likewise)
+    unet: UNet2DModel
+    guide_unet: UNet2DModel | None
+    scheduler: Any
 
     def __init__(
         self,
@@ -502,24 +545,26 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         default_guidance_scale: float = 1.0,
     ):
         super().__init__()
-        for network in (unet, guide_unet):
-            if network is not None and network.config.in_channels - network.config.out_channels not in (0, 2):
-                raise ValueError(
-                    f"The UNet takes {network.config.in_channels} channels and gives {network.config.out_channels}. "
-                    "This pipeline needs as many in as out, or exactly two more in, which then carry pixel coordinates."
-                )
-        if not isinstance(space_to_depth, int) or space_to_depth < 1 or unet.config.out_channels % space_to_depth**2:
-            raise ValueError(
-                f"`space_to_depth` is {space_to_depth!r}, but the UNet gives {unet.config.out_channels} channels: it "
-                "must be a whole number whose square divides them."
+        for network in filter(None, (unet, guide_unet)):
+            inside, outside = network.config.in_channels, network.config.out_channels
+            _refuse(
+                inside - outside not in (0, 2),
+                f"The UNet takes {inside} channels and gives {outside}. This pipeline needs as many in as out, or "
+                "exactly two more in, which then carry pixel coordinates.",
             )
+        is_block = isinstance(space_to_depth, int) and space_to_depth > 0
+        _refuse(
+            not is_block or unet.config.out_channels % space_to_depth**2 != 0,
+            f"`space_to_depth` is {space_to_depth!r}, but the UNet gives {unet.config.out_channels} channels: it "
+            "must be a whole number whose square divides them.",
+        )
         labels = check_label_names(labels)
         classes = math.prod(len(names) + 1 for names in labels.values())
-        if labels and classes != _class_count(unet):
-            raise ValueError(
-                f'`labels` make {classes} combinations, "any" of each attribute included, but the network has '
-                f"{_class_count(unet)} classes (`num_class_embeds`): give the labels that it was trained with."
-            )
+        _refuse(
+            bool(labels) and classes != _class_count(unet),
+            f'`labels` make {classes} combinations, "any" of each attribute included, but the network has '
+            f"{_class_count(unet)} classes (`num_class_embeds`): give the labels that it was trained with.",
+        )
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         self.register_to_config(
             space_to_depth=space_to_depth, labels=labels or None, default_guidance_scale=default_guidance_scale
@@ -570,8 +615,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def image_shape(self) -> tuple[int, int, int]:
         """`(C, H, W)` of the images this model draws, read from the configuration of its UNet and `space_to_depth`."""
         side = self.unet.config.sample_size
-        if side is None:
-            raise ValueError("The UNet's config has no `sample_size`, so the size of its images is unknown. Set one.")
+        _refuse(side is None, "The UNet's config has no `sample_size`, so the size of its images is unknown. Set one.")
         height, width = (side, side) if isinstance(side, int) else side
         block = self.config.space_to_depth
         return self.unet.config.out_channels // block**2, height * block, width * block
@@ -582,229 +626,218 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return {attribute: list(names) for attribute, names in (self.config.labels or {}).items()}
 
     def default_num_inference_steps(self) -> int:
-        """Steps taken when the caller names none: `DEFAULT_STEPS` by solver, at most the steps of training.
-
-        Those that the network was distilled for, if it was.
-        """
-        name = type(self.scheduler).__name__
-        if name == "AnimeNoiseScheduler":  # only here: a stock scheduler made from its config also carries "solver"
-            name = self.scheduler.config.get("solver")
-            if self.scheduler.config.get("distilled_steps"):
-                return self.scheduler.config.distilled_steps
-        steps = DEFAULT_STEPS.get(name, OTHER_STEPS)
-        if name == "dpmsolver++" and getattr(self.scheduler, "spaces_by_octaves", False):  # not in its older files
-            steps = STEPS_BY_OCTAVES
+        """Steps taken when the caller names none, at most the steps of training."""
+        steps = traits_of(self.scheduler).steps
         return min(steps, self.scheduler.config.get("num_train_timesteps") or steps)
 
-    def check_inputs(
-        self, batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, tensor_inputs
-    ) -> None:
-        """Raise `ValueError` with a sentence for any argument of `__call__` that can't be honoured."""
-        self._check_scheduler(eta)
-        if not _is_whole(batch_size) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a whole number and at least 1, got {batch_size!r}.")
-        if not all(isinstance(one, torch.Generator) for one in _as_list(generator) if generator is not None):
-            raise ValueError("`generator` must be a torch.Generator, or a list of one for each image.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"Got {len(generator)} generators for {batch_size} images. Pass one per image, or a single one; "
-                "`batch_size` says how many images."
-            )
-        self._check_steps(num_inference_steps, timesteps)
-        if not _is_number(eta) or not 0 <= eta <= 1:
-            raise ValueError(f"`eta` must lie between 0 (deterministic) and 1 (ancestral), got {eta!r}.")
-        name, solver = type(self.scheduler).__name__, self.scheduler.config.get("solver")
-        other_solver = name == "AnimeNoiseScheduler" and solver != "ddim"
-        if eta and (other_solver or "eta" not in inspect.signature(self.scheduler.step).parameters):
-            raise ValueError(
-                f"{name}{f' with solver={solver!r}' * other_solver} takes no `eta`: leave it out, or use "
-                f"DDIMScheduler. Got {eta}."
-            )
-        shape = (batch_size, *self.image_shape)
-        if latents is not None:
-            self._check_latents(latents, shape)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
-        if output_type == "pil" and shape[1] not in PIL_MODES:
-            raise ValueError(f'Images of {shape[1]} channels have no PIL form. Use output_type="np" or "pt".')
-        if not isinstance(tensor_inputs, (list, tuple)) or set(tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be a list with some of {self._callback_tensor_inputs}, got "
-                f"{tensor_inputs!r}."
-            )
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        eta: float = 0.0,
+        timesteps: list[int] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (never changed; diffusers' own form)
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        inversion: bool = False,
+        jump_n_sample: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_window: int | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        return_trajectory: bool = False,
+        labels: dict[str, Any] | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
+    ) -> "AnimeDDPMPipelineOutput | tuple":
+        r"""Draw images from noise, or from an image.
 
-    def _check_latents(self, latents: Any, shape: tuple[int, ...]) -> None:
-        """Refuse a state that is not one of numbers for these images."""
-        if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
-            got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
-            raise ValueError(
-                f"`latents` must be a tensor of the shape {shape} (images, channels, height, width) of this call, "
-                f"got {got}."
-            )
-        if not latents.is_floating_point() or not bool(latents.isfinite().all()):
-            raise ValueError("`latents` must be finite real numbers, such as torch.randn gives.")
+        The state is float32 throughout; only the network runs in its own precision. With a list of generators image i
+        depends on generator i alone, up to the rounding of a network that is called with more or fewer images at once.
 
-    def _check_scheduler(self, eta=0.0) -> None:
-        """Refuse what is not for a network like this: of another kind of model, or that leads to the noise."""
-        name, config = type(self.scheduler).__name__, self.scheduler.config
-        needed = ("init_noise_sigma", "scale_model_input", "alphas_cumprod")
-        serves = all(hasattr(self.scheduler, one) for one in needed) and "prediction_type" in config
-        if not serves or "Inverse" in name:
-            raise ValueError(f"{name} is for models of another kind, or another purpose: {ANOTHER_SCHEDULER}.")
-        if config.get("distilled_steps") and (name != "AnimeNoiseScheduler" or eta):
-            raise ValueError(
-                f"The network was distilled to draw in {config.distilled_steps} steps of its own scheduler, without "
-                "`eta`: leave pipe.scheduler as it was loaded, or take the network that it was made of."
-            )
+        Args:
+            batch_size: Number of images; where it is 1, as many as `image` or the lists of labels hold.
+            generator: Source of the initial noise and of a stochastic solver's: one, or a list of `batch_size`.
+            num_inference_steps: Solver steps, at most those of training. None takes 10 for the DPM-Solver++ of
+                `AnimeNoiseScheduler` (25 with another spacing than its own), 25 for DPM-Solver++, UniPC, DEIS, Heun and
+                Euler, 250 for ancestral DDPM, 50 for DDIM and all others. A distilled network takes its own.
+            eta: Share of fresh noise per DDIM step, 0 to 1 (arXiv 2010.02502). Only for schedulers that take it.
+            timesteps: Own descending timesteps instead of `num_inference_steps`, for schedulers that take them.
+            latents: Unit-variance noise `(batch_size, C, H, W)` to start from, or to add to `image`.
+            output_type: `"pil"`: list of `PIL.Image` (1, 3 or 4 channels); `"np"`: float32 `(B, H, W, C)` in [0, 1];
+                `"pt"`: float32 `(B, C, H, W)` in [0, 1]; `"latent"`: the final state, about [-1, 1] and not clamped.
+            return_dict: Return [`AnimeDDPMPipelineOutput`] instead of a plain tuple.
+            callback_on_step_end: Called as `callback(pipe, step_index, timestep, tensors)` after each step. `"latents"`
+                in the dict that it returns replace the pipeline's own. `pipe._interrupt = True` stops, and
+                `pipe._guidance_scale` is that of the next step.
+            callback_on_step_end_tensor_inputs: What `tensors` holds: `"latents"` (the new state), `"model_output"`,
+                `"pred_original_sample"` (about [-1, 1], not clamped), all `(B, C, H, W)` float32.
+            image: One image, or `batch_size` of them, to go on from. PIL images are turned as their EXIF data say, put
+                on white where they are transparent, cropped and resized to the model's size; arrays `(B, H, W, C)` and
+                tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
+            mask_image: As `image`, of one channel: white (0.5 and more; in uint8 also 1 where a mask has nothing above)
+                where to repaint; the other pixels stay exactly as given. A PIL mask is of the size of `image`.
+            strength: How much of `image` goes, from 0 (nothing) to 1 (all). By default 1 with `mask_image`, else 0.8.
+                The last `strength` of the steps are done, all of them only at 1, from `image` with the noise that
+                belongs there (SDEdit, Meng et al., arXiv 2108.01073).
+            inversion: Vary `image` in the noise that it comes from (see `invert`), by turning that noise by `strength`
+                · 90° towards fresh noise. All steps are done, without guidance, and both ways with the same labels.
+            jump_n_sample: With `mask_image`, how often each step is done, with noise added again in between so that the
+                new part fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 2,
+                or 1 for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
+            guidance_scale: s of D_weak + s (D - D_weak) (see the class), 1 or more; 1 is no guidance. By default the
+                model's own where there is something to guide by, and 1 with `inversion`.
+            guidance_window: Side in pixels of the windows, half overlapping, that the network as its own weak guide is
+                restricted to (M-SWG, arXiv 2411.10257: what lies in one window only is not guided).
+            guidance_interval: The σ, from and to, at which to guide (Kynkäänniemi et al., arXiv 2404.07724).
+            return_trajectory: Also return the images as predicted at each step, as `.trajectory`.
+            labels: Of each attribute in `pipe.labels` one value for all images, or a list of one for each: a name,
+                apart from case and surrounding spaces, or an index from 0 on; None or `"any"` leaves it open.
+            class_labels: Rows of the network's class embedding, one or `(batch_size,)`, for networks without labels.
 
-    def _check_inversion(self) -> None:
-        """Refuse to invert with a scheduler that cannot."""
-        config, name = self.scheduler.config, type(self.scheduler).__name__
-        if config.get("distilled_steps"):
-            raise ValueError("A distilled network can't be inverted: take the network that it was made of.")
-        is_ddim = config.get("solver") == "ddim" if name == "AnimeNoiseScheduler" else name == "DDIMScheduler"
-        if not is_ddim or config.clip_sample or config.thresholding:
-            raise ValueError(
-                "Inversion follows DDIM without clipping. Set pipe.scheduler = DDIMScheduler.from_config("
-                "pipe.scheduler.config, clip_sample=False, thresholding=False)."
-            )
+        Returns:
+            [`AnimeDDPMPipelineOutput`] or `tuple`: the images in `.images` or at index 0.
 
-    def _check_steps(self, num_inference_steps, timesteps) -> None:
-        """The part of `check_inputs` about how many network calls there are and where."""
-        trained = self.scheduler.config.get("num_train_timesteps")
-        if timesteps is not None:
-            if few := self.scheduler.config.get("distilled_steps"):
-                raise ValueError(f"The network was distilled to draw in {few} steps of its own: leave `timesteps` out.")
-            if num_inference_steps is not None:
-                raise ValueError("Pass `num_inference_steps` or `timesteps`, not both: the one decides the other.")
-            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
-                raise ValueError(f"{type(self.scheduler).__name__} chooses its own steps and takes no `timesteps`.")
-        elif num_inference_steps is not None and (not _is_whole(num_inference_steps) or num_inference_steps < 1):
-            raise ValueError(f"`num_inference_steps` must be a whole number, at least 1, got {num_inference_steps!r}.")
-        elif num_inference_steps is not None and trained is not None and num_inference_steps > trained:
-            raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps}, but the model was trained with {trained} steps. "
-                f"Ask for {trained} or fewer; None takes {self.default_num_inference_steps()}."
-            )
-
-    def _check_source(self, batch_size, image, mask, strength, inversion, eta, jump_n_sample, guidance_scale) -> None:
-        """The part of `check_inputs` about `image`, `mask_image` and what belongs to them."""
-        for name, given in (("image", image), ("mask_image", mask)):
-            if given is not None and len(given) not in (1, batch_size):
-                raise ValueError(f"`{name}` holds {len(given)} for {batch_size} images: give one, or one for each.")
-        if image is None and (mask is not None or strength is not None or inversion):
-            raise ValueError("`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
-        if strength is not None and not (_is_number(strength) and 0 <= strength <= 1):
-            raise ValueError(f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength!r}.")
-        if inversion and (mask is not None or eta or guidance_scale != 1):
-            raise ValueError(
-                "`inversion` varies a whole image, along the network's own path and without fresh noise: leave "
-                "`mask_image`, `eta` and `guidance_scale` out."
-            )
-        if inversion:
-            self._check_inversion()
-        if mask is not None and any(part.all() or not part.any() for part in mask):
-            raise ValueError(
-                "`mask_image` must be white where to repaint and black where to keep, but at the model's size is all "
-                "of one colour: leave it out, or both it and `image`."
-            )
-        if jump_n_sample is not None and (mask is None or not _is_whole(jump_n_sample) or jump_n_sample < 1):
-            raise ValueError(
-                f"`jump_n_sample` belongs to `mask_image` and is a whole number, at least 1, got {jump_n_sample!r}."
-            )
-        if (jump_n_sample or 1) > 1 and not self._can_repeat:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} can't repeat a step: leave `jump_n_sample` out, or "
-                f"{ANOTHER_SCHEDULER}."
-            )
-
-    def _check_guide_classes(self) -> None:
-        """Refuse a guide that cannot be called with the network's classes."""
-        guide = self.guide_unet
-        if guide is not None and _class_count(guide) != _class_count(self.unet):
-            raise ValueError(
-                f"The guide has {_class_count(guide)} classes (`num_class_embeds`), but the network "
-                f"{_class_count(self.unet)}: take a guide that was trained with the same labels."
-            )
-
-    @staticmethod
-    def _check_guidance_scale(scale: Any, name: str) -> None:
-        if not _is_number(scale) or not 1 <= scale < math.inf:
-            raise ValueError(f"`{name}` must be 1, which is no guidance, or more, got {scale!r}.")
-
-    def check_guidance(
-        self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE, is_labelled=False
-    ) -> None:
-        """The part of `check_inputs` about `guidance_scale` and what belongs to it.
-
-        `is_labelled` says that an image of the call has a label, so that "any" can guide it.
+        Raises:
+            ValueError: An argument can't be honoured; the message says which and what would do (`check_inputs`).
         """
-        self._check_guidance_scale(guidance_scale, "guidance_scale")
-        is_sequence = isinstance(guidance_interval, (tuple, list, np.ndarray))
-        if not is_sequence or not all(map(_is_number, guidance_interval)):
-            raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
-        if guidance_scale == 1:
-            if guidance_window is not None or tuple(guidance_interval) != EVERYWHERE:
-                raise ValueError("`guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1.")
-            return
-        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] < guidance_interval[1]:
-            raise ValueError(f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval}.")
-        if guidance_window is not None:
-            halvings, side = len(self.unet.config.block_out_channels) - 1, min(self.image_shape[1:])
-            unit = self.config.space_to_depth * 2**halvings
-            if not _is_whole(guidance_window) or int(guidance_window) not in range(unit, side, unit):
-                raise ValueError(
-                    f"`guidance_window` must be one of {list(range(unit, side, unit))}, the sides that this network "
-                    f"can halve and that are less than the image's, got {guidance_window!r}."
+        names = _check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        generator = list(generator) if isinstance(generator, tuple) else generator
+        given, mask = self.prepare_images(image, mask_image, self._execution_device)
+        if _is_whole(batch_size) and batch_size == 1:
+            batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
+        self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
+        condition = self.prepare_condition(labels, class_labels, batch_size)
+        scale = 1 if inversion and guidance_scale is None else guidance_scale
+        scale = self.choose_guidance_scale(scale, guidance_window, condition.is_labelled)
+        self._check_source(batch_size, given, mask, strength, inversion)
+        self._check_inversion_call(inversion, mask, eta, scale)
+        self._check_jumps(jump_n_sample, mask)
+        self.check_guidance(scale, guidance_window, guidance_interval, condition.is_labelled)
+        self._guidance_scale, self._interrupt = scale, False
+        strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
+        jumps = jump_n_sample or (JUMPS if mask is not None and traits_of(self.scheduler).can_repeat else 1)
+        plan = _Plan(
+            condition, generator, eta, output_type, given, mask, strength, inversion, jumps, guidance_window,
+            (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory,
+        )  # fmt: skip
+        latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
+        latents = self._begin(plan, latents, num_inference_steps, timesteps)
+        output = self._finish(plan, *self._denoise(plan, latents))
+        return output if return_dict else output.to_tuple()
+
+    def _begin(self, plan: _Plan, latents: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
+        """Set the timesteps, complete the plan, and turn unit noise `(B, C, H, W)` into the first state."""
+        original = None if plan.given is None else plan.given * 2 - 1
+        if plan.inversion and plan.strength > 0:
+            source = original if plan.condition.is_uniform else original.expand_as(latents)
+            own = self._invert(source, num_inference_steps, timesteps, plan.condition.part(0, len(source)))
+            latents = slerp(own.expand_as(latents), latents, plan.strength)
+        self.prepare_timesteps(num_inference_steps, timesteps, latents.device)
+        needs_levels = plan.given is not None or plan.returns_trajectory or "pred_original_sample" in plan.names
+        if needs_levels or plan.interval != EVERYWHERE:
+            plan.levels = self.noise_levels()
+        plan.begin = self.begin_at(float(plan.strength > 0) if plan.inversion else plan.strength)
+        plan.guided = (True,) * len(self.scheduler.timesteps)
+        if plan.levels is not None and self._guidance_scale != 1:
+            low, high = plan.interval
+            plan.guided = tuple(low <= level.sigma <= high for level in plan.levels[:-1])
+            no_step = plan.begin < len(plan.guided) and not any(plan.guided[plan.begin :])
+            _refuse(no_step, f"No step has a σ within the `guidance_interval` {plan.interval}: widen it.")
+        if plan.begin == 0:
+            return latents * self.scheduler.init_noise_sigma
+        level = plan.levels[plan.begin]
+        return level.signal * original + level.noise * latents
+
+    def _denoise(self, plan: _Plan, latents: torch.Tensor) -> tuple[torch.Tensor, list]:
+        """All steps from the first state to the image, and the images predicted on the way."""
+        scale, trajectory = self._guidance_scale, []
+        fresh = _copy_of(vars(self.scheduler))
+        grid = coordinate_grid(*self.image_shape[1:], latents.device)
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps[plan.begin :]), plan.begin):
+            if self.interrupt:
+                break
+            if self._guidance_scale != scale:  # a callback has changed it
+                scale = self._guidance_scale
+                if scale != 1:
+                    self.check_guidance(scale, plan.window, plan.interval, plan.condition.is_labelled)
+            for jump in reversed(range(plan.jumps)):
+                if plan.jumps > 1:  # what a multistep solver remembers is of another noise: each step stands alone
+                    vars(self.scheduler).update(_copy_of(fresh))
+                    self.set_begin_index(i)
+                output = self.predict_guided(
+                    latents, t, grid, scale if plan.guided[i] else 1, plan.window, plan.condition
                 )
-        elif self.guide_unet is None:
-            self._check_guided_by_any(is_labelled)
-        elif _draws(self.guide_unet) != _draws(self.unet):
-            raise ValueError(
-                f"The guide draws images of {_draws(self.guide_unet)} (channels, size), but the network of "
-                f"{_draws(self.unet)}: take a snapshot of the same training."
-            )
-        else:
-            self._check_guide_classes()
+                output, predicted = self._repaint(plan, output, latents, i)
+                kwargs = self.prepare_extra_step_kwargs(plan.generator, plan.eta)
+                latents = self.scheduler.step(output, t, latents, **kwargs, return_dict=False)[0]
+                if jump > 0:
+                    latents = _noise_again(latents, plan.levels[i + 1], plan.levels[i], plan.generator)
+            if plan.returns_trajectory:
+                trajectory.append(self.postprocess(predicted, plan.output_type))
+            if plan.callback is not None:
+                tensors = {"latents": latents, "model_output": output, "pred_original_sample": predicted}
+                latents = self._call_back(plan, i - plan.begin, t, tensors)
+        return latents, trajectory
 
-    def choose_guidance_scale(self, guidance_scale, guidance_window, is_labelled: bool) -> Any:
-        """That of a call: what is given, else the model's own where there is something to guide by, else 1."""
-        if guidance_scale is not None:
-            return guidance_scale
-        has_weaker = guidance_window is not None or self.guide_unet is not None or (bool(self.labels) and is_labelled)
-        return self.config.default_guidance_scale if has_weaker else 1
+    def _finish(self, plan: _Plan, latents: torch.Tensor, trajectory: list) -> AnimeDDPMPipelineOutput:
+        """The images, with what was given outside the mask, or everywhere where nothing was to change."""
+        mask = plan.mask
+        if plan.strength == 0:
+            mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=latents.device)
+        images = self.postprocess(latents, plan.output_type, plan.given, mask)
+        self.maybe_free_model_hooks()
+        return AnimeDDPMPipelineOutput(images=images, trajectory=trajectory if plan.returns_trajectory else None)
 
-    def _check_guided_by_any(self, is_labelled: bool) -> None:
-        """Refuse guidance without a guide or a window where there is no label to guide towards."""
-        if self.labels and not is_labelled:
-            raise ValueError(
-                'Guidance needs labels or a guide: give `labels` other than "any", load a `guide_unet`, or give a '
-                "`guidance_window`."
-            )
-        if not self.labels:
-            reason = ', as none of the classes of this one is known to be "any"' if _class_count(self.unet) else ""
-            raise ValueError(
-                f"`guidance_scale` needs a weaker network{reason}: load one as `guide_unet`, or give a "
-                "`guidance_window`."
-            )
+    def _repaint(
+        self, plan: _Plan, output: torch.Tensor, latents: torch.Tensor, i: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the network says and the image that it means, outside the mask replaced by the given one."""
+        if plan.levels is None:
+            return output, None
+        kind, level = self.scheduler.config.prediction_type, plan.levels[i]
+        predicted = _to_original(kind, output, latents, level)
+        if plan.mask is not None:
+            predicted = torch.where(plan.mask, predicted.clamp(-1, 1), plan.given * 2 - 1)
+            output = _from_original(kind, predicted, latents, level)
+        return output, predicted
 
-    @property
-    def _calls_per_step(self) -> int:
-        """2 for Heun and its like."""
-        return getattr(self.scheduler, "order", 1)
+    def _call_back(self, plan: _Plan, step: int, t: torch.Tensor, tensors: dict[str, Any]) -> torch.Tensor:
+        """Call the caller's function; returns the state to go on from."""
+        latents = tensors["latents"]
+        changed = plan.callback(self, step, t, {name: tensors[name] for name in plan.names}) or {}
+        _refuse(not isinstance(changed, dict), f"`callback_on_step_end` must return a dict or None, got {changed!r}.")
+        if "latents" not in changed:
+            return latents
+        self._check_latents(changed["latents"], tuple(latents.shape))
+        return changed["latents"].to(latents.device, torch.float32)
 
-    @property
-    def _starts_anywhere(self) -> bool:
-        """False for the schedulers of diffusers that count, midway too, the steps that were not done."""
-        name = type(self.scheduler).__name__
-        return not (
-            name == "LMSDiscreteScheduler" or (name == "PNDMScheduler" and not self.scheduler.config.skip_prk_steps)
-        )
+    def postprocess(
+        self,
+        latents: torch.Tensor,
+        output_type: str = "pil",
+        given: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ):
+        """The state `(B, C, H, W)` in [-1, 1] as `output_type`; what lies outside the range is clamped.
 
-    @property
-    def _can_repeat(self) -> bool:
-        """Whether a single step can be done again."""
-        return self._calls_per_step == 1 and self._starts_anywhere and type(self.scheduler).__name__ != "PNDMScheduler"
+        Where `mask` is false it is `given` instead, which is in [0, 1].
+        """
+        if output_type == "latent":
+            return latents if mask is None else torch.where(mask, latents, given * 2 - 1)
+        images = (latents / 2 + 0.5).clamp(0, 1)
+        images = images if mask is None else torch.where(mask, images, given)
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
+
+    # Preparing a call.
 
     def prepare_timesteps(self, num_inference_steps, timesteps, device) -> None:
         """Set the scheduler's timesteps: those given, or as many as asked for, or the default number."""
@@ -815,22 +848,21 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     def begin_at(self, strength: float) -> int:
         """Of the scheduler's timesteps skip all but the last `strength`; returns the index of the first to be done."""
-        calls, order = len(self.scheduler.timesteps), self._calls_per_step
+        calls, order = len(self.scheduler.timesteps), getattr(self.scheduler, "order", 1)
         steps = math.ceil(calls / order)
         done = math.floor(strength * steps + 0.5)
         if strength < 1:
             done = min(done, steps - 1)  # all of them would forget the image
-        if done == 0 < strength:
-            raise ValueError(
-                f"`strength` {strength} of {steps} step{'s' * (steps > 1)} is none: ask for more strength or more "
-                "steps, or for a new image with strength=1."
-            )
+        _refuse(
+            done == 0 < strength,
+            f"`strength` {strength} of {steps} step{'s' * (steps > 1)} is none: ask for more strength or more "
+            "steps, or for a new image with strength=1.",
+        )
         begin = min((steps - done) * order, calls)
-        if 0 < begin < calls and not self._starts_anywhere:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} starts rightly only from noise: give strength=1, or "
-                f"{ANOTHER_SCHEDULER}."
-            )
+        _refuse(
+            0 < begin < calls and not traits_of(self.scheduler).starts_anywhere,
+            f"{type(self.scheduler).__name__} starts rightly only from noise: give strength=1, or {ANOTHER_SCHEDULER}.",
+        )
         self.set_begin_index(begin)
         self._num_timesteps = calls - begin
         return begin
@@ -843,10 +875,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def noise_levels(self) -> list[_Level]:
         """The level of each of the scheduler's timesteps, and that of an image; to be read before the first step."""
         name = type(self.scheduler).__name__
-        if name == "KDPM2DiscreteScheduler" or not hasattr(self.scheduler, "add_noise"):
-            raise ValueError(
-                f"{name} does not tell its noise levels, so it can only draw new images: {ANOTHER_SCHEDULER}."
-            )
+        _refuse(
+            not traits_of(self.scheduler).tells_levels,
+            f"{name} does not tell its noise levels, so it can only draw new images: {ANOTHER_SCHEDULER}.",
+        )
         timesteps = self.scheduler.timesteps.cpu()  # where schedulers look them up one by one
         one = torch.ones(len(timesteps), 1)
         signal = self.scheduler.add_noise(one, torch.zeros_like(one), timesteps)[:, 0].tolist()
@@ -858,9 +890,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         shape, mask = self.image_shape, None
         if mask_image is not None:
             both = [*_as_list(image), *_as_list(mask_image)]
-            sizes = sorted({_upright(part).size for part in both if isinstance(part, Image.Image)})
-            if len(sizes) > 1:
-                raise ValueError(f"`mask_image` and `image` must be of one size, got {sizes} (width, height).")
+            sizes = sorted({upright(part).size for part in both if isinstance(part, Image.Image)})
+            _refuse(len(sizes) > 1, f"`mask_image` and `image` must be of one size, got {sizes} (width, height).")
             mask = _to_tensor(mask_image, "mask_image", (1, *shape[1:])).to(device)
             in_bits = (mask.amax((1, 2, 3), keepdim=True) * 255 - 1).abs() < 1e-3  # uint8 of 0 and 1
             mask = torch.where(in_bits, mask > 0, mask >= 0.5)
@@ -873,30 +904,28 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if isinstance(labels, Condition):  # of the frames of `interpolate`
             return labels
         labels = None if isinstance(labels, dict) and not labels else labels
-        count, known = _class_count(self.unet), self.labels
-        if kind := self.unet.config.get("class_embed_type"):
-            raise ValueError(
-                f"The network has class_embed_type={kind!r}, which this pipeline can't draw with: it takes classes of "
-                "an embedding table (None)."
-            )
-        if labels is not None and class_labels is not None:
-            raise ValueError("Give `labels` or `class_labels`, not both: each says which images to draw.")
-        if labels is not None and not known:
-            instead = f", and give `class_labels` from 0 to {count - 1}" if count else ""
-            raise ValueError(f"This model has no labels: leave `labels` out{instead}.")
-        if class_labels is not None and not count:
-            raise ValueError("This model has no classes: leave `class_labels` out.")
+        count, known, kind = _class_count(self.unet), self.labels, self.unet.config.get("class_embed_type")
+        _refuse(
+            bool(kind),
+            f"The network has class_embed_type={kind!r}, which this pipeline can't draw with: it takes classes of "
+            "an embedding table (None).",
+        )
+        both = labels is not None and class_labels is not None
+        _refuse(both, "Give `labels` or `class_labels`, not both: each says which images to draw.")
+        instead = f", and give `class_labels` from 0 to {count - 1}" if count else ""
+        _refuse(labels is not None and not known, f"This model has no labels: leave `labels` out{instead}.")
+        _refuse(class_labels is not None and not count, "This model has no classes: leave `class_labels` out.")
         if not count:
             return UNCONDITIONAL
+        _refuse(
+            class_labels is None and not known,
+            "This model draws images of given classes and has no labels: give `class_labels`, one or a list of whole "
+            f"numbers from 0 to {count - 1}.",
+        )
         if class_labels is not None:
             classes = _own_classes(class_labels, count, batch_size)
-        elif known:
-            classes = _label_classes({} if labels is None else labels, known, batch_size)
         else:
-            raise ValueError(
-                f"This model draws images of given classes and has no labels: give `class_labels`, one or a list of "
-                f"whole numbers from 0 to {count - 1}."
-            )
+            classes = _label_classes({} if labels is None else labels, known, batch_size)
         return Condition((classes.to(self._execution_device),))
 
     def prepare_latents(self, batch_size, generator, device, latents=None) -> torch.Tensor:
@@ -909,6 +938,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Of `generator` and `eta`, those that this scheduler's `step` takes."""
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in (("generator", generator), ("eta", eta)) if name in accepted}
+
+    def choose_guidance_scale(self, guidance_scale, guidance_window, is_labelled: bool) -> Any:
+        """That of a call: what is given, else the model's own where there is something to guide by, else 1."""
+        if guidance_scale is not None:
+            return guidance_scale
+        has_weaker = guidance_window is not None or self.guide_unet is not None or (bool(self.labels) and is_labelled)
+        return self.config.default_guidance_scale if has_weaker else 1
+
+    # Calling the networks.
 
     def predict(
         self,
@@ -978,190 +1016,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             weak = torch.where(count > 1, weak, output)  # the mask of M-SWG: a pixel of one window is not guided
         return weak + scale * (output - weak)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        batch_size: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        num_inference_steps: int | None = None,
-        eta: float = 0.0,
-        timesteps: list[int] | None = None,
-        latents: torch.Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (never changed; diffusers' own form)
-        image: Any = None,
-        mask_image: Any = None,
-        strength: float | None = None,
-        inversion: bool = False,
-        jump_n_sample: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_window: int | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        return_trajectory: bool = False,
-        labels: dict[str, Any] | None = None,
-        class_labels: int | list[int] | torch.Tensor | None = None,
-    ) -> "AnimeDDPMPipelineOutput | tuple":
-        r"""Draw images from noise, or from an image.
-
-        The state is float32 throughout; only the network runs in its own precision (fp16 or bf16 after
-        `pipe.to(torch.float16)`). With a list of generators image i depends on generator i alone, not on the batch, up
-        to the rounding of a network that is called with more or fewer images at once.
-
-        Args:
-            batch_size (`int`, defaults to 1):
-                Number of images; where it is 1, as many as `image`, the lists in `labels` or `class_labels` hold.
-            generator (`torch.Generator` or a list of `batch_size` of them, *optional*):
-                Source of the initial noise and, for stochastic solvers, of the noise of each step.
-            num_inference_steps (`int`, *optional*):
-                Solver steps. None takes 10 for the DPM-Solver++ of `AnimeNoiseScheduler` (25 with another spacing than
-                its own), 25 for DPM-Solver++, UniPC, DEIS, Heun and Euler, 250 for ancestral DDPM, 50 for DDIM and all
-                others; at most the steps of training. A distilled network takes those that it was distilled for.
-            eta (`float`, defaults to 0.0):
-                Share of fresh noise per DDIM step, 0 to 1 (arXiv 2010.02502). Only for schedulers that take it.
-            timesteps (`list[int]`, *optional*):
-                Own descending timesteps instead of `num_inference_steps`, for schedulers that take them.
-            latents (`torch.Tensor` of shape `(batch_size, C, H, W)`, *optional*):
-                Unit-variance noise to start from, or to add to `image`; scaled here as the scheduler wants it.
-            output_type (`str`, defaults to `"pil"`):
-                `"pil"`: list of `PIL.Image` (1, 3 or 4 channels); `"np"`: float32 `(B, H, W, C)` in [0, 1]; `"pt"`:
-                float32 `(B, C, H, W)` in [0, 1]; `"latent"`: the final state itself, about [-1, 1] and not clamped.
-            return_dict (`bool`, defaults to `True`):
-                Return [`AnimeDDPMPipelineOutput`] instead of a plain tuple.
-            callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step_index, timestep, tensors)` after each step. `"latents"` in the dict that
-                it returns replace the pipeline's own. `pipe._interrupt = True` stops, and `pipe._guidance_scale` is
-                that of the next step.
-            callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
-                What `tensors` holds: `"latents"` (the new state), `"model_output"`, `"pred_original_sample"` (the image
-                as it is predicted: about [-1, 1], not clamped), all `(B, C, H, W)` float32.
-            image (`PIL.Image`, `np.ndarray`, `torch.Tensor` or a list of one of these, *optional*):
-                One image, or `batch_size` of them, to go on from. PIL images are turned as their EXIF data say, put on
-                white where they are transparent, cropped and resized to the model's size; arrays `(B, H, W, C)` and
-                tensors `(B, C, H, W)` have it, with values in [0, 1], or uint8.
-            mask_image (as `image`, of one channel, *optional*):
-                White (0.5 and more; in uint8 also 1 where a mask has nothing above) where to repaint `image`; the other
-                pixels stay exactly as given. A PIL mask has the size of the PIL image and no transparency.
-            strength (`float`, *optional*):
-                How much of `image` goes, from 0 (nothing: it is returned) to 1 (all: a new one). By default 1 with
-                `mask_image`, else 0.8. The last `strength` of the steps are done, all of them only at 1, from `image`
-                with the noise that belongs there (SDEdit, Meng et al., arXiv 2108.01073).
-            inversion (`bool`, defaults to `False`):
-                Vary `image` in the noise that it comes from (see `invert`) rather than in its pixels, by turning that
-                noise by `strength` · 90° towards fresh noise. All steps are done, without guidance, and both ways with
-                the same labels.
-            jump_n_sample (`int`, *optional*):
-                With `mask_image`, how often each step is done, with noise added again in between so that the new part
-                fits the old (RePaint, Lugmayr et al., arXiv 2201.09865, with jumps of one step). By default 2, or 1
-                for a scheduler that goes in half steps. Where it is more than 1 every solver is of first order.
-            guidance_scale (`float`, *optional*):
-                s of D_weak + s (D - D_weak), 1 or more; 1 is no guidance. By default the model's own
-                (`default_guidance_scale`) where there is something to guide by, and 1 with `inversion`. D_weak is the
-                network in windows with `guidance_window`, else `guide_unet` with the same labels, else the network with
-                "any" of all `labels` (see the class, with the papers). A network with `class_labels` only needs one of
-                the first two.
-            guidance_window (`int`, *optional*):
-                Side in pixels of the windows, half overlapping, that the network as its own weak guide is restricted to
-                (M-SWG, arXiv 2411.10257: what lies in one window only is not guided). A network trained on patches is
-                told where in the image each window lies.
-            guidance_interval (`tuple[float, float]`, defaults to all):
-                The σ, from and to, at which to guide (Kynkäänniemi et al., arXiv 2404.07724).
-            return_trajectory (`bool`, defaults to `False`):
-                Also return the images as predicted at each step, as `.trajectory`.
-            labels (`dict`, *optional*):
-                For a model with labels (`pipe.labels`): of each attribute one value for all images, or a list of one
-                for each. A value is a name, apart from case and surrounding spaces, or its index from 0 on in
-                `pipe.labels[attribute]`; None or `"any"` leaves it open, like an attribute that isn't given.
-            class_labels (`int`, `list[int]` or integer `torch.Tensor` of shape `(batch_size,)`, *optional*):
-                Rows of the network's class embedding instead: needed for a network with classes but no labels.
-
-        Returns:
-            [`AnimeDDPMPipelineOutput`] or `tuple`: the images in `.images` or at index 0.
-
-        Raises:
-            ValueError: An argument can't be honoured; the message says which and what would do (`check_inputs`).
-        """
-        names = _check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        device = self._execution_device
-        generator = list(generator) if isinstance(generator, tuple) else generator
-        given, mask = self.prepare_images(image, mask_image, device)
-        if _is_whole(batch_size) and batch_size == 1:
-            batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
-        self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
-        condition = self.prepare_condition(labels, class_labels, batch_size)
-        if inversion and guidance_scale is None:
-            guidance_scale = 1
-        guidance_scale = self.choose_guidance_scale(guidance_scale, guidance_window, condition.is_labelled)
-        self._check_source(batch_size, given, mask, strength, inversion, eta, jump_n_sample, guidance_scale)
-        self.check_guidance(guidance_scale, guidance_window, guidance_interval, condition.is_labelled)
-        self._guidance_scale = guidance_scale
-        strength = (1.0 if given is None or mask is not None else 0.8) if strength is None else strength
-        jumps = jump_n_sample or (JUMPS if mask is not None and self._can_repeat else 1)
-        original = None if given is None else given * 2 - 1
-        self._interrupt = False
-        latents = self.prepare_latents(batch_size, generator, device, latents)
-        if inversion and strength > 0:
-            source = original if condition.is_uniform else original.expand_as(latents)
-            own = self._invert(source, num_inference_steps, timesteps, condition.part(0, len(source)))
-            latents = slerp(own.expand_as(latents), latents, strength)
-        self.prepare_timesteps(num_inference_steps, timesteps, device)
-        knows_levels = given is not None or return_trajectory or "pred_original_sample" in names
-        levels = self.noise_levels() if knows_levels or tuple(guidance_interval) != EVERYWHERE else None
-        fresh = _copy_of(vars(self.scheduler))
-        begin = self.begin_at(float(strength > 0) if inversion else strength)
-        if begin == 0:
-            latents = latents * self.scheduler.init_noise_sigma
-        else:
-            latents = levels[begin].signal * original + levels[begin].noise * latents
-        guided = [True] * len(self.scheduler.timesteps)
-        if levels is not None and guidance_scale != 1:
-            low, high = guidance_interval
-            guided = [low <= level.sigma <= high for level in levels[:-1]]
-            if not any(guided[begin:]) and begin < len(guided):
-                raise ValueError(f"No step has a σ within the `guidance_interval` {guidance_interval}: widen it.")
-        grid = coordinate_grid(*self.image_shape[1:], device)
-        step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
-        kind, trajectory, predicted = self.scheduler.config.prediction_type, [], None
-
-        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps[begin:]), begin):
-            if self.interrupt:
-                break
-            if self._guidance_scale != guidance_scale:  # a callback has changed it
-                guidance_scale = self._guidance_scale
-                if guidance_scale != 1:
-                    self.check_guidance(guidance_scale, guidance_window, guidance_interval, condition.is_labelled)
-            scale = guidance_scale if guided[i] else 1
-            for jump in reversed(range(jumps)):
-                if jumps > 1:  # what a multistep solver remembers is of another noise: each step stands alone
-                    vars(self.scheduler).update(_copy_of(fresh))
-                    self.set_begin_index(i)
-                model_output = self.predict_guided(latents, t, grid, scale, guidance_window, condition)
-                if levels is not None:
-                    predicted = _to_original(kind, model_output, latents, levels[i])
-                if mask is not None:
-                    predicted = torch.where(mask, predicted.clamp(-1, 1), original)
-                    model_output = _from_original(kind, predicted, latents, levels[i])
-                latents = self.scheduler.step(model_output, t, latents, **step_kwargs, return_dict=False)[0]
-                if jump > 0:
-                    latents = _noise_again(latents, levels[i + 1], levels[i], generator)
-            if return_trajectory:
-                trajectory.append(self.postprocess(predicted, output_type))
-            if callback_on_step_end is not None:
-                tensors = {"latents": latents, "model_output": model_output, "pred_original_sample": predicted}
-                changed = callback_on_step_end(self, i - begin, t, {name: tensors[name] for name in names}) or {}
-                if not isinstance(changed, dict):
-                    raise ValueError(f"`callback_on_step_end` must return a dict or None, got {changed!r}.")
-                if "latents" in changed:
-                    self._check_latents(changed["latents"], tuple(latents.shape))
-                    latents = changed["latents"].to(device, torch.float32)
-
-        if strength == 0:
-            mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
-        images = self.postprocess(latents, output_type, given, mask)
-        output = AnimeDDPMPipelineOutput(images=images, trajectory=trajectory if return_trajectory else None)
-        self.maybe_free_model_hooks()
-        return output if return_dict else output.to_tuple()
+    # Inversion and interpolation.
 
     @torch.no_grad()
     def invert(
@@ -1172,19 +1027,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         labels: dict[str, Any] | None = None,
         class_labels: int | list[int] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noise of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
+        """Noise `(B, C, H, W)` of about unit variance that DDIM turns nearly into `image`, to be given as `latents`.
 
         DDIM inversion (Song et al., arXiv 2010.02502, section 4.3), each of the same steps solved for by fixed-point
-        iteration (Pan et al., arXiv 2309.04907). More steps come closer. An image comes from many noises; this is one.
-        With the labels of the image here, and others in the call that draws from the noise, the image is edited.
-
-        Args:
-            image: As in `__call__`.
-            num_inference_steps, timesteps: As in `__call__`. Costs 5 network calls a step.
-            labels, class_labels: As in `__call__`, one value for all images or one for each.
-
-        Returns:
-            `(B, C, H, W)` float32.
+        iteration (Pan et al., arXiv 2309.04907), at 5 network calls a step. More steps come closer. With the labels of
+        the image here, and others in the call that draws from the noise, the image is edited. Arguments as in
+        `__call__`.
 
         Raises:
             ValueError: The scheduler isn't DDIM without clipping, or an argument can't be honoured.
@@ -1229,9 +1077,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ) -> "AnimeDDPMPipelineOutput":
         """Images on the way from one seed or image to another, on the sphere of their noise (`slerp`).
 
-        The first and the last are those that the two seeds give on their own, up to rounding, or the two images
-        themselves: what inversion has lost of these is blended over the frames. A callback is called at the steps of
-        each batch of frames, from 0 on, and one that stops leaves the frames that were begun.
+        The ends are those that the two seeds give on their own, up to rounding, or the two images themselves: what
+        inversion has lost is blended over the frames. A callback that stops leaves the frames that were begun.
         `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
@@ -1239,59 +1086,36 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             generator: Two, one for each end; or
             image: two images, as in `__call__`, for which the conditions of `invert` hold, and without guidance.
             batch_size: Images drawn at once.
-            output_type: As in `__call__`.
-            labels: As in `__call__`, one value for all frames, or a list of two, for the two ends.
-            labels_end: Those of the last end, if `labels` are those of the first; an attribute that it does not give
-                is "any". Between different labels the predictions of both are mixed linearly.
-            class_labels: As in `__call__`, one for all frames, or two for the two ends.
+            labels, class_labels: As in `__call__`, one value for all frames, or a list of two, for the two ends.
+            labels_end: Labels of the last end alone. Between different labels the predictions are mixed linearly.
             **kwargs: Others of `__call__`, such as `num_inference_steps` or `guidance_scale`.
 
         Raises:
-            ValueError: Not exactly two ends of one kind, a sampler that draws noise on its way, or what can't be
-                honoured.
+            ValueError: Not exactly two ends of one kind, a sampler that draws noise on its way, or what can't be done.
             TypeError: An argument that `__call__` does not have.
         """
-        device = self._execution_device
-        if unknown := set(kwargs) - set(inspect.signature(type(self).__call__).parameters):
-            raise TypeError(f"interpolate() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        if given := NOT_BETWEEN & set(kwargs):
-            raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
         steps, timesteps = kwargs.get("num_inference_steps"), kwargs.get("timesteps")
-        names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
-        self.check_inputs(1, None, steps, kwargs.get("eta", 0.0), timesteps, None, output_type, names)
         condition = self._condition_of_ends(labels, labels_end, class_labels)
-        scale, window = kwargs.get("guidance_scale"), kwargs.get("guidance_window")
-        if image is not None and scale is None:
-            scale = 1
-        scale = kwargs["guidance_scale"] = self.choose_guidance_scale(scale, window, condition.is_labelled)
-        self.check_guidance(scale, window, kwargs.get("guidance_interval", EVERYWHERE), condition.is_labelled)
-        counts = (num_frames, batch_size)
-        few = not all(map(_is_whole, counts)) or num_frames < 2 or batch_size < 1
-        if few or (generator is None) == (image is None):
-            raise ValueError(
-                "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1."
-            )
-        if image is not None and scale != 1:
-            raise ValueError("Between images the way is the network's own: leave `guidance_scale` out.")
+        self._check_interpolation(num_frames, batch_size, generator, image, output_type, condition, kwargs)
         sources = self._check_ends(generator, image)
         self._check_deterministic(kwargs)
-        if image is None:
-            ends = [self.prepare_latents(1, one, device) for one in sources]
+        if isinstance(sources, torch.Tensor):
+            first, last = self._invert(sources, steps, timesteps, condition).split(1)
         else:
-            ends = self._invert(sources, steps, timesteps, condition).split(1)
+            first, last = (self.prepare_latents(1, one, self._execution_device) for one in sources)
         shares = torch.linspace(0, 1, num_frames).tolist()
-        noise = torch.cat([slerp(*ends, share) for share in shares])
+        noise = torch.cat([slerp(first, last, share) for share in shares])
         parts, condition = [], condition.between(shares)
         for start in range(0, num_frames, batch_size):
             part = noise[start : start + batch_size]
             kwargs["labels"] = condition.part(start, start + batch_size)
-            parts.append(self(len(part), latents=part, output_type="latent", **kwargs).images)
+            parts.append(self(len(part), latents=part, output_type="latent", return_dict=False, **kwargs)[0])
             if self.interrupt:
                 break
         frames = torch.cat(parts)
-        if image is not None and not self.interrupt:  # what inversion has lost at the two ends, blended over
+        if isinstance(sources, torch.Tensor) and not self.interrupt:  # what inversion lost at both ends, blended over
             missing = sources - frames[[0, -1]]
-            weight = torch.tensor(shares, device=device).view(-1, 1, 1, 1)
+            weight = torch.tensor(shares, device=frames.device).view(-1, 1, 1, 1)
             frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
         return AnimeDDPMPipelineOutput(images=self.postprocess(frames, output_type))
 
@@ -1302,17 +1126,39 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         ends = [self.prepare_condition(one, class_labels, 1) for one in (labels, labels_end)]
         return Condition(tuple(torch.cat(rows) for rows in zip(*(end.rows for end in ends), strict=True)))
 
+    def _check_interpolation(
+        self, num_frames, batch_size, generator, image, output_type, condition: Condition, kwargs: dict[str, Any]
+    ) -> None:
+        """Refuse what `interpolate` can't honour, and choose the guidance scale in `kwargs`."""
+        if unknown := set(kwargs) - set(inspect.signature(type(self).__call__).parameters):
+            raise TypeError(f"interpolate() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        if given := NOT_BETWEEN & set(kwargs):
+            raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
+        names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
+        steps, timesteps, eta = kwargs.get("num_inference_steps"), kwargs.get("timesteps"), kwargs.get("eta", 0.0)
+        self.check_inputs(1, None, steps, eta, timesteps, None, output_type, names)
+        scale, window = kwargs.get("guidance_scale"), kwargs.get("guidance_window")
+        scale = 1 if image is not None and scale is None else scale
+        scale = kwargs["guidance_scale"] = self.choose_guidance_scale(scale, window, condition.is_labelled)
+        self.check_guidance(scale, window, kwargs.get("guidance_interval", EVERYWHERE), condition.is_labelled)
+        few = not all(map(_is_whole, (num_frames, batch_size))) or num_frames < 2 or batch_size < 1
+        _refuse(
+            few or (generator is None) == (image is None),
+            "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1.",
+        )
+        is_guided = image is not None and scale != 1
+        _refuse(is_guided, "Between images the way is the network's own: leave `guidance_scale` out.")
+
     def _check_ends(self, generator: Any, image: Any) -> list[torch.Generator] | torch.Tensor:
         """The two generators, or the two images as `(2, C, H, W)` in [-1, 1], that `interpolate` goes between."""
         if image is None:
-            ends = _as_list(generator)
-            if not all(isinstance(one, torch.Generator) for one in ends):
-                raise ValueError("`generator` must be two of torch.Generator.")
+            ends: list[torch.Generator] | torch.Tensor = _as_list(generator)
+            are_seeds = all(isinstance(one, torch.Generator) for one in ends)
+            _refuse(not are_seeds, "`generator` must be two of torch.Generator.")
         else:
             self._check_inversion()
             ends = self.prepare_images(image, None, self._execution_device)[0] * 2 - 1
-        if len(ends) != 2:
-            raise ValueError(f"Give exactly two generators or images to go between, got {len(ends)}.")
+        _refuse(len(ends) != 2, f"Give exactly two generators or images to go between, got {len(ends)}.")
         return ends
 
     def _check_deterministic(self, call: dict[str, Any]) -> None:
@@ -1328,47 +1174,206 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 self.scheduler.scale_model_input(state, t)
                 state = self.scheduler.step(state, t, state, **kwargs, return_dict=False)[0]
             states.append(state)
-        if not torch.equal(*states):
-            raise ValueError(
-                f"This {type(self.scheduler).__name__} draws noise at its steps, so no image is between two others. "
-                "Take a deterministic one, such as pipe.scheduler = "
-                "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)."
+        _refuse(
+            not torch.equal(*states),
+            f"This {type(self.scheduler).__name__} draws noise at its steps, so no image is between two others. Take a "
+            "deterministic one, such as pipe.scheduler = DPMSolverMultistepScheduler.from_config("
+            "pipe.scheduler.config).",
+        )
+
+    # Checks.
+
+    def check_inputs(
+        self, batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, tensor_inputs
+    ) -> None:
+        """Raise `ValueError` with a sentence for any argument of `__call__` that can't be honoured."""
+        self._check_scheduler(eta)
+        is_count = _is_whole(batch_size) and batch_size > 0
+        _refuse(not is_count, f"`batch_size` must be a whole number and at least 1, got {batch_size!r}.")
+        are_seeds = all(isinstance(one, torch.Generator) for one in _as_list(generator) if generator is not None)
+        _refuse(not are_seeds, "`generator` must be a torch.Generator, or a list of one for each image.")
+        _refuse(
+            isinstance(generator, list) and len(generator) != batch_size,
+            f"Got {len(_as_list(generator))} generators for {batch_size} images. Pass one per image, or a single one; "
+            "`batch_size` says how many images.",
+        )
+        self._check_steps(num_inference_steps, timesteps)
+        self._check_eta(eta)
+        channels = self.image_shape[0]
+        if latents is not None:
+            self._check_latents(latents, (batch_size, *self.image_shape))
+        is_known = output_type in OUTPUT_TYPES
+        _refuse(not is_known, f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        no_form = output_type == "pil" and channels not in PIL_MODES
+        _refuse(no_form, f'Images of {channels} channels have no PIL form. Use output_type="np" or "pt".')
+        known = self._callback_tensor_inputs
+        fits = isinstance(tensor_inputs, (list, tuple)) and set(tensor_inputs) <= set(known)
+        _refuse(not fits, f"`{TENSOR_INPUTS}` must be a list with some of {known}, got {tensor_inputs!r}.")
+
+    def _check_eta(self, eta) -> None:
+        fits = _is_number(eta) and 0 <= eta <= 1
+        _refuse(not fits, f"`eta` must lie between 0 (deterministic) and 1 (ancestral), got {eta!r}.")
+        solver = self.scheduler.config.get("solver") if hasattr(self.scheduler, "default_num_inference_steps") else None
+        takes_eta = solver in (None, "ddim") and "eta" in inspect.signature(self.scheduler.step).parameters
+        _refuse(
+            bool(eta) and not takes_eta,
+            f"{type(self.scheduler).__name__}{f' with solver={solver!r}' * bool(solver)} takes no `eta`: leave it out, "
+            f"or use DDIMScheduler. Got {eta}.",
+        )
+
+    def _check_latents(self, latents: Any, shape: tuple[int, ...]) -> None:
+        """Refuse a state that is not one of numbers for these images."""
+        got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+        _refuse(got != shape, f"`latents` must be a tensor of the shape {shape} of this call, got {got}.")
+        is_finite = latents.is_floating_point() and bool(latents.isfinite().all())
+        _refuse(not is_finite, "`latents` must be finite real numbers, such as torch.randn gives.")
+
+    def _check_scheduler(self, eta=0.0) -> None:
+        """Refuse what is not for a network like this: of another kind of model, or that leads to the noise."""
+        name, config = type(self.scheduler).__name__, self.scheduler.config
+        needed = ("init_noise_sigma", "scale_model_input", "alphas_cumprod")
+        serves = all(hasattr(self.scheduler, one) for one in needed) and "prediction_type" in config
+        unfit = not serves or "Inverse" in name
+        _refuse(unfit, f"{name} is for models of another kind, or another purpose: {ANOTHER_SCHEDULER}.")
+        few = config.get("distilled_steps")
+        _refuse(
+            bool(few) and (name != "AnimeNoiseScheduler" or bool(eta)),
+            f"The network was distilled to draw in {few} steps of its own scheduler, without `eta`: leave "
+            "pipe.scheduler as it was loaded, or take the network that it was made of.",
+        )
+
+    def _check_inversion(self) -> None:
+        """Refuse to invert with a scheduler that cannot."""
+        config = self.scheduler.config
+        is_distilled = bool(config.get("distilled_steps"))
+        _refuse(is_distilled, "A distilled network can't be inverted: take the network that it was made of.")
+        _refuse(
+            not traits_of(self.scheduler).follows_ddim or config.clip_sample or config.thresholding,
+            "Inversion follows DDIM without clipping. Set pipe.scheduler = DDIMScheduler.from_config("
+            "pipe.scheduler.config, clip_sample=False, thresholding=False).",
+        )
+
+    def _check_steps(self, num_inference_steps, timesteps) -> None:
+        """How many network calls there are and where."""
+        config, steps = self.scheduler.config, num_inference_steps
+        if timesteps is not None:
+            few = config.get("distilled_steps")
+            _refuse(bool(few), f"The network was distilled to draw in {few} steps of its own: leave `timesteps` out.")
+            both = "Pass `num_inference_steps` or `timesteps`, not both: the one decides the other."
+            _refuse(steps is not None, both)
+            takes_them = "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters
+            name = type(self.scheduler).__name__
+            _refuse(not takes_them, f"{name} chooses its own steps and takes no `timesteps`.")
+        elif steps is not None:
+            is_count = _is_whole(steps) and steps > 0
+            _refuse(not is_count, f"`num_inference_steps` must be a whole number, at least 1, got {steps!r}.")
+            trained = config.get("num_train_timesteps") or steps
+            _refuse(
+                steps > trained,
+                f"`num_inference_steps` is {steps}, but the model was trained with {trained} steps. Ask for {trained} "
+                f"or fewer; None takes {self.default_num_inference_steps()}.",
             )
 
-    def postprocess(
-        self,
-        latents: torch.Tensor,
-        output_type: str = "pil",
-        given: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ):
-        """The state `(B, C, H, W)` in [-1, 1] as `output_type`; what lies outside the range is clamped.
+    def _check_source(self, batch_size, image, mask, strength, inversion) -> None:
+        """`image`, `mask_image` and `strength`."""
+        for name, given in (("image", image), ("mask_image", mask)):
+            count = 1 if given is None else len(given)
+            wrong = count not in (1, batch_size)
+            _refuse(wrong, f"`{name}` holds {count} for {batch_size} images: give one, or one for each.")
+        needless = image is None and (mask is not None or strength is not None or inversion)
+        _refuse(needless, "`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
+        fits = strength is None or (_is_number(strength) and 0 <= strength <= 1)
+        _refuse(not fits, f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength!r}.")
+        is_plain = mask is not None and any(part.all() or not part.any() for part in mask)
+        _refuse(is_plain, "`mask_image` must be white where to repaint and black elsewhere, but is all of one colour.")
 
-        Where `mask` is false it is `given` instead, which is in [0, 1].
+    def _check_inversion_call(self, inversion, mask, eta, guidance_scale) -> None:
+        if inversion:
+            _refuse(
+                mask is not None or bool(eta) or guidance_scale != 1,
+                "`inversion` varies a whole image, along the network's own path and without fresh noise: leave "
+                "`mask_image`, `eta` and `guidance_scale` out.",
+            )
+            self._check_inversion()
+
+    def _check_jumps(self, jump_n_sample, mask) -> None:
+        if jump_n_sample is None:
+            return
+        fits = mask is not None and _is_whole(jump_n_sample) and jump_n_sample > 0
+        needs = "`jump_n_sample` belongs to `mask_image` and is a whole number, at least 1, got"
+        _refuse(not fits, f"{needs} {jump_n_sample!r}.")
+        _refuse(
+            jump_n_sample > 1 and not traits_of(self.scheduler).can_repeat,
+            f"{type(self.scheduler).__name__} can't repeat a step: leave `jump_n_sample` out, or {ANOTHER_SCHEDULER}.",
+        )
+
+    def _check_guide_classes(self) -> None:
+        """Refuse a guide that cannot be called with the network's classes."""
+        own, guides = _class_count(self.unet), _class_count(self.guide_unet or self.unet)
+        advice = "take a guide that was trained with the same labels"
+        _refuse(own != guides, f"The guide has {guides} classes (`num_class_embeds`), but the network {own}: {advice}.")
+
+    @staticmethod
+    def _check_guidance_scale(scale: Any, name: str) -> None:
+        fits = _is_number(scale) and 1 <= scale < math.inf
+        _refuse(not fits, f"`{name}` must be 1, which is no guidance, or more, got {scale!r}.")
+
+    def check_guidance(
+        self, guidance_scale=1.0, guidance_window=None, guidance_interval=EVERYWHERE, is_labelled=False
+    ) -> None:
+        """The part of `check_inputs` about `guidance_scale` and what belongs to it.
+
+        `is_labelled` says that an image of the call has a label, so that "any" can guide it.
         """
-        if output_type == "latent":
-            return latents if mask is None else torch.where(mask, latents, given * 2 - 1)
-        images = (latents / 2 + 0.5).clamp(0, 1)
-        images = images if mask is None else torch.where(mask, images, given)
-        if output_type == "pt":
-            return images
-        images = images.permute(0, 2, 3, 1).cpu().numpy()
-        return self.numpy_to_pil(images) if output_type == "pil" else images
+        self._check_guidance_scale(guidance_scale, "guidance_scale")
+        interval = tuple(guidance_interval) if isinstance(guidance_interval, (tuple, list, np.ndarray)) else ()
+        fits = len(interval) == 2 and all(map(_is_number, interval)) and 0 <= interval[0] < interval[1]
+        _refuse(not fits, f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
+        if guidance_scale == 1:
+            needless = guidance_window is not None or interval != EVERYWHERE
+            _refuse(needless, "`guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1.")
+        elif guidance_window is not None:
+            self._check_window(guidance_window)
+        elif self.guide_unet is None:
+            self._check_guided_by_any(is_labelled)
+        else:
+            own, guides = _draws(self.unet), _draws(self.guide_unet)
+            advice = f"(channels, size), but the network of {own}: take a snapshot of the same training"
+            _refuse(own != guides, f"The guide draws images of {guides} {advice}.")
+            self._check_guide_classes()
 
-    # Below: how the pipeline travels to and from the Hub together with its code.
+    def _check_window(self, window) -> None:
+        halvings, side = len(self.unet.config.block_out_channels) - 1, min(self.image_shape[1:])
+        unit = self.config.space_to_depth * 2**halvings
+        sides = range(unit, side, unit)
+        _refuse(
+            not _is_whole(window) or int(window) not in sides,
+            f"`guidance_window` must be one of {list(sides)}, the sides that this network can halve and that are less "
+            f"than the image's, got {window!r}.",
+        )
+
+    def _check_guided_by_any(self, is_labelled: bool) -> None:
+        """Refuse guidance without a guide or a window where there is no label to guide towards."""
+        _refuse(
+            bool(self.labels) and not is_labelled,
+            'Guidance needs labels or a guide: give `labels` other than "any", load a `guide_unet`, or give a '
+            "`guidance_window`.",
+        )
+        reason = ', as none of the classes of this one is known to be "any"' if _class_count(self.unet) else ""
+        _refuse(
+            not self.labels,
+            f"`guidance_scale` needs a weaker network{reason}: load one as `guide_unet`, or give a `guidance_window`.",
+        )
+
+    # Travelling to and from the Hub together with the code.
 
     def save_pretrained(
         self, save_directory, safe_serialization=True, variant=None, max_shard_size=None, push_to_hub=False, **kwargs
     ) -> None:
         """Save weights, configuration *and code*: a folder that loads where this package isn't installed.
 
-        Args:
-            save_directory (`str` or `os.PathLike`): Folder to write, made if missing.
-            safe_serialization, variant, max_shard_size: As in [`DiffusionPipeline.save_pretrained`].
-            push_to_hub (`bool`): Also upload the folder, after everything in it is written. A `README.md` that is
-                there already is kept; without one, diffusers' generic card is made.
-            **kwargs: For the upload `repo_id` (default: the folder's name), `private`, `token`, `commit_message` and
-                `create_pr`; others go to [`DiffusionPipeline.save_pretrained`].
+        Arguments as in [`DiffusionPipeline.save_pretrained`], with `repo_id` (default: the folder's name), `private`,
+        `token`, `commit_message` and `create_pr` for `push_to_hub`. A `README.md` that is there already is pushed.
 
         Raises:
             ValueError: Custom code that has no source file; an upload option without `push_to_hub=True`; `private`

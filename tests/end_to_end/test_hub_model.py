@@ -25,13 +25,15 @@ def shipped_pipeline(folder):
 
 @each
 def test_its_code_is_that_of_the_package(folder):
-    """After a change there: copy the two files."""
+    """After a change there: `make sync`."""
     for shipped, source in (
         ("pipeline_anime_ddpm.py", "pipeline_anime_ddpm/pipeline_anime_ddpm.py"),
         ("scheduler/scheduling_anime_noise.py", "pipeline_anime_ddpm/schedulers/scheduling_anime_noise.py"),
     ):
         target = folder / shipped
-        assert target.read_bytes() == (ROOT / source).read_bytes(), f"copy {source} to {target.relative_to(ROOT)}"
+        assert target.read_bytes() == (ROOT / source).read_bytes(), (
+            f"run `make sync`: {target.relative_to(ROOT)} is not {source}"
+        )
 
 
 def test_all_of_it_is_small_and_holds_numbers_alone():

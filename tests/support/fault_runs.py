@@ -1,8 +1,8 @@
 # Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
 """Runs of the recipe that something befalls, each in a process of its own, and what must be true after all of them.
 
-`tests/end_to_end/test_faults.py` strikes at chosen moments, `benchmarks/faults.py` at random ones. The processes are forked from
-a server that has imported everything once, so that a run takes a second or two.
+`tests/end_to_end/test_faults.py` strikes at chosen moments, `benchmarks/faults.py` at random ones. The processes are
+forked from a server that has imported everything once, so that a run takes a second or two.
 """
 
 import contextlib
