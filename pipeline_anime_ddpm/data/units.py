@@ -132,13 +132,13 @@ def _open_tar(mode: Literal["r:", "r|"], size: int, **where: Any) -> tarfile.Tar
         def _block(self, count: int) -> int:
             if not 0 <= count <= size:
                 raise tarfile.ReadError(f"a member claims {count:,} bytes")
-            return super()._block(count)  # type: ignore[misc]  # private in tarfile, so that typeshed has none
+            return super()._block(count)  # type: ignore[misc]  # private, so typeshed leaves it out
 
         @classmethod
         def fromtarfile(cls, archive: tarfile.TarFile) -> Member:
             try:
                 return super().fromtarfile(archive)
-            except (  # the first two are missing from typeshed
+            except (  # typeshed leaves out the first two
                 tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
                 tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
                 ValueError, IndexError, RecursionError,

@@ -94,6 +94,6 @@ def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
         ]
         return {"background": sources[0], "layers": sources[1:]}
 
-    accept_blobs._is_server_fn = True  # type: ignore[attr-defined]  # as Gradio marks what a page may call
+    accept_blobs._is_server_fn = True  # type: ignore[attr-defined]  # Gradio's mark of what a page may call
     editor.accept_blobs, editor.preprocess = accept_blobs, preprocess
     return editor

@@ -146,7 +146,7 @@ def _similarities(images: ImageSet, seed: int) -> np.ndarray:
     columns = []
     for first in range(0, len(images), BATCH):
         clean = _floats(images.pixels[first : first + BATCH])
-        rows: list[Any] = []
+        rows: list[Any] = []  # tensors: torchmetrics declares them, or pairs of them
         for logsnr in LOGSNR:
             noisy = clean + math.exp(-logsnr / 2) * torch.randn(clean.shape, generator=generator)
             rows.append(similarity(noisy, clean, data_range=IMAGE_RANGE, reduction="none"))

@@ -105,7 +105,7 @@ def push_folder(
 
 
 def _is_by_hand(api: HfApi, repo_id: str, repo_type: str) -> bool:
-    token: Any = api.token  # may be False, which `load` passes on, but is not annotated to take
+    token: Any = api.token  # `load` takes False too, but is not annotated so
     try:
         card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=token, ignore_metadata_errors=True))
     except EntryNotFoundError:
