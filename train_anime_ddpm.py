@@ -97,6 +97,7 @@ def set_up(config: TrainingConfig) -> Run:
         occupy_output_dir(config, lock)
     accelerator.wait_for_everyone()
     run = build_run(config, accelerator, denoiser, schedule, data, judge, hub)
+    run.lock = lock  # which would be released where nobody holds it
     resume(run, choose_checkpoint(config, denoiser))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
+from filelock import FileLock
 
 from .. import AnimeDDPMPipeline
 from ..common.errors import needs_extra
@@ -49,6 +50,7 @@ class Run:
         teacher: what a network is distilled from.
         judge: what measures the run at intervals.
         hub: the repository to push to.
+        lock: keeps other runs out of the output folder for as long as this run lives.
     """
 
     config: TrainingConfig
@@ -64,6 +66,7 @@ class Run:
     teacher: Teacher | None = None
     judge: TrainingJudge | None = None
     hub: HubTarget | None = None
+    lock: FileLock | None = None
 
     @property
     def folder(self) -> Path:

@@ -77,6 +77,7 @@ def test_stopped_in_the_middle_of_a_patch_schedule_a_run_ends_with_the_same_bits
         assert_same_bits(load_file(first), load_file(second))
 
 
+@pytest.mark.slow
 def test_all_ranks_draw_the_same_side_and_different_places(work, tmp_path):
     program = tmp_path / "ranks.py"
     program.write_text(f"""
@@ -196,6 +197,7 @@ def quick_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("how", "recomputed"), [("regional", None), ("whole", None), ("whole", "selective"), ("regional", "blocks")]
 )
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
     work, in_process, quick_compiler, tmp_path, capsys, how, recomputed, tiny_unet
 ):
@@ -257,10 +259,10 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"patch_sizes": "8,x"}, "give a whole number or several, with commas between"),
         ({"patch_sizes": "8,16", "patch_probs": "0.5,0.6"}, "sums to 1.1; give shares that sum to 1"),
         ({"patch_sizes": "8,16", "patch_probs": "1"}, "1 numbers for 2 --patch_sizes"),
-        ({"patch_probs": "1"}, "give the sizes as --patch_sizes"),
-        ({"patch_mode": "constant_pixels"}, "give --patch_sizes"),
-        ({"patch_full_image_fraction": 0.3}, "give --patch_sizes"),
-        ({"patch_sizes": "8", "patch_full_image_fraction": 1}, "give 0 or more and less than 1"),
+        ({"patch_probs": "1"}, "--patch_probs does nothing without --patch_sizes"),
+        ({"patch_mode": "constant_pixels"}, "does nothing without --patch_sizes"),
+        ({"patch_full_image_fraction": 0.3}, "does nothing without --patch_sizes"),
+        ({"patch_sizes": "8", "patch_full_image_fraction": 1}, "give at least 0 and less than 1"),
         ({"ema_sigma_rels": "0.3"}, "between 0 and 0.2887"),
         ({"ema_snapshot_images": 5}, "give both or neither"),
         ({"offload_ema": True, "no-use_ema": True}, "leaves none; give one of the two"),

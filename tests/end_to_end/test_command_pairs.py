@@ -15,6 +15,8 @@ from recipe_runs import ROOT, environment, flags
 
 from pipeline_anime_ddpm.cli import main
 
+pytestmark = pytest.mark.slow
+
 JUDGED = 12
 CARD = "license: other\nlicense_name: research-only\ndata: Drawn by a test.\nlimits: No hands.\nwho_is_drawn: Nobody.\n"
 

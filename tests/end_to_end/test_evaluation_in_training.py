@@ -19,6 +19,8 @@ from pipeline_anime_ddpm.runs.tracking import CsvTable
 from pipeline_anime_ddpm.synthetic.drawn_faces import draw_faces
 from pipeline_anime_ddpm.training.config import TrainingConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judged(work, tiny_vit):
@@ -101,9 +103,9 @@ def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, 
     [
         ({"save_best": True}, "--save_best keeps the pipeline with the least KID; give --eval_steps"),
         ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid to measure"),
-        ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, prc, mind, not isc"),
-        ({"eval_images": 64}, "--eval_images is for measuring while training; give --eval_steps"),
-        ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7, too few"),
+        ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, mind, prc, not isc"),
+        ({"eval_images": 64}, "--eval_images does nothing without --eval_steps"),
+        ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7; give 8 or more"),
         ({"eval_steps": 0}, "--eval_steps is 0; give 1 or more"),
         ({"eval_steps": 5, "eval_extractor": "no/net"}, "no/net cannot be loaded"),
         ({"eval_steps": 5, "eval_extractor_weights": "no.pth"}, "no.pth cannot be read"),

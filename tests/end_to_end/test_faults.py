@@ -10,6 +10,8 @@ from fault_kinds import FAULTS, Fault
 from fault_runs import Strike, make_courses, started_server
 from recipe_runs import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def hub():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from recipe_runs import ROOT, SCRIPT, environment, flags
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 ACCELERATE = [str(BIN / "accelerate"), "launch"]
 TORCHRUN = [str(BIN / "torchrun"), "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]

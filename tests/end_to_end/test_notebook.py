@@ -8,6 +8,8 @@ import pytest
 from nbclient import NotebookClient
 from recipe_runs import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 SETTINGS = {
     "PROJECT": f'"{ROOT}"',

@@ -13,6 +13,11 @@ from accelerate.commands.config.config_args import ClusterConfig
 from rank_runs import BROKEN_AT, CHECKPOINTS, GLOBAL_BATCH, KILLED_AT, STEPS
 from recipe_runs import ROOT, final_state
 
+from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.recipe import resuming
+
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
@@ -80,16 +85,14 @@ def test_what_one_rank_meets_all_leave_out_and_go_back_from(runs):
 
 
 def test_processes_that_see_different_checkpoints_are_refused(monkeypatch):
-    import train_anime_ddpm
-
-    monkeypatch.setattr(train_anime_ddpm, "gather_object", lambda mine: [*mine, 0])
+    monkeypatch.setattr(resuming, "gather_object", lambda mine: [*mine, 0])
 
     class Run:
         class state:
             step = 500
 
-    with pytest.raises(train_anime_ddpm.UserError, match=r"different steps \(0, 500\); put --output_dir on storage"):
-        train_anime_ddpm.check_ranks_agree(Run)
+    with pytest.raises(UserError, match=r"different steps \(0, 500\); put --output_dir on storage"):
+        resuming.check_ranks_agree(Run)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

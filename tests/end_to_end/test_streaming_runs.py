@@ -18,6 +18,8 @@ from PIL import Image
 from resume_runs import EPOCHS, IMAGES, RANK_BATCH, STEPS_CUT
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 WORKERS = (0, 2, 3)
 

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(work):

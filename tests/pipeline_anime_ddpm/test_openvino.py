@@ -12,6 +12,8 @@ import torch
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.openvino_backend import use_openvino
 
+pytestmark = pytest.mark.slow
+
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 LOAD = """
 import sys

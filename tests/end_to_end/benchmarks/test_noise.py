@@ -10,6 +10,8 @@ from evaluation_data import pictures, save
 
 from pipeline_anime_ddpm.common.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = {
     "DDPM, 100 steps, clipped": ("ddpm", 4, "clip_sample=true"),
     "DDIM, 50 steps, clipped": ("ddim", 3, "clip_sample=true"),

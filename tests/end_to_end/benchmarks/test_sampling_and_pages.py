@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 
+pytestmark = pytest.mark.slow
+
 
 def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tiny_vit):
     _, _, folder = noise_arms

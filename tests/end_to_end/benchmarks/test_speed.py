@@ -9,6 +9,8 @@ import sys
 import pytest
 from benchmark_parts import BENCHMARKS
 
+pytestmark = pytest.mark.slow
+
 
 def test_data_loading_is_measured_from_end_to_end(tmp_path, render):
     output = tmp_path / "result.json"

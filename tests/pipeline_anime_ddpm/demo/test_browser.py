@@ -12,7 +12,10 @@ from recipe_runs import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; try `apt-get install chromium`")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; try `apt-get install chromium`"),
+]
 SCREENSHOTS = ROOT / "screenshots"
 LAYOUTS = {"desktop": ((1200, 900), "light"), "phone": ((360, 740), "light"), "dark": ((1200, 900), "dark")}
 SECONDS = 20_000  # in milliseconds, that anything may take

@@ -338,6 +338,7 @@ def test_the_command_prints_what_it_measured_beside_the_floor(settings, tiny_pip
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_drawing_and_change_no_number(settings, tiny_pipeline, tmp_path):
     alone = judge(settings, model=str(tiny_pipeline))
     settings["output_dir"] = str(tmp_path / "shared")

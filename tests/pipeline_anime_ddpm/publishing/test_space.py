@@ -14,6 +14,8 @@ import yaml
 from gradio_client import Client
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 # Where the package isn't there at all: finders do not find it, however it is installed.
 START = """
 import runpy, sys
