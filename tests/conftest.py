@@ -37,6 +37,8 @@ from PIL import Image  # noqa: E402
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """The whole suite runs in two processes; what is named on the command line in one, at once and with `--pdb`."""
+    if hasattr(config, "workerinput"):  # one of the two
+        return
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
     if whole and config.option.numprocesses is None and not (config.option.usepdb or config.option.collectonly):
         config.option.numprocesses = 2

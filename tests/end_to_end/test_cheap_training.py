@@ -44,6 +44,7 @@ def patched(work):
     return output, done
 
 
+@pytest.mark.slow
 def test_a_patch_run_says_what_it_does_and_leaves_a_normal_pipeline(patched):
     folder, done = patched
     assert "60% on 8 pixels (at last 10%)" in done.stdout and "the last 20% on full images" in done.stdout

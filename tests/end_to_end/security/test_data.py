@@ -216,6 +216,7 @@ def test_a_data_set_that_names_files_elsewhere_is_refused_before_they_are_asked_
     assert "1 of the 2 files are links that lead out of" in caplog.text and "b.parquet" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_that_names_files_elsewhere_is_refused(hub, tmp_path, private, run_python):
     code = """
 import sys

@@ -113,6 +113,7 @@ def test_previews_come_at_once_and_tell_how_far_it_is(slow, handlers):
     assert steps == sorted(steps) and 2 <= len(steps) <= 12 and "2 faces in" in said[-1]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_200_requests(page):
     process, pool = psutil.Process(), ThreadPoolExecutor(8)
 

@@ -118,6 +118,7 @@ def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):
     assert demo_server.choose_model("given") == "given"
 
 
+@pytest.mark.slow
 def test_it_starts_without_a_network_and_tells_nobody(saved, tmp_path):
     """A process whose connections other than on loopback fail, and are counted."""
     program = f"""

@@ -13,7 +13,7 @@ from pipeline_anime_ddpm.evaluation.networks.extractors import load_extractor
 from pipeline_anime_ddpm.evaluation.networks.perceptual import load_distance
 from pipeline_anime_ddpm.evaluation.reference import chance_limit, copy_threshold
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,7 @@ np.save(out / "ddim.npy", draw(pipe))
     assert np.array_equal(np.load(tmp_path / "ddim.npy"), ddim)
 
 
+@pytest.mark.slow
 def test_push_privately_and_load_from_the_hub_both_ways(saved, run_python, tmp_path, hub):
     folder, images = saved
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nWritten by hand.\n")
@@ -288,6 +289,7 @@ pipe.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_diffusers_with_our_scheduler_loads_where_the_package_is_not(tiny_unet, run_python, tmp_path):
     pipe = DDPMPipeline(tiny_unet(), AnimeNoiseScheduler(solver="ddim"))
     pipe.save_pretrained(tmp_path / "stock")

@@ -141,6 +141,7 @@ def test_the_table_has_all_ways_and_marks_the_chosen(folder, capsys):
     assert all(len(line) <= 120 for line in output.splitlines())
 
 
+@pytest.mark.slow
 def test_a_patch_run_is_as_large_as_its_largest_side(folder):
     config = settings(folder, patch_sizes="8,16", train_batch_size=16)
     text = "\n".join(report(config, [("20MB", int(2e7))]))

@@ -13,6 +13,8 @@ from recipe_runs import run as train
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 
+pytestmark = pytest.mark.slow
+
 LFS = "PUT /lfs/.*"
 COMMIT = "POST .*/commit/main"
 

@@ -186,6 +186,7 @@ def inception_weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_fid_is_torch_fidelitys_on_the_same_images(inception_weights, tmp_path):
     real, fake = (pictures(6, seed) for seed in (6, 7))
     folders = [str(save(tmp_path / name, images)) for name, images in (("fake", fake), ("real", real))]
