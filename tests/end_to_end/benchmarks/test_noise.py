@@ -1,6 +1,7 @@
 """The benchmark of the noise."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from benchmark_parts import BENCHMARKS, shortened
 from evaluation_data import pictures, save
 
+from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.common.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -171,3 +173,63 @@ def test_unknown_arms_are_refused_before_anything(run, tmp_path, render, monkeyp
     with pytest.raises(UserError, match=f"--arms {run} is not known"):
         noise.main()
     assert not (tmp_path / "work").exists()
+
+
+def test_sampling_is_measured_from_end_to_end(noise_arms, render, tiny_unet, tiny_vit):
+    _, _, folder = noise_arms
+    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=3)).save_pretrained(folder / "own")
+    for steps, name in enumerate(("one", "two"), 1):
+        noise = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=steps)
+        AnimeDDPMPipeline(tiny_unet(steps), noise).save_pretrained(folder / name)
+    command = [
+        *shortened("sampling", SCALES=(2.0,), JUMPS=(1, 2), BACKENDS=("eager", "eager, channels_last")),
+        "--model",
+        str(folder / "own"),
+        "--work",
+    ]
+    command += [str(folder / "sampling"), "--distilled", str(folder / "two"), str(folder / "one")]
+    command += [*"--images 8 --most_steps 25 --batch 2 --rounds 1 --label tiny --extractor".split(), str(tiny_vit)]
+    command += ["--dataset", str(folder / "faces"), "--cache_dir", str(folder / "cache"), "--output"]
+    output = folder / "sampling.json"
+    for stages in (["steps", "distilled", "repaint"], ["guidance", "speed", "backends"]):
+        shutil.rmtree(folder / "sampling", ignore_errors=True)  # what was measured stays in the results
+        done = subprocess.run([*command, str(output), "--stages", *stages], capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    backends = [row for row in result["rows"] if row["kind"] == "backend"]
+    rows = {row["name"]: row for row in result["rows"] if row["kind"] != "backend"}
+    assert rows["DDPMPipeline, 1000 steps"]["kind"] == "peer" and "dpmsolver++, 250 steps" not in rows
+    assert all(row["n"] == 8 for row in rows.values() if row["kind"] != "peer") and len(rows) == 21
+    assert all(row["seconds"]["one"]["median"] > 0 for row in rows.values() if row["kind"] != "repaint")
+    plain, guided = rows["dpmsolver++, 10 steps"], rows["dpmsolver++, 10 steps, guide 2"]
+    assert plain["kid"] != guided["kid"] != rows["dpmsolver++, 10 steps, window 8 2"]["kid"]
+    once, twice = (row["kid"] for row in rows.values() if row["kind"] == "repaint")
+    assert once != twice
+    summary = result["summary"]
+    assert summary["kid_few_over_250"] is None and summary["distilled_steps"] == 2
+    assert (
+        rows["distilled (one), 1 step"]["seconds"]
+        and rows["distilled (one), 1 step"]["kid"] != rows["distilled (two), 2 steps"]["kid"]
+    )
+    assert (
+        summary["distilled_kid_over_25"]
+        == rows["distilled (two), 2 steps"]["kid"] / rows["dpmsolver++, 25 steps"]["kid"]
+    )
+    peer = rows["DDPMPipeline, 1000 steps"]["seconds"]["batch"]["median"]
+    assert summary["speedup_over_peer"] == peer / plain["seconds"]["batch"]["median"]
+    assert {row["name"] for row in backends} == {"eager", "eager, channels_last"}  # the others take minutes to compile
+    assert {row["batch"] for row in backends} == {1, 2} and all(row["difference"] < 1e-4 for row in backends)
+    assert render.render_sampling(result) in done.stdout
+    before = output.read_bytes()
+    other = [str(folder / "one") if part == str(folder / "own") else part for part in command]
+    done = subprocess.run([*other, str(output), "--stages", "steps"], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "is of another pipeline" in done.stderr and output.read_bytes() == before
+
+
+def test_figures_of_the_noise_are_drawn(noise_arms, tmp_path):
+    _, _, folder = noise_arms
+    command = [sys.executable, str(BENCHMARKS / "noise_figures.py"), "--work", str(folder / "work")]
+    command += ["--result", str(folder / "first.json"), "--figures", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "noise_samples.png", "noise_calibration.png"}
