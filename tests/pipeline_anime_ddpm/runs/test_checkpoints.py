@@ -167,3 +167,10 @@ def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_une
     save_checkpoint(tmp_path / "run", state, keep=1)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-1"]
     check_whole(kept)
+
+
+def test_a_run_that_goes_on_from_a_step_keeps_its_checkpoint_and_drops_later_ones(tmp_path):
+    for step in (3, 6, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    drop_checkpoints_after(tmp_path, 6)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
