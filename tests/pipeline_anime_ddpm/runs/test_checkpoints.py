@@ -10,7 +10,13 @@ from checkpoint_parts import everything, new_state, train
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.runs import checkpoints
 from pipeline_anime_ddpm.runs.checkpoint_files import check_whole
-from pipeline_anime_ddpm.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from pipeline_anime_ddpm.runs.checkpoints import (
+    drop_checkpoints_after,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 @pytest.mark.parametrize(
