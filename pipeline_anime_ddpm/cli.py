@@ -25,22 +25,34 @@ COMMANDS = {
 }  # fmt: skip
 
 
+EXTRAS = {"demo": "demo", "evaluate": "eval", "compare": "eval", "stats": "eval", "calibrate": "eval"}  # else `train`
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; a user's mistake is one sentence and exit status 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    arguments = _build_parser(chosen).parse_args(argv)
-    from .common.errors import UserError, one_sentence_errors  # here, as it takes a while
+    if chosen not in COMMANDS:
+        _build_parser().parse_args(argv)  # --help, --version, or a name that is none
+        return
+    from .common.errors import UserError, needs_extra, one_sentence_errors  # here, as it takes a while
     from .common.settings import MAX_INTEGER
 
     with one_sentence_errors():
+        with needs_extra(EXTRAS.get(chosen, "train")):
+            arguments = _build_parser(chosen).parse_args(argv)
         for name, value in vars(arguments).items():
             if isinstance(value, int) and value > MAX_INTEGER:
                 raise UserError(f"--{name} is {value}; give {MAX_INTEGER} or less.")
-        arguments.run(arguments)
+        try:
+            arguments.run(arguments)
+        except SystemExit as error:  # of the demo, which does without the package's errors in a Space
+            if isinstance(error.code, str):
+                raise UserError(error.code) from error
+            raise
 
 
-def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
+def _build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands, with the flags of the chosen one."""
     parser = argparse.ArgumentParser(prog="anime-ddpm", description="Train and use diffusion models of anime faces.")
     parser.add_argument("--version", action="version", version=f"anime-ddpm {__version__}")

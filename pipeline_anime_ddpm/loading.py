@@ -27,12 +27,12 @@ NETWORKS = ("unet", "guide_unet")
 PARTS = (*NETWORKS, "scheduler")
 SETTINGS = ("space_to_depth", "labels", "default_guidance_scale")
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
-MOST_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
-MOST_LEVELS, MOST_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
+MAX_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
+MAX_LEVELS, MAX_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
 MAX_COMBINATIONS = 4096  # of labels, each attribute's "any" included: rows of the class embedding
 MAX_NAME_LENGTH = 100  # characters of a label; a longer one is a caption
 CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories: control, surrogate, separators of lines
-MOST_NUMBER = 1_000_000  # in a config: channels, pixels, noise levels
+MAX_NUMBER = 1_000_000  # in a config: channels, pixels, noise levels
 
 
 def load_pipeline(name: str | Path, cache_dir: str | None = None, revision: str | None = None) -> AnimeDDPMPipeline:
@@ -169,10 +169,10 @@ def check_network(config: dict[str, Any], file: str) -> None:
     if config.get("quantization_config"):
         raise ValueError("its network is quantised")
     for key, value in config.items():
-        if isinstance(value, list) and len(value) > MOST_LEVELS:
+        if isinstance(value, list) and len(value) > MAX_LEVELS:
             raise ValueError(f"{file} has {len(value):,} values of {key[:100]}")
     layers = config.get("layers_per_block", 1)
-    if not isinstance(layers, int) or layers > MOST_LAYERS:
+    if not isinstance(layers, int) or layers > MAX_LAYERS:
         raise ValueError(f"{file} asks for {str(layers)[:100]} layers a block")
     size = config.get("sample_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
@@ -183,7 +183,7 @@ def check_network(config: dict[str, Any], file: str) -> None:
 def _check_numbers(config: dict[str, Any], file: str) -> None:
     for key, value in config.items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and abs(number) > MOST_NUMBER:
+            if isinstance(number, (int, float)) and abs(number) > MAX_NUMBER:
                 raise ValueError(f"{file} has {key[:100]} = {str(number)[:20]}")
 
 
@@ -200,8 +200,8 @@ def _fetch(name: str | Path, file: str, cache_dir: str | None, revision: str | N
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"its {path.name} has more than {MOST_BYTES:,} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"its {path.name} has more than {MAX_BYTES:,} bytes")
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:

@@ -85,9 +85,10 @@ def traits_of(scheduler: SchedulerMixin) -> _Traits:
     own_steps = getattr(scheduler, "default_num_inference_steps", None)
     if own_steps is not None:
         return _Traits(own_steps, follows_ddim=scheduler.config.solver == "ddim")
-    traits = STOCK_TRAITS.get(type(scheduler).__name__, _Traits())
+    name = type(scheduler).__name__
+    traits = STOCK_TRAITS.get(name, _Traits())
     return traits._replace(
-        starts_anywhere=traits.starts_anywhere and scheduler.config.get("skip_prk_steps", True),
+        starts_anywhere=scheduler.config.skip_prk_steps if name == "PNDMScheduler" else traits.starts_anywhere,
         repeats=traits.repeats and getattr(scheduler, "order", 1) == 1,
         tells_levels=traits.tells_levels and hasattr(scheduler, "add_noise"),
     )
@@ -545,7 +546,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         default_guidance_scale: float = 1.0,
     ):
         super().__init__()
-        for network in filter(None, (unet, guide_unet)):
+        for network in (unet,) if guide_unet is None else (unet, guide_unet):
             inside, outside = network.config.in_channels, network.config.out_channels
             _refuse(
                 inside - outside not in (0, 2),
@@ -1309,7 +1310,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     def _check_guide_classes(self) -> None:
         """Refuse a guide that cannot be called with the network's classes."""
-        own, guides = _class_count(self.unet), _class_count(self.guide_unet or self.unet)
+        guide = self.unet if self.guide_unet is None else self.guide_unet
+        own, guides = _class_count(self.unet), _class_count(guide)
         advice = "take a guide that was trained with the same labels"
         _refuse(own != guides, f"The guide has {guides} classes (`num_class_embeds`), but the network {own}: {advice}.")
 

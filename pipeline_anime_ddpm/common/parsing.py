@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-MOST_CHARACTERS = 16_000_000  # of a file; the largest that this project writes has a few hundred thousand
-MOST_ALIASES = 20  # in what libraries read: together they stand for at most some thousand times the text
+MAX_CHARACTERS = 16_000_000  # of a file; the largest that this project writes has a few hundred thousand
+MAX_ALIASES = 20  # in what libraries read: together they stand for at most some thousand times the text
 
 
 class _Alias(ValueError):
@@ -47,13 +47,13 @@ def parse_yaml(text: str) -> Any:
 
 @contextlib.contextmanager
 def few_aliases() -> Iterator[None]:
-    """While a library reads YAML that others have written, a ValueError for more than `MOST_ALIASES` in a text."""
+    """While a library reads YAML that others have written, a ValueError for more than `MAX_ALIASES` in a text."""
     whole = yaml.SafeLoader.compose_node
 
     def compose_node(self: yaml.SafeLoader, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             self.aliases = getattr(self, "aliases", 0) + 1
-            if self.aliases > MOST_ALIASES:
+            if self.aliases > MAX_ALIASES:
                 raise _Alias("its YAML repeats parts by aliases (*name); write them out")
         return whole(self, parent, index)
 
@@ -87,5 +87,5 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _check_length(text: str | bytes) -> None:
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")

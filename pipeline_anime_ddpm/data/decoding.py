@@ -18,7 +18,7 @@ FORMATS = tuple(
     name for name in "AVIF BMP GIF ICO JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split() if name in Image.OPEN
 )  # fmt: skip
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
-MOST_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
+MAX_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
 MAX_ASPECT = 16  # no square crop of a longer strip is a picture, and resized it would fill the memory
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns of what we refuse
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half-downloaded file is skipped and named, not trained on

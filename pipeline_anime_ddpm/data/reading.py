@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ..common.errors import NETWORK_ERROR, UserError, first_line
 from ..common.parsing import parse_json
-from .decoding import MOST_BYTES, UndecodableImage, decode_image
+from .decoding import MAX_BYTES, UndecodableImage, decode_image
 from .units import EncodedImage, Source
 
 logger = logging.getLogger(__name__)
@@ -114,15 +114,15 @@ def _read_file(path: str) -> bytes:
     """All of a file that has no more bytes than an image can have."""
     if "://" in path:  # of the Hub, or in an archive, where a few bytes may stand for very many
         with xopen(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
         size = len(content)
     else:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):  # to open a pipe would be to wait for ever
             raise UndecodableImage("not a regular file")
         size, content = facts.st_size, b""
-    if size > MOST_BYTES:
-        raise UndecodableImage(f"a file of more than {MOST_BYTES:,} bytes")
+    if size > MAX_BYTES:
+        raise UndecodableImage(f"a file of more than {MAX_BYTES:,} bytes")
     return content or Path(path).read_bytes()
 
 

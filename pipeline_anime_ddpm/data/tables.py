@@ -13,7 +13,7 @@ import pyarrow.parquet
 from datasets.utils.file_utils import xopen
 
 from ..common.errors import UserError
-from .decoding import MOST_BYTES
+from .decoding import MAX_BYTES
 from .labels import LabelColumns, read_features
 from .own_files import is_row_within
 from .units import DataFile, EncodedImage, Source
@@ -22,7 +22,7 @@ FEW_FILES = 64  # below this a table is read by row groups instead of files
 ROWS_AT_ONCE = 64  # that are in the memory together
 LONGEST_PATH = 4096  # bytes
 # Pictures are compressed already: a table that unpacks to more than so many times its size, and a little, is a bomb.
-MOST_UNPACKED, ALWAYS_UNPACKED = 100, 2**24
+MAX_UNPACKED, ALWAYS_UNPACKED = 100, 2**24
 
 
 class ParquetFiles(Source):
@@ -208,7 +208,7 @@ def encoded_rows(
         name = where or f"row {number} of part {unit}"
         size = 0 if content is None else content.size
         unpacked += size
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             yield EncodedImage(name, None, refused=f"a file of {size:,} bytes")
         elif unpacked > _most_unpacked(packed):
             yield EncodedImage(name, None, refused=f"a row of {size:,} bytes in a part of a table that has {packed:,}")
@@ -222,7 +222,7 @@ def encoded_rows(
 
 
 def _most_unpacked(packed: int) -> int:
-    return MOST_UNPACKED * packed + ALWAYS_UNPACKED
+    return MAX_UNPACKED * packed + ALWAYS_UNPACKED
 
 
 def _cells(column: pyarrow.Array) -> Iterator[tuple[pyarrow.Buffer | None, pyarrow.Buffer | None]]:

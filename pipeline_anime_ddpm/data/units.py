@@ -17,10 +17,10 @@ from datasets.utils.file_utils import xopen
 
 from ..common.errors import UserError
 from ..common.parsing import parse_json
-from .decoding import IMAGE_SUFFIXES, MOST_BYTES
+from .decoding import IMAGE_SUFFIXES, MAX_BYTES
 from .labels import WHOLE, LabelColumns, check_known, clean, folder_labels, from_values
 
-MOST_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
+MAX_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
 CLASS = "cls"  # WebDataset's field of a class
 MAX_LABEL_BYTES = 2**20  # of a JSON or .cls file in a tar
 
@@ -103,7 +103,7 @@ class ImageFiles(Source):
 
     def __init__(self, name: str, paths: list[str], files: list[DataFile], remote: bool = False):
         self.name, self.paths, self.files, self.remote = name, paths, files, remote
-        self.num_units = min(MOST_UNITS, len(paths))
+        self.num_units = min(MAX_UNITS, len(paths))
         self.unit_sizes = [len(paths[unit :: self.num_units]) for unit in range(self.num_units)]
         self._labels: list[tuple[int, ...]] | None = None
 
@@ -200,7 +200,7 @@ class TarFiles(Source):
 
     def _encoded(self, archive: tarfile.TarFile, member: tarfile.TarInfo, unit: int) -> EncodedImage:
         name = f"{self.files[unit].name}/{member.name}"
-        if member.size > MOST_BYTES:
+        if member.size > MAX_BYTES:
             return EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
         if member.issparse():
             return EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from .handlers import DEFAULT_FACES, Handlers, new_seed
-from .limits import KEPT, MOST_FACES, MOST_GUIDANCE, MOST_SEED
+from .limits import KEPT, MAX_FACES, MAX_GUIDANCE, MAX_SEED
 from .model import OWN, Model
 from .theme import COPY_ADDRESS, TO_ADDRESS
 
@@ -57,9 +57,9 @@ class Pictures(NamedTuple):
 
 def settings_column(model: Model) -> Settings:
     """Build the left half."""
-    faces = gr.Slider(1, MOST_FACES, DEFAULT_FACES, step=1, label="Faces")
+    faces = gr.Slider(1, MAX_FACES, DEFAULT_FACES, step=1, label="Faces")
     with gr.Row(equal_height=True):
-        seed = gr.Number(0, label="Seed of the first face", precision=0, minimum=0, maximum=MOST_SEED, scale=2)
+        seed = gr.Number(0, label="Seed of the first face", precision=0, minimum=0, maximum=MAX_SEED, scale=2)
         keeps_seed = gr.Checkbox(False, label="Keep this seed", scale=1, min_width=120)
     with gr.Accordion("More", open=False):
         steps = steps_slider(model)
@@ -67,7 +67,7 @@ def settings_column(model: Model) -> Settings:
             model.samplers, value=OWN, label="Sampler", visible=len(model.samplers) > 1, filterable=False
         )
         guidance = gr.Slider(
-            1, MOST_GUIDANCE, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
+            1, MAX_GUIDANCE, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
             info="How much to keep away from what a weaker network draws; 1 is not at all",
         )  # fmt: skip
     with gr.Row():

@@ -6,7 +6,7 @@ import gradio as gr
 
 from .draw_tab import steps_slider
 from .handlers import CANVAS, DEFAULT_FRAMES, Handlers, new_seed
-from .limits import MOST_FRAMES, MOST_SEED
+from .limits import MAX_FRAMES, MAX_SEED
 from .model import Model
 from .uploads import bounded, by_path
 
@@ -16,7 +16,7 @@ INK = "#e5487f"  # of the brush
 def numbers(model: Model) -> tuple[gr.Number, gr.Slider]:
     """Seed and steps, as most tabs have them."""
     with gr.Group():
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
         another = gr.Button("Another seed", size="sm")
     steps = steps_slider(model)
     another.click(new_seed, None, seed, queue=False, show_progress="hidden", api_visibility="private")
@@ -91,8 +91,8 @@ def between_tab(handlers: Handlers, turn: dict, quiet: dict) -> gr.Image:
     with gr.Row():
         with gr.Column(min_width=260):
             with gr.Row():
-                first = gr.Number(1, label="First seed", precision=0, minimum=0, maximum=MOST_SEED, min_width=110)
-                last = gr.Number(2, label="Last seed", precision=0, minimum=0, maximum=MOST_SEED, min_width=110)
+                first = gr.Number(1, label="First seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=110)
+                last = gr.Number(2, label="Last seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=110)
             another = gr.Button("Other seeds", size="sm")
             with gr.Accordion("Or from one picture to another", open=False), gr.Row():
                 pictures = [
@@ -102,7 +102,7 @@ def between_tab(handlers: Handlers, turn: dict, quiet: dict) -> gr.Image:
                     ))
                     for label in ("First picture", "Last picture")
                 ]  # fmt: skip
-            frames = gr.Slider(2, MOST_FRAMES, DEFAULT_FRAMES, step=1, label="Frames")
+            frames = gr.Slider(2, MAX_FRAMES, DEFAULT_FRAMES, step=1, label="Frames")
             steps = steps_slider(handlers.model)
             with gr.Row():
                 button = gr.Button("Go", variant="primary", min_width=80, elem_id="between-button")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .drawing import Drawing, Progress, Stops, plain_errors
-from .limits import MOST_FACES, MOST_FRAMES, MOST_GUIDANCE, MOST_SEED, checked
+from .limits import MAX_FACES, MAX_FRAMES, MAX_GUIDANCE, MAX_SEED, checked
 from .model import OWN, Model
 from .uploads import on_white, painted, read_upload
 
@@ -53,8 +53,8 @@ class Handlers:
         faces, seed, steps = self.checked_settings(faces, seed, steps)
         if sampler not in self.model.samplers:
             raise gr.Error(f"The sampler must be one of {', '.join(self.model.samplers)}.")
-        guidance = checked(guidance, 1, MOST_GUIDANCE, "Guidance", float)
-        seeds = [(seed + number) % (MOST_SEED + 1) for number in range(faces)]
+        guidance = checked(guidance, 1, MAX_GUIDANCE, "Guidance", float)
+        seeds = [(seed + number) % (MAX_SEED + 1) for number in range(faces)]
         pipeline = self.model.with_sampler(sampler)
         guided = {"guidance_scale": guidance} if self.model.has_guide else {}
 
@@ -161,8 +161,8 @@ class Handlers:
             A GIF that goes there and back, and how long it took.
         """
         _, seed_from, steps = self.checked_settings(1, seed_from, steps)
-        seed_to = checked(seed_to, 0, MOST_SEED, "The seed")
-        frames = checked(frames, 2, MOST_FRAMES, "Frames")
+        seed_to = checked(seed_to, 0, MAX_SEED, "The seed")
+        frames = checked(frames, 2, MAX_FRAMES, "Frames")
         if image_from or image_to:
             given = {"first picture": image_from, "last picture": image_to}
             ends: dict[str, Any] = {"image": [on_white(read_upload(path, what)) for what, path in given.items()]}
@@ -191,11 +191,11 @@ class Handlers:
             return default
 
         return (
-            number("faces", 1, MOST_FACES, DEFAULT_FACES),
-            number("seed", 0, MOST_SEED, 0),
+            number("faces", 1, MAX_FACES, DEFAULT_FACES),
+            number("seed", 0, MAX_SEED, 0),
             number("steps", model.least_steps, model.most_steps, model.default_steps),
             query.get("sampler") if query.get("sampler") in model.samplers else OWN,
-            number("guidance", 1, MOST_GUIDANCE, model.default_guidance, float),
+            number("guidance", 1, MAX_GUIDANCE, model.default_guidance, float),
         )
 
     @plain_errors
@@ -213,8 +213,8 @@ class Handlers:
 
     def checked_settings(self, faces: Any, seed: Any, steps: Any) -> tuple[int, int, int]:
         return (
-            checked(faces, 1, MOST_FACES, "Faces"),
-            checked(seed, 0, MOST_SEED, "The seed"),
+            checked(faces, 1, MAX_FACES, "Faces"),
+            checked(seed, 0, MAX_SEED, "The seed"),
             checked(steps, self.model.least_steps, self.model.most_steps, "Steps"),
         )
 
@@ -259,4 +259,4 @@ def for_painting(image: Image.Image) -> Image.Image:
 
 
 def new_seed() -> int:
-    return secrets.randbelow(MOST_SEED)
+    return secrets.randbelow(MAX_SEED)

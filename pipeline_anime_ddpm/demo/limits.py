@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-MOST_FACES, MOST_STEPS, MOST_FRAMES, MOST_SEED = 16, 100, 32, 2**31 - 1
-MOST_GUIDANCE = 4.0
-MOST_BYTES, MOST_PIXELS = 8_000_000, 16_000_000  # of an upload
+MAX_FACES, MAX_STEPS, MAX_FRAMES, MAX_SEED = 16, 100, 32, 2**31 - 1
+MAX_GUIDANCE = 4.0
+MAX_BYTES, MAX_PIXELS = 8_000_000, 16_000_000  # of an upload
 SECONDS = 120  # that a request may take once it is its turn
 WAITING = 32  # requests that wait for their turn; whoever comes then is told that the page is busy
-MOST_LAYERS, MOST_CANVAS, CANVASES = 4, 4_000_000, 16  # bytes of a part of a canvas; canvases that wait for their turn
+MAX_LAYERS, MAX_CANVAS, CANVASES = 4, 4_000_000, 16  # bytes of a part of a canvas; canvases that wait for their turn
 HOURS = 3  # that pictures are kept on the server
 VISITORS = 100  # whose last picked face is remembered; each takes a fifth of a megabyte
 KEPT = 24  # faces that a visitor can put aside

@@ -15,7 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 
-from .limits import MOST_GUIDANCE, MOST_STEPS
+from .limits import MAX_GUIDANCE, MAX_STEPS
 
 SAMPLERS = {  # label: solver of our scheduler, class of diffusers for others
     "DPM-Solver++ (fast)": ("dpmsolver++", "DPMSolverMultistepScheduler"),
@@ -47,9 +47,9 @@ class Model:
         self.can_go_between = hasattr(self.pipeline, "interpolate")
         self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
         self.default_guidance = (
-            min(MOST_GUIDANCE, self.pipeline.config.get("default_guidance_scale", 1.0)) if self.has_guide else 1.0
+            min(MAX_GUIDANCE, self.pipeline.config.get("default_guidance_scale", 1.0)) if self.has_guide else 1.0
         )
-        self.least_steps, self.most_steps = 1, min(MOST_STEPS, scheduler.config.num_train_timesteps)
+        self.least_steps, self.most_steps = 1, min(MAX_STEPS, scheduler.config.num_train_timesteps)
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
         if self.is_distilled:
             self.least_steps = self.most_steps = self.default_steps

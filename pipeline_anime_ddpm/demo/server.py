@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio import processing_utils
 
-from .limits import MOST_BYTES, VISITORS, WAITING
+from .limits import MAX_BYTES, VISITORS, WAITING
 from .model import Model
 from .page import build_demo
 from .theme import CSS, READ_OUT, THEME
@@ -33,7 +33,7 @@ def launch(demo: gr.Blocks, waiting: int = WAITING, **settings: Any) -> Any:
         css=CSS,
         js=READ_OUT,
         show_error=False,
-        max_file_size=MOST_BYTES,
+        max_file_size=MAX_BYTES,
         state_session_capacity=VISITORS,
         share=False,
         footer_links=["api"],

@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import HTTPException
 from PIL import Image, ImageOps, ImageSequence
 
-from .limits import CANVASES, MOST_BYTES, MOST_CANVAS, MOST_LAYERS, MOST_PIXELS
+from .limits import CANVASES, MAX_BYTES, MAX_CANVAS, MAX_LAYERS, MAX_PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -28,15 +28,15 @@ def read_upload(source: str | bytes | None, what: str) -> Image.Image:
     """
     if not source:
         raise gr.Error(f"Choose a {what} first.")
-    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MOST_BYTES:
-        raise gr.Error(f"The {what} has more than {MOST_BYTES / 1e6:g} MB. Take a smaller one.")
+    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MAX_BYTES:
+        raise gr.Error(f"The {what} has more than {MAX_BYTES / 1e6:g} MB. Take a smaller one.")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
-            if file.width * file.height > MOST_PIXELS:
+            if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return ImageOps.exif_transpose(next(ImageSequence.Iterator(file))).convert("RGBA")
     except Image.DecompressionBombError as error:
-        raise gr.Error(f"The {what} has more than {MOST_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
+        raise gr.Error(f"The {what} has more than {MAX_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
     except (OSError, ValueError, SyntaxError, StopIteration) as error:
         raise gr.Error(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file.") from error
 
@@ -75,9 +75,9 @@ def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
 
     def accept_blobs(data: Any) -> None:
         index = data.data.get("index")
-        if index not in (None, "", "null") and not 0 <= int(index) < MOST_LAYERS:
+        if index not in (None, "", "null") and not 0 <= int(index) < MAX_LAYERS:
             raise HTTPException(413, "There are too many layers.")
-        if len(data.files[0][1]) > MOST_CANVAS:
+        if len(data.files[0][1]) > MAX_CANVAS:
             raise HTTPException(413, "The canvas is too large.")
         while len(parts) >= CANVASES:
             del parts[next(iter(parts))]
@@ -87,7 +87,7 @@ def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
         found = payload if payload is None or payload.id is None else parts.pop(payload.id, None)
         if found is None:
             return {}
-        if len(found.layers or ()) > MOST_LAYERS:
+        if len(found.layers or ()) > MAX_LAYERS:
             raise gr.Error("There are too many layers.", print_exception=False)
         sources = [
             part if isinstance(part, bytes) else part and part.path for part in (found.background, *found.layers)

@@ -21,7 +21,7 @@ from .networks.extractors import load_extractor
 from .reference import Reference
 from .settings import ReferenceConfig
 
-MOST_REAL = 2000  # real images that are compared with
+MAX_REAL = 2000  # real images that are compared with
 KID_SUBSET = 1000  # at most; with fewer images half of them, so that the subsets differ
 
 
@@ -49,7 +49,7 @@ class TrainingJudge:
         extractor = load_extractor(
             config.eval_extractor, config.eval_extractor_weights, None, self.accelerator.device, config.cache_dir
         )
-        real = real_images(config, resolution, show_progress=True).take(MOST_REAL)
+        real = real_images(config, resolution, show_progress=True).take(MAX_REAL)
         if len(real) < 4:
             raise UserError(f"There are {len(real)} real images to compare with; give an --eval_dataset of 4 or more.")
         subset = min(KID_SUBSET, self.count // 2, len(real) // 2)
@@ -92,7 +92,7 @@ class TrainingJudge:
 def real_images(config: TrainingConfig, resolution: int, show_progress: bool) -> ImageSet:
     """What `--eval_dataset` or else the training's data set holds out; its training images if it holds out none."""
     if config.eval_dataset is None and config.uses_drawn_faces:
-        count = min(NUM_DRAWN_FACES, MOST_REAL)
+        count = min(NUM_DRAWN_FACES, MAX_REAL)
         faces = draw_faces(count, resolution, config.seed + 1)  # of another seed: none that it is trained on
         return ImageSet(np.ascontiguousarray(faces.transpose(0, 3, 1, 2)), "drawn faces", "held-out")
     own = config.dataset_name or config.train_data_dir

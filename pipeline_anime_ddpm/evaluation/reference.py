@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SHOWN_NEAREST = 3  # training images beside each generated one in the sheet
 DEVIATIONS = 3  # below the middle of unseen images' distances: unrelated images come so near once in 740 times
 TENTH = 1.2816  # where the highest tenth of a normal distribution begins, in standard deviations above its middle
-MOST_HELD_OUT = 2000  # images that the threshold is calibrated on
+MAX_HELD_OUT = 2000  # images that the threshold is calibrated on
 
 
 @dataclass
@@ -231,9 +231,9 @@ def held_out_distances(reference: Reference, distance: PerceptualDistance | Feat
     """`(n,)` distances of unseen images to the nearest of training; of training images to the others, if need be."""
     training = reference.training
     if reference.is_held_out:
-        images, what, exclude = reference.real.take(MOST_HELD_OUT), f"{reference.real.split} images", None
+        images, what, exclude = reference.real.take(MAX_HELD_OUT), f"{reference.real.split} images", None
     else:
-        exclude = np.sort(np.random.default_rng(0).permutation(len(training))[:MOST_HELD_OUT])
+        exclude = np.sort(np.random.default_rng(0).permutation(len(training))[:MAX_HELD_OUT])
         images, what = ImageSet(training.pixels[exclude], training.source, training.split), "other training images"
     facts = {
         "kind": "nearest",

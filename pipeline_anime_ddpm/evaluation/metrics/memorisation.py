@@ -16,7 +16,7 @@ from ..networks.perceptual import PerceptualDistance
 from .digests import full_precision
 
 REFERENCES_AT_ONCE = 64
-MOST_MEMORY = 4e9  # bytes of embeddings that are held at a time; more images are searched for in several passes
+MAX_MEMORY = 4e9  # bytes of embeddings that are held at a time; more images are searched for in several passes
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def find_nearest(
         others: `(m, 3, R, R)` uint8, m >= `count`, one more with `exclude`.
         count: k.
         exclude: `(n,)`, for each image the index in `others` of itself, which does not count.
-        memory: bytes of embeddings to hold at a time; by default a quarter of what is free, at most `MOST_MEMORY`.
+        memory: bytes of embeddings to hold at a time; by default a quarter of what is free, at most `MAX_MEMORY`.
         embedded: `(m, D)` embeddings of `others`, where they are known already.
     """
 
     def embed_others(chosen: slice | np.ndarray) -> torch.Tensor:
         return distance.embed(others[chosen]) if embedded is None else embedded[chosen].to(distance.device)
 
-    memory = memory or min(MOST_MEMORY, _free_memory(distance.device) / 4)
+    memory = memory or min(MAX_MEMORY, _free_memory(distance.device) / 4)
     size = distance.embed(images[:1]).shape[1] * 4
     at_once = max(1, int(memory / (2 * size)))
     passes = -(-len(images) // at_once)

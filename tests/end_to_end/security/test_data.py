@@ -326,7 +326,7 @@ def test_a_table_that_unpacks_to_what_no_pictures_do_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_a_value_of_a_table_that_is_too_large_is_not_read(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline_anime_ddpm.data.tables.MOST_BYTES", 1000)
+    monkeypatch.setattr("pipeline_anime_ddpm.data.tables.MAX_BYTES", 1000)
     rows = [{"bytes": png(), "path": "a.png"}, {"bytes": bytes(1001), "path": "b.png"}]
     table = pyarrow.table({"image": rows})
     if kind == "parquet":

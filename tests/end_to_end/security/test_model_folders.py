@@ -55,7 +55,7 @@ def test_json_that_is_too_deep_or_none_is_refused_in_a_sentence(file, text, mode
 
 
 def test_code_beside_a_model_is_never_run(model, trap):
-    """By none of our loaders; `tests/pipeline_anime_ddpm/test_hub.py` shows that diffusers asks for trust."""
+    """By none of our loaders; `tests/pipeline_anime_ddpm/pipeline/test_hub.py` shows that diffusers asks for trust."""
     for name in ("pipeline_anime_ddpm.py", "scheduler/scheduling_anime_noise.py", "evil.py", "conftest.py"):
         (model / name).write_text(trap.source())
     assert load_pipeline(str(model)).unet.config.sample_size == 16

@@ -93,7 +93,7 @@ def test_uploads_that_are_no_pictures(client, handlers, tmp_path, name, content,
 
 
 def test_an_upload_of_many_bytes_is_not_taken(client, handlers, tmp_path):
-    (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * demo_limits.MOST_BYTES)
+    (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * demo_limits.MAX_BYTES)
     with pytest.raises(Exception, match=r"413|exceeds|size"):
         client.predict(handle_file(tmp_path / "large.png"), 0.5, 0, 4, api_name="/vary")
     with pytest.raises(gr.Error, match="8 MB"):
@@ -175,7 +175,7 @@ def canvas_part(kind, index, identity, content=b"x"):
 
 def test_a_canvas_takes_bounded_memory(page):
     (canvas,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.ImageEditor)]
-    for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (demo_limits.MOST_CANVAS + 1))):
+    for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (demo_limits.MAX_CANVAS + 1))):
         with pytest.raises(HTTPException):
             canvas.accept_blobs(canvas_part("layer", index, "mine", content))
     for identity in range(100):
@@ -188,7 +188,7 @@ def test_a_canvas_takes_bounded_memory(page):
 
 
 def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
-    painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(demo_limits.MOST_LAYERS + 1)]
+    painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(demo_limits.MAX_LAYERS + 1)]
     assert "too many layers" in refused(client, editor(picture, *painted), 0, 4, api_name="/inpaint")
     (before, after), _ = client.predict(editor(picture, *painted[:2]), 0, 4, api_name="/inpaint")
     assert not np.array_equal(opened(before), opened(after))

@@ -345,3 +345,17 @@ def test_what_cannot_be_honoured_is_refused_with_a_sentence(make_pipe, name, cal
 def test_a_network_of_unknown_size_is_refused(make_pipe):
     with pytest.raises(ValueError, match="no `sample_size`"):
         make_pipe(sample_size=None)(num_inference_steps=2)
+
+
+def test_a_compiled_network_and_guide_are_taken(make_pipe, tiny_unet):
+    """`torch.compile` wraps a module, which has no truth value of its own."""
+    unet, guide = torch.compile(tiny_unet()), torch.compile(tiny_unet(seed=1))
+    pipe = AnimeDDPMPipeline(unet, make_pipe("DDIM").scheduler, guide)
+    pipe.check_guidance(2.0)
+
+
+def test_a_setting_of_another_scheduler_that_a_config_carries_changes_nothing(make_pipe):
+    pipe = make_pipe("DDIM")
+    foreign = dict(pipe.scheduler.config) | {"skip_prk_steps": False}
+    pipe.scheduler = type(pipe.scheduler).from_config(foreign)
+    pipe(image=torch.rand(1, 3, 16, 16), strength=0.5, num_inference_steps=4)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline_anime_ddpm.runs.base_card import MOST_BYTES, marked, read_card
+from pipeline_anime_ddpm.runs.base_card import MAX_BYTES, marked, read_card
 
 FOREIGN = """---
 license: cc-by-4.0
@@ -65,5 +65,5 @@ def test_a_run_that_was_not_published_has_the_card_of_its_base(tmp_path):
 
 def test_there_may_be_none(tmp_path):
     assert read_card(None) == read_card(str(tmp_path)) == read_card("nobody/nothing") == {}
-    (tmp_path / "README.md").write_text(FOREIGN + " " * MOST_BYTES)
+    (tmp_path / "README.md").write_text(FOREIGN + " " * MAX_BYTES)
     assert read_card(str(tmp_path)) == {}
