@@ -1,4 +1,4 @@
-.PHONY: test slow lint types sync tables
+.PHONY: test slow lint types sync tables figures
 
 test:  ## the fast tests, as README says
 	pytest
@@ -22,3 +22,6 @@ sync:  ## copy the two files that travel to the Hub beside the shipped models
 
 tables:  ## write the measured tables into the pages
 	python benchmarks/render.py
+
+figures:  ## draw the figures of the pages from the measured numbers
+	python benchmarks/figures.py

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""The measured tables of README.md and model_card/noise.md, made from model_card/results/*.json.
+"""The measured tables of README.md and docs/, made from model_card/results/*.json.
 
 python benchmarks/render.py           # rewrite them in place
-python benchmarks/render.py --check   # fail if README is not what the files give
+python benchmarks/render.py --check   # fail if a page is not what the files give
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from render_labels import render_attributes, render_copy_check, render_labels, r
 from render_long_run import render_long_run
 from render_noise import render_noise
 from render_speed import render_data_loading, render_training
+from render_summary import render_summary
 from scaling import render_scaling
 
-FOLDERS = (ROOT / "model_card", ROOT / "docs")
-PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *(p for f in FOLDERS for p in sorted(f.glob("*.md")))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
 
 
@@ -257,13 +257,14 @@ RENDERERS = {
 
 def rendered(text: str, results: Path = RESULTS) -> str:
     """`text` with each part between `<!-- results:NAME -->` and `<!-- end results:NAME -->` made anew."""
-    for name, render in RENDERERS.items():
-        path = results / f"{name}.json"
-        if path.exists():
-            table = render(json.loads(path.read_text()))
-            between = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- end results:{name} -->)", re.DOTALL)
-            text = between.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
-    return text
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        if name == "summary":
+            return f"{match[1]}{render_summary(results)}\n{match[3]}"
+        return f"{match[1]}{RENDERERS[name](json.loads((results / f'{name}.json').read_text()))}\n{match[3]}"
+
+    return re.sub(r"(<!-- results:(\w+) -->\n).*?(<!-- end results:\2 -->)", block, text, flags=re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> None:

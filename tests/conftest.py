@@ -44,6 +44,24 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = 2
     if config.option.numprocesses:
         config.option.dist = "loadfile"
+        config.option.loadscopereorder = False  # it would begin with the file of the most tests, not of the longest
+
+
+# The files that take minutes. They are handed out first, so that no process ends with one while the other waits.
+LONGEST = (
+    "test_train_anime_ddpm",
+    "test_faults",
+    "test_launchers",
+    "test_browser",
+    "test_noise",
+    "test_speed",
+    "test_publish",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; the others keep their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -107,8 +107,9 @@ class TrainingConfig(
         return [] if names == ["none"] else names
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as they are saved, logged and compared: everything but the token."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "hub_token"}
+        """The settings as saved, logged and compared: without the token, and without the order to delete a run."""
+        unsaved = ("hub_token", "overwrite_output_dir")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in unsaved}
 
     def save(self, path: Path) -> None:
         """Write the settings as YAML that `--config` reads back."""

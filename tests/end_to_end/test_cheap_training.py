@@ -141,7 +141,9 @@ def test_flags_for_memory_and_speed_change_nothing_but_rounding(work, in_process
 
 
 @pytest.mark.parametrize(
-    "way", [{"channels_last": True}, {"optimizer": "adamw8bit"}, {"optimizer": "muon", "channels_last": True}]
+    "way",
+    [{"channels_last": True}, {"optimizer": "adamw8bit"}, {"optimizer": "muon", "channels_last": True}],
+    ids=["channels_last", "adamw8bit", "muon"],
 )
 def test_runs_with_another_memory_layout_or_optimiser_resume_with_the_same_bits(work, in_process, tmp_path, way):
     if way.get("optimizer") == "adamw8bit":

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-import yaml
 from diffusers import DDPMScheduler
 from huggingface_hub import ModelCard
 
@@ -61,14 +60,14 @@ def test_people_read_the_facts_and_the_numbers(card, finished):
     text = card.text
     for said in ("# Small faces", "anime faces of 16 × 16 pixels", "Drawings by **many** artists.",
                  "Mostly young women.", "No hands.", "Research.",
-                 "| FD-tiny-vit | 12.5 | 6.25 | 2,000 | 1,500 |", "0.75 ± 0.12",
-                 "26 of 2,000 samples (1.3 %)", "nearer than 0.0625", "1.1 % do", "no more than chance allows",
+                 "| FD-tiny-vit | 12.5 | 6.25 |", "0.75 ± 0.12", "2,000 samples against 1,500 real images",
+                 "26 of 2,000 samples (1.3 %)", "nearer than 0.0625", "1.1 % are", "no more than chance allows",
                  "7 steps of ddim, base seed 3", "| images seen | 80 |", "`metrics.json`", "A. Author and B. Author",
                  "is not FID"):  # fmt: skip
         assert said in text, said
     machine = json.loads((finished / "provenance.json").read_text())["machines"][0]
     assert machine["device"] in text and f"torch {machine['versions']['torch']}" in text
-    assert "20 images" in text and "(on the disk of whoever trained it)" in text
+    assert "20 images" in text and "(a local data set)" in text
 
 
 def guided_pipeline(tiny_unet):
@@ -177,9 +176,9 @@ def test_our_solvers_are_not_shown_for_a_pipeline_that_comes_without_them(tiny_u
     assert shown()[1] is None
 
 
-def test_the_settings_shown_are_the_published_ones(card, tmp_path):
-    block = card.text.split("```yaml\n")[1].split("```")[0]
-    assert yaml.safe_load(block) == yaml.safe_load((tmp_path / "out" / "training_config.yaml").read_text())
+def test_the_card_links_the_published_settings_and_metrics(card, tmp_path):
+    for name in ("training_config.yaml", "metrics.json"):
+        assert f"[`{name}`]({name})" in card.text and (tmp_path / "out" / name).is_file()
 
 
 def test_hours_are_those_of_the_steps(card, finished):
@@ -211,13 +210,34 @@ def test_a_hub_data_set_and_network_are_named_without_being_told(finished, publi
     assert data["datasets"] == ["me/faces"] and data["base_model"] == "google/ddpm-cat-256"
 
 
+def test_several_evaluations_share_one_table(finished, evaluated, publish, tmp_path):
+    record = json.loads((evaluated / "metrics.json").read_text())
+    others = [record | {"drawn": record["drawn"] | {"num_inference_steps": 50}}, record | {"date": "2026-01-03"}]
+    paths = []
+    for number, other in enumerate(others, 1):
+        paths.append(tmp_path / f"metrics{number}.json")
+        paths[-1].write_text(json.dumps(other))
+    publish(finished, "--output_dir", tmp_path / "two", "--evaluation", evaluated, paths[0])
+    text = (tmp_path / "two" / "README.md").read_text()
+    assert text.count("| metric | sampled with | value | floor |") == 1
+    first, second = "7 steps of ddim, base seed 3", "50 steps of ddim, base seed 3"
+    rows = (
+        f"| FD-tiny-vit | {first} | 12.5 | 6.25 |\n| FD-tiny-vit | {second} | 12.5 | 6.25 |\n| KID-tiny-vit | {first}"
+    )
+    assert rows in text and f"- {first}; {second}: 2,000 samples" in text
+    publish(finished, "--output_dir", tmp_path / "alike", "--evaluation", evaluated, paths[1])
+    text = (tmp_path / "alike" / "README.md").read_text()
+    assert f"| FD-tiny-vit | {first} (2) | 12.5" in text
+    assert f"- {first} (1): " in text and f"- {first} (2): " in text
+
+
 def test_a_model_that_copies_is_not_praised(finished, evaluated, publish, tmp_path):
     record = json.loads((evaluated / "metrics.json").read_text())
     record["metrics"]["lpips_nearest"]["suspicious"] = True
     (evaluated / "metrics.json").write_text(json.dumps(record))
     publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "take it for a model that copies" in text and "no more than chance" not in text
+    assert "assume that the model copies" in text and "no more than chance" not in text
 
 
 def test_only_inceptions_distance_is_called_fid(finished, evaluated, publish, tmp_path):
@@ -243,7 +263,7 @@ def test_numbers_that_say_little_carry_a_caution_and_are_not_in_the_index(
     publish(finished, "--output_dir", tmp_path / "out", "--evaluation", evaluated)
     card = ModelCard((tmp_path / "out" / "README.md").read_text())
     assert said in card.text and "0.75 ± 0.12" in card.text
-    assert "Of other training images, 1.1 % do." in card.text
+    assert "Of other training images, 1.1 % are." in card.text
     assert not {"model-index", "metrics"} & card.data.to_dict().keys()
 
 
@@ -284,8 +304,8 @@ def test_the_card_of_a_labelled_model_lists_what_can_be_asked_for_and_its_code_r
     pipeline.save_pretrained(tmp_path / "source")
     publish(tmp_path / "source", "--output_dir", tmp_path / "out", "--repo_id", "you/faces", "--dry_run")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "| hair | black, pink |" in text and "only eyes and hair can be asked for" in text
-    assert "An unconditional" not in text
+    assert "| hair | black, pink |" in text and "You can ask only for eyes and hair" in text
+    assert "unconditional diffusion model" not in text
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "pipe.labels" in block)
     load = (
         "import sys\nfrom diffusers import DiffusionPipeline\n"

@@ -153,7 +153,7 @@ def test_a_run_pushes_with_a_card_whenever_it_is_saved(work, hub, tmp_path):
     pushes = ["After 20 images", "After 40 images", "After 60 images"]
     assert repository.messages == ["initial commit", *pushes]
     card = repository.files["README.md"].decode()
-    assert "license: mit" in card and "draws noise of" in card and "| images seen | 60 |" in card
+    assert "license: mit" in card and "generates noise of" in card and "| images seen | 60 |" in card
     assert not [path for path in repository.files if "checkpoint" in path or "optimizer" in path]
     content = b"".join(repository.files.values())
     assert str(tmp_path).encode() not in content and TOKEN.encode() not in content

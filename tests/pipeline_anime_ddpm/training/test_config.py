@@ -77,11 +77,12 @@ def test_yaml_has_the_same_names_and_flags_win(tmp_path):
     assert (config.learning_rate, config.seed, config.random_flip, config.max_train_images) == (3e-4, 8, False, None)
 
 
-def test_a_saved_config_reads_back_the_same_without_its_token(tmp_path):
-    config = parse_config([*DATA, "--hub_token", "hf_secret", "--snr_gamma", "4"])
+def test_a_saved_config_keeps_neither_the_token_nor_the_order_to_delete_a_run(tmp_path):
+    config = parse_config([*DATA, "--hub_token", "hf_secret", "--snr_gamma", "4", "--overwrite_output_dir"])
     config.save(tmp_path / "run.yaml")
     assert "hf_secret" not in (tmp_path / "run.yaml").read_text()
-    assert parse_config(["--config", str(tmp_path / "run.yaml")]) == dataclasses.replace(config, hub_token=None)
+    again = parse_config(["--config", str(tmp_path / "run.yaml")])
+    assert again == dataclasses.replace(config, hub_token=None, overwrite_output_dir=False)
 
 
 @pytest.mark.parametrize(
