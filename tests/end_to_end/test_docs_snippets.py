@@ -17,7 +17,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 LINKED = ("hub_model", "benchmarks", "configs", "model_card", "app.py", "train_anime_ddpm.py", "notebooks", "setup.cfg")
 
 
-def save_faces(folder, first, count=24):
+def save_faces(folder, first, count=64):
     from pipeline_anime_ddpm.synthetic.drawn_faces import draw_faces
 
     folder.mkdir(parents=True)
