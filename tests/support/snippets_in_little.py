@@ -102,7 +102,7 @@ class Little:
             name = config.model_config_name_or_path
             assert name in (None, "tiny", "small", "standard") or Path(name).exists(), f"{name} is not there"
             changes["model_config_name_or_path"] = "tiny"
-        if not config.patch_sizes:
+        if not config.patch_sizes and not config.noise_calibration:  # a calibration is for one resolution
             changes["resolution"] = None if config.pretrained_model_name_or_path else 16 * config.space_to_depth
         return dataclasses.replace(config, **changes)
 
