@@ -4,7 +4,7 @@
     python benchmarks/faults.py --tries 5
 
 A try has survived if the user was told what to do, and if then the same command ended with every bit of weights,
-averages and optimiser, the images of every step, the losses and the files of a run that nothing has befallen. A try is
+averages and optimiser, the images of every step, the losses and the files of a run that never stopped. A try is
 made again by the seed that is printed beside it: `--only "Ctrl-C" --seed 3 --tries 1`.
 """
 
@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
                 rows |= zip(faults, pool.map(tried, faults), strict=True)
     what = (
         f"Runs of {STEPS} steps with a network of a few thousand parameters, from seed {arguments.seed} on; survived: "
-        "told what to do, and then by the same command every bit of weights, averages and optimiser, every image once "
-        "and no file more or less than in a run that nothing has befallen"
+        "the run says what to do, and the same command then reaches the same bits of weights, averages and optimiser. "
+        "Every image is used once, and the files are those of a run that never stopped"
     )
     command = shlex.join(["python", "benchmarks/faults.py", *(sys.argv[1:] if argv is None else argv)])
     rows = {fault.name: row for fault, row in rows.items()}

@@ -23,8 +23,8 @@ from pipeline_anime_ddpm.common.errors import one_sentence_errors
 FIGURES = ROOT / "model_card" / "figures"
 LIGHT = 0.55  # opacity of the second bar of a pair
 QUALITY_NAMES = {
-    "baseline": "as train_unconditional.py does",
-    "optimised": "+ optimisations of speed",
+    "baseline": "baseline",
+    "optimised": "+ optimisations, bf16",
     "noise": "+ our noise",
     "patch": "   and patches in half of the steps",
     "fading": "   and patches that fade out",
@@ -32,7 +32,7 @@ QUALITY_NAMES = {
     "scratch": "our noise, from scratch",
 }
 NOISE_NAMES = {
-    "A": "linear table, ε, MSE (diffusers)",
+    "A": "baseline: linear table, ε, MSE",
     "B": "cosine table, ε, MSE",
     "C": "cosine table, v, min-SNR-5",
     "C.1": "C with another seed",
@@ -40,7 +40,7 @@ NOISE_NAMES = {
     "E": "C, calibrated density",
     "F": "C, Laplace density",
     "G": "C, timesteps not stratified",
-    "PA": "as diffusers does",
+    "PA": "baseline: linear table, ε, MSE",
     "PC": "cosine density, min-SNR-5",
     "PR": "timesteps remapped, min-SNR-5",
 }
@@ -85,7 +85,7 @@ def draw_quality(results: Path, path: Path) -> None:
     kid.tick_params(axis="y", pad=185)
     kid.invert_yaxis()
     kid.set_xlabel("± standard deviation")
-    fd.set_xlabel("lowest and highest of two sets of seeds")
+    fd.set_xlabel("lowest and highest of two sampling seeds")
     handles = [
         Patch(color=OURS, label="equal images"),
         Patch(color=OURS, alpha=LIGHT, label="equal training time"),

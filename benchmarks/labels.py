@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Does a labelled model draw what it is asked for, and what do labels cost?
+"""Does a labelled model generate what it is asked for, and what do labels cost?
 
     python benchmarks/labels.py --model MODEL --labelled METRICS.JSON --unlabelled METRICS.JSON
 
 Each face is asked for a hair and an eye colour; every combination comes equally often, in an order drawn from the seed.
-The classifier of benchmarks/attributes.py says what was drawn. The two records are of `anime-ddpm evaluate`: the
-labelled model asked for any, and an unlabelled one of equal training time.
+The classifier of benchmarks/attributes.py says what was generated. The two records are of `anime-ddpm evaluate`: the
+labelled model asked for any, and an unlabelled one. Their trainings may differ: the ratio compares two models.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Arm:
 COSINE_V = "--ddpm_beta_schedule squaredcos_cap_v2 --prediction_type v_prediction --loss_weighting min_snr"
 ARMS = {
     "A": Arm(
-        "linear table, ε, MSE (the peer)",
+        "baseline: linear table, ε, MSE",
         "--ddpm_beta_schedule linear --prediction_type epsilon --loss_weighting none --timestep_sampling uniform",
     ),
     "B": Arm(
@@ -45,13 +45,15 @@ ARMS = {
         "C, Laplace density (b = 1.5 in log SNR)",
         f"{COSINE_V} --timestep_sampling laplace --timestep_sampling_mean 0 --timestep_sampling_scale 0.75",
     ),
-    "G": Arm("C, each timestep drawn by itself", f"{COSINE_V} --timestep_sampling uniform --no-stratified_timesteps"),
+    "G": Arm("C, each timestep sampled by itself", f"{COSINE_V} --timestep_sampling uniform --no-stratified_timesteps"),
     "P": Arm(
         "pre-training of the next ones: linear table, ε, MSE",
         "--ddpm_beta_schedule linear --prediction_type epsilon --loss_weighting none --timestep_sampling uniform",
         data="photographs",
     ),
-    "PA": Arm("P, fine-tuned as the peer does", "--loss_weighting none --timestep_sampling uniform", "P"),
+    "PA": Arm(
+        "baseline: P, fine-tuned with its own table, ε, MSE", "--loss_weighting none --timestep_sampling uniform", "P"
+    ),
     "PC": Arm(
         "P, its table kept, cosine density, min-SNR-5", "--loss_weighting min_snr --timestep_sampling cosine", "P"
     ),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The figures of model_card/noise.md, from model_card/results/noise.json and the folder that noise.py worked in.
+"""The figures of docs/measured/noise.md, from model_card/results/noise.json and the folder that noise.py worked in.
 
 python benchmarks/noise_figures.py --work runs/noise
 """
@@ -20,6 +20,7 @@ from PIL import Image
 FIGURES = ROOT / "model_card" / "figures"
 DASHED = ("G", "PR", "C.1")  # which lie on another run
 GAP = 8  # pixels between two grids
+PALETTE = (*(f"C{index}" for index in range(10)), "black", "gold")  # more arms than a cycle has colours
 
 
 def plot(result: dict, path: Path) -> None:
@@ -29,7 +30,7 @@ def plot(result: dict, path: Path) -> None:
     figure = Figure(figsize=(4.4 * parts, 4.2), layout="constrained")
     trained, error, *course = figure.subplots(1, parts)
     arms = [row for row in result["rows"] if row["kind"] == "arm"]
-    colours = {row["run"]: f"C{index % 10}" for index, row in enumerate(arms)}
+    colours = {row["run"]: PALETTE[index % len(PALETTE)] for index, row in enumerate(arms)}
     plot_levels(trained, arms, colours)
     plot_errors(error, [row for row in result["rows"] if row["kind"] == "loss"], colours)
     for axes in course:

@@ -23,6 +23,7 @@ from render_summary import render_summary
 from scaling import render_scaling
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+JUDGE_FOLDER = "../shared/features/vit_s14"  # where the judge lay on our machine; docs/evaluate.md says what it is
 LPIPS = {"lpips_nearest": "LPIPS to the nearest training image", "lpips_diversity": "LPIPS between images"}
 
 
@@ -41,7 +42,7 @@ def render_evaluation(result: dict) -> str:
         "",
         *_evaluation_notes(result),
         "",
-        "| images | told for copies of training images | suspicious |",
+        "| images | flagged as copies of training images | suspicious |",
         "|---|---|---|",
     ]
     for row in (row for row in result["rows"] if row["kind"] == "copies"):
@@ -50,8 +51,8 @@ def render_evaluation(result: dict) -> str:
     first = next(row for row in result["rows"] if row["kind"] == "copies")
     lines += [
         "",
-        f"All but the first row are training images after what the row says. Told for a copy: nearer than "
-        f"{first['threshold']:.4f} in {first['distance']} to a training image, mirrored or not.",
+        "All but the first row are training images after the change that the row names. An image is flagged if its "
+        f"distance to a training image, mirrored or not, is below {first['threshold']:.4f} in {first['distance']}.",
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
         f"Again: `{result['command']}`.",
@@ -104,9 +105,10 @@ def render_sampling(result: dict) -> str:
         body.append([row["name"], *judged, *timed])
     judged = [row for row in result["rows"] if "kid" in row]
     note = f" {judged[0]['n']:,} images for each KID" if judged else ""
-    for device in sorted({row["device"] for row in judged} - {judged[0]["device"]}) if judged else ():
-        note += f"; on {device} of {' and '.join(repr(row['name']) for row in judged if row['device'] == device)}"
     note += "." * bool(judged)
+    for device in sorted({row["device"] for row in judged} - {judged[0]["device"]}) if judged else ():
+        names = " and ".join(f"`{row['name']}`" for row in judged if row["device"] == device)
+        note += f" {names} were sampled and judged on {device}, the other rows on {judged[0]['device']}."
     if any("seconds" in row for row in result["rows"]):
         note += " Times are medians; of more than 50 steps, 50 were timed."
     return "\n".join([
@@ -214,7 +216,7 @@ def render_quality(result: dict) -> str:
         head = [
             title,
             "images",
-            "trained on",
+            "trained and judged on",
             "its best sampler",
             "KID (each seed)",
             "FD",
@@ -225,11 +227,29 @@ def render_quality(result: dict) -> str:
     floor = first["floor"]
     return "\n".join([
         *lines,
-        f"{result['what']}; {first['n']:,} drawn for each seed, against {first['real']}, by {first['extractor']}; the "
-        f"floor, as many training images, has KID {floor['kid']:.3f} and FD {floor['fd']:.1f}. Equal time: as many "
-        f"images as the arm trains on while the baseline takes the first table's number. {result['machine']}; "
-        f"torch {result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
+        f"{result['what']}; {first['n']:,} samples for each sampling seed, against {first['real']}, by "
+        f"{first['extractor']}. The floor, as many training images, has KID {floor['kid']:.3f} and FD "
+        f"{floor['fd']:.1f}. Equal time: each arm trains for as long as the baseline needs for {first['images']:,} "
+        f"images. Rows on CPU cores: {result['machine']}; torch {result['versions']['torch']}; {result['date']}. "
+        "Again, a command for each machine:",
+        "",
+        *_quality_commands(result),
     ])  # fmt: skip
+
+
+def _quality_commands(result: dict) -> list[str]:
+    """A line for each machine: its arms, and the command that trains and judges them there."""
+    devices: dict[str, list[dict]] = {}
+    for row in result["rows"]:
+        if row["kind"] == "images":
+            devices.setdefault(row["device"], []).append(row)
+    command = re.sub(r" --arms( \w+)+| --mixed_precision \w+", "", result["command"])
+    lines = []
+    for device, rows in devices.items():
+        precision = next((row["trained_in"] for row in rows if row["trained_in"] != "float32"), None)
+        more = f" --mixed_precision {precision}" if precision else ""
+        lines.append(f"- {device}: `{command} --arms {' '.join(row['arm'] for row in rows)}{more}`")
+    return lines
 
 
 RENDERERS = {
@@ -262,7 +282,8 @@ def rendered(text: str, results: Path = RESULTS) -> str:
         name = match[2]
         if name == "summary":
             return f"{match[1]}{render_summary(results)}\n{match[3]}"
-        return f"{match[1]}{RENDERERS[name](json.loads((results / f'{name}.json').read_text()))}\n{match[3]}"
+        text = RENDERERS[name](json.loads((results / f"{name}.json").read_text())).replace(JUDGE_FOLDER, "vit_s14/")
+        return f"{match[1]}{text}\n{match[3]}"
 
     return re.sub(r"(<!-- results:(\w+) -->\n).*?(<!-- end results:\2 -->)", block, text, flags=re.DOTALL)
 

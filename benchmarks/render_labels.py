@@ -15,7 +15,7 @@ def trailer(result: dict) -> str:
 
 
 def render_labels(result: dict) -> str:
-    """How often a labelled model draws what it is asked for."""
+    """How often a labelled model generates the label that it is asked for."""
     rows = [
         [f"{row['guidance_scale']:g}", *(f"{row[name]:.1%}" for name in ("hair", "eyes", "both")), f"{row['n']:,}"]
         for row in result["rows"]
@@ -25,12 +25,12 @@ def render_labels(result: dict) -> str:
         hair, eyes = (result["summary"][f"classifier_{name}_accuracy"] for name in ("hair", "eyes"))
         text += (
             f"\n\nJudged by the attribute classifier, which itself is right on {hair:.1%} (hair) and {eyes:.1%} (eyes) "
-            "of held-out tagged faces."
+            "of held-out tagged faces. The same classifier labelled the training faces."
         )
     ratios = result["kid_over_unlabelled"]
     if ratios:
         parts = ", ".join(f"{ratio:.2f} ({judge})" for judge, ratio in ratios.items())
-        text += f" KID asked for any, over that of the unlabelled model: {parts}."
+        text += f" KID asked for any, without guidance, over that of the unlabelled model: {parts}."
     return f"{text} {trailer(result)}"
 
 
@@ -43,11 +43,15 @@ def render_attributes(result: dict) -> str:
             f"{row['accuracy']:.1%}",
             f"{row['sure_accuracy']:.1%}",
             f"{row['sure_share'] if 'sure_share' in row else row['labelled_share']:.1%}",
+            f"{row['first_choice_accuracy']:.1%}" if "first_choice_accuracy" in row else "",
         ]
         for row in result["rows"]
         if "faces" in row
     ]
-    text = table(["", "faces", "right", "right where sure", "share of faces where it is sure"], rows)
+    text = table(
+        ["", "faces", "right", "right where sure", "share of faces where it is sure", "right by the first choice only"],
+        rows,
+    )
     return f"{text}\n\n{trailer(result)}"
 
 
@@ -65,7 +69,7 @@ def render_recipes(result: dict) -> str:
         for row in result["rows"]
     ]
     text = table(["training", "judge", "KID", "FD", "seconds a step"], rows)
-    return f"{text}\n\n{result['images']:,} images, {result['rows'][0]['n']:,} drawn. {trailer(result)}"
+    return f"{text}\n\n{result['images']:,} images, {result['rows'][0]['n']:,} samples. {trailer(result)}"
 
 
 def render_copy_check(result: dict) -> str:

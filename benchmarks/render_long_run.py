@@ -26,10 +26,10 @@ def render_long_run(result: dict) -> str:
     warm = " and ".join(f"minute {found['warm_up']:.0f}" for found in result["summary"].values())
     table = [f"| {' | '.join(row)} |" for row in rows]
     note = (
-        "Resident memory, open files and threads of the training with its workers; what is shown is how the median of "
-        "the last tenth of the time compares with that of a tenth from the end of the warm-up, which is when it has "
-        "measured itself and pushed for the first time, or 15 % of the time if that is later: "
-        f"{warm}. {result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
-        f"`{result['command']}`."
+        "Memory is resident memory; memory, open files and threads include the workers. Each cell compares medians of "
+        "two tenths of the time: the last one, and the one after the warm-up. The warm-up ends with the first "
+        "evaluation and push, or after 15 % of the time if that is later. "
+        f"Here it ended at {warm}. {result['what']}. {result['machine']}; torch {result['versions']['torch']}; "
+        f"{result['date']}. Again: `{result['command']}`."
     )
     return "\n".join([*table, "", note])

@@ -12,7 +12,7 @@ def render_noise(result: dict) -> str:
         return "No arm is judged yet."
     runs = {row["run"]: row for row in arms}
     lines = [
-        "| run | noise | sampler | KID | FD | precision | recall | KID, of the peer's | FD, of the peer's |",
+        "| arm | noise | sampler | KID | FD | precision | recall | KID ÷ baseline | FD ÷ baseline |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in arms:
@@ -35,15 +35,15 @@ def render_noise(result: dict) -> str:
     lines += [
         "",
         f"{first['n']:,} images at seeds of their own against the {first['real']} split; KID and FD with "
-        f"{first['extractor']}. A run's number after the point is the seed of its training, 0 without one. The "
-        "sampler is the best of four by KID on other images:",
+        f"{first['extractor']}. An arm's number after the point is the seed of its training, 0 without one. The "
+        "baseline of the arms P is PA. The sampler is the best of four by KID on other samples:",
         "",
-        *table(["run", *first["choices"]], [[r["run"], *(kid_cell(c) for c in r["choices"].values())] for r in arms]),
+        *table(["arm", *first["choices"]], [[r["run"], *(kid_cell(c) for c in r["choices"].values())] for r in arms]),
         "",
-        "σ that a run trains, quantiles:",
+        "σ that an arm trains, quantiles:",
         "",
         *table(
-            ["run", "5 %", "25 %", "50 %", "75 %", "95 %"],
+            ["arm", "5 %", "25 %", "50 %", "75 %", "95 %"],
             [[row["run"], *(f"{value:.2f}" for value in row["sigma_quantiles"])] for row in arms],
         ),
         *_noise_curves(result["rows"]),
@@ -58,8 +58,8 @@ def _noise_curves(rows: list[dict]) -> list[str]:
     """The tables of what was measured of some runs only."""
     lines = []
     for kind, title in {
-        "curve": "KID after so many images (relative length 0.1; A by its best sampler, the other in 10 steps):",
-        "lengths": "KID of averages of several relative lengths, at the end, drawn in 10 steps, spaced by octaves:",
+        "curve": "KID after so many images (EMA 0.1; A by its best sampler, the other in 10 steps by octaves):",
+        "lengths": "KID by relative EMA length, at the end, in 10 steps spaced by octaves:",
     }.items():
         found = [row for row in rows if row["kind"] == kind]
         places = sorted({row["at"] for row in found})
@@ -72,7 +72,7 @@ def _noise_curves(rows: list[dict]) -> list[str]:
                 "",
                 f"{title} ({found[0]['n']:,} images)",
                 "",
-                *table(["run", *(f"{p:,g}" for p in places)], cells),
+                *table(["arm", *(f"{p:,g}" for p in places)], cells),
             ]
     if steps := [row for row in rows if row["kind"] == "steps"]:
         body = [[row["run"], row["sampler"], kid_cell(row), f"{row['fd']:.1f}"] for row in steps]
@@ -80,6 +80,6 @@ def _noise_curves(rows: list[dict]) -> list[str]:
             "",
             f"Steps, of DPM-Solver++ unless another solver is named ({steps[0]['n']:,} images):",
             "",
-            *table(["run", "sampler", "KID", "FD"], body),
+            *table(["arm", "sampler", "KID", "FD"], body),
         ]
     return lines

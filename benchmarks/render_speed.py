@@ -46,7 +46,7 @@ def _data_loading_notes(result: dict) -> list[str]:
     )
     lines = [
         f"Building the cache and the first epoch from it take {built:.2f} s with {first[0]['workers']} workers; over "
-        f"the peer's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
+        f"the script's median epoch at most {result['summary']['cached_first_epoch_ratio']:.2f}×. "
         + (f"Share of a training step spent waiting for data: {', '.join(waits)}. " if waits else "")
         + f"In one thread an image costs, in µs: {costs}; the machine copies "
         f"{stages['copy']['gigabytes_per_second']:.1f} GB/s.",
@@ -94,7 +94,8 @@ def _training_notes(result: dict) -> list[str]:
         "patch of each, the final phase on full images included in its share; full-size steps run in four passes "
         "there, which is what lowers their activations: accumulating four batches of a quarter would do so as well."
         + (
-            f" `anime-ddpm plan` is off the allocator's peak by at most {abs(error):.2%} (float32, without patches)."
+            f" `anime-ddpm plan` is off the allocator's peak by at most {abs(error):.2%} here (CPU, float32, without "
+            "patches)."
             if error is not None
             else ""
         ),
