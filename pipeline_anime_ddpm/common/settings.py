@@ -177,28 +177,54 @@ class OneSentenceParser(argparse.ArgumentParser):
         raise UserError(f"{message}; `--help` lists every flag.")
 
 
-def _by_section(settings: type[Settings]) -> Iterator[tuple[str, list[Field]]]:
-    """The titles of the classes that the settings were declared in, with their fields."""
+# Of every command's `--help`: examples keep their lines, and flags have a wide column.
+HelpFormatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=34)
+
+
+def set_help(command: argparse.ArgumentParser, usage: str, description: str) -> None:
+    """Give a command's `--help` one line of usage and a description that begins with an example."""
+    command.usage, command.description, command.formatter_class = f"%(prog)s {usage}", description, HelpFormatter
+
+
+def _by_section(settings: type[Settings], last: Sequence[type[Settings]]) -> Iterator[tuple[str, list[str]]]:
+    """The titles of the classes that declare the settings, with the settings' names."""
     declared = [one for one in reversed(settings.__mro__) if one is not Settings and issubclass(one, Settings)]
-    for one in declared:
+    for one in [one for one in declared if one not in last] + list(last):
         names = [name for name in inspect.get_annotations(one) if name in settings.__dataclass_fields__]
         if names:
             title = (one.__doc__ or one.__name__).strip().splitlines()[0].rstrip(".")
-            yield title, [settings.__dataclass_fields__[name] for name in names]
+            yield title, names
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """A flag for each setting, in groups; what is not given stays `None`, see `read_flags`."""
-    for title, rules in _by_section(settings):
+def add_flags(
+    parser: argparse.ArgumentParser,
+    settings: type[Settings],
+    first: Sequence[str] = (),
+    last: Sequence[type[Settings]] = (),
+) -> None:
+    """Add a flag for each setting, grouped by the class that declares it. Flags that are not given are `None`.
+
+    Args:
+        first: Names of the settings that `--help` lists first.
+        last: Classes whose settings `--help` lists last.
+    """
+    groups = [("Most used", list(first))] if first else []
+    groups += [(title, [name for name in names if name not in first]) for title, names in _by_section(settings, last)]
+    for title, names in groups:
         group = parser.add_argument_group(title)
-        for one in rules:
-            _add_flag(group, settings, one)
+        for name in names:
+            _add_flag(group, settings, settings.__dataclass_fields__[name])
 
 
 def _add_flag(group: Any, settings: type[Settings], rules: Field) -> None:
     name, value_type = rules.name, _value_type(settings, rules.name)
-    shown = "" if rules.default is None else f" (default: {rules.default})"
+    default = {True: "on", False: "off"}.get(rules.default, rules.default) if value_type is bool else rules.default
+    shown = "" if default is None else f" (default: {default})"
     text = f"{rules.metadata['help']}{shown}".replace("%", "%%")
+    if value_type is bool and rules.default is False:
+        group.add_argument(f"--{name}", action="store_true", default=None, help=text)
+        group.add_argument(f"--no-{name}", dest=name, action="store_false", default=None, help=argparse.SUPPRESS)
+        return
     if value_type is bool:
         group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
         return

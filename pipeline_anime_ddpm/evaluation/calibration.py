@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ..common.errors import UserError, needs_extra
+from ..common.settings import set_help
 from ..schedulers import AnimeNoiseScheduler
 from ..schedulers.scheduling_anime_noise import share_lost
 from ..training.noise_levels import RECORD, octaves
@@ -33,6 +34,10 @@ FEWEST, SMALLEST = 64, 16  # images, and pixels: SSIM's window needs 11
 ENOUGH = 1_000  # images
 BATCH = 100
 IMAGE_RANGE = 2.0  # images are in [-1, 1]
+EXAMPLE = """\
+Measure at which noise level the structure of a data set is lost, for --noise_calibration of a training.
+
+  anime-ddpm calibrate --dataset faces/ --resolution 64"""
 
 
 @dataclass(frozen=True)
@@ -208,17 +213,18 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
 
 
 def add_calibrate(command: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Add the flags of `anime-ddpm calibrate`."""
+    set_help(command, "--dataset DATASET [flags]", EXAMPLE)
     command.add_argument("--dataset", required=True, help="data set on the Hub, or a local folder of images")
     command.add_argument("--dataset_config_name", help="configuration of the data set; needed only if it has several")
-    command.add_argument("--image_column", help="column that holds the images; by default found by its type")
-    command.add_argument("--split", default="train", help="split to measure; by default train")
-    command.add_argument("--resolution", type=int, default=64, help="side of the training images in pixels; 64")
-    command.add_argument("--num_images", type=int, default=1_000, help="how many, chosen by a fixed seed; 1000")
-    command.add_argument("--compare", metavar="DATASET", help="other images to plot beside, such as photographs")
-    command.add_argument("--seed", type=int, default=0, help="of the noise")
-    command.add_argument("--cache_dir", help="where decoded images are kept, as in training")
-    command.add_argument("--output_dir", type=Path, default=Path("calibration"), help="calibration")
+    command.add_argument("--image_column", help="column that holds the images (default: found by its type)")
+    command.add_argument("--split", default="train", help="split to measure (default: train)")
+    command.add_argument("--resolution", type=int, default=64, help="side of the images in pixels (default: 64)")
+    command.add_argument("--num_images", type=int, default=1_000, help="images, chosen by a fixed seed (default: 1000)")
+    command.add_argument("--compare", metavar="DATASET", help="other images to plot for comparison, such as photos")
+    command.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    command.add_argument("--cache_dir", help="folder for decoded images (default: as in training)")
+    command.add_argument("--output_dir", type=Path, default=Path("calibration"), help="(default: calibration)")
     command.set_defaults(run=_run)
 
 

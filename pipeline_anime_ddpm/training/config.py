@@ -16,7 +16,16 @@ import yaml
 from ..common.atomic import write_whole
 from ..common.errors import UserError
 from ..common.hub_names import check_repository
-from ..common.settings import OneSentenceParser, add_flags, closest, listed, listed_numbers, read_flags, read_yaml
+from ..common.settings import (
+    HelpFormatter,
+    OneSentenceParser,
+    add_flags,
+    closest,
+    listed,
+    listed_numbers,
+    read_flags,
+    read_yaml,
+)
 from ..data.config import DataConfig
 from .output_settings import HubSettings, MonitoringSettings, OutputSettings
 from .settings import (
@@ -43,6 +52,21 @@ DRAWN_FACES_RUN = {
     "validation_images": 64,
     "eval_batch_size": 64,
 }
+
+EXAMPLE = """\
+Train or fine-tune a DDPM on anime faces.
+
+  {prog}    # a small network on synthetic faces
+  {prog} --train_data_dir faces/ --resolution 64 --output_dir my-model
+  {prog} --train_data_dir faces/ --pretrained_model_name_or_path google/ddpm-cat-256
+
+To resume, run the same command again. `--no-NAME` turns off a flag that a YAML file or a default turns on."""
+
+MOST_USED = (
+    "train_data_dir", "dataset_name", "label_columns", "resolution", "pretrained_model_name_or_path",
+    "model_config_name_or_path", "max_train_images", "train_batch_size", "learning_rate", "random_flip",
+    "mixed_precision", "output_dir", "report_to", "push_to_hub",
+)  # fmt: skip
 
 
 @dataclass
@@ -235,14 +259,15 @@ def parse_config(argv: Sequence[str] | None = None, prog: str = "train_anime_ddp
 def _build_parser(prog: str) -> argparse.ArgumentParser:
     parser = OneSentenceParser(
         prog=prog,
-        description="Train or fine-tune a DDPM on anime faces, with labels or without. Without a data set it trains a "
-        "small network on faces it draws itself. To resume, run the same command again.",
+        usage=f"{prog} [flags]",
+        description=EXAMPLE.format(prog=prog),
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    add_flags(parser, TrainingConfig, MOST_USED, last=(NoiseSettings, PatchSettings, DistillationSettings))
     parser.add_argument(
-        "--config", metavar="RUN.YAML", help="Settings from a YAML file with the same names; flags win over it."
+        "--config", metavar="RUN.YAML", help="YAML file with settings of these names; flags override it."
     )
-    add_flags(parser, TrainingConfig)
     return parser
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline_anime_ddpm import __version__
 from pipeline_anime_ddpm.cli import COMMANDS, main
+from pipeline_anime_ddpm.training.config import MOST_USED
 
 QUICK = """
 import sys
@@ -26,11 +27,24 @@ def test_help_and_version_import_nothing_heavy(argument, said, run_python, tmp_p
     assert all(word in printed for word in said) and printed.endswith("[]\n")
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "cache"])
-def test_each_command_tells_its_flags(command, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_one_line_of_usage_and_an_example(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     with contextlib.suppress(SystemExit):
         main([command, "--help"])
-    assert f"usage: anime-ddpm {command}" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: anime-ddpm {command} ") and lines[1] == ""
+    assert any(line.startswith(f"  anime-ddpm {command} ") for line in lines[2:6])
+    assert max(map(len, lines[:10])) <= 100
+
+
+def test_most_used_flags_of_train_fit_on_the_first_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with contextlib.suppress(SystemExit):
+        main(["train", "--help"])
+    first_screen = "\n".join(capsys.readouterr().out.splitlines()[:52])
+    assert all(f"--{name}" in first_screen for name in MOST_USED)
+    assert "--no-random_flip" not in first_screen and "run the same command again" in first_screen
 
 
 @pytest.mark.parametrize("argv", [[], ["evaluat"], ["--nonsense"]])

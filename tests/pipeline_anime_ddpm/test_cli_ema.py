@@ -43,7 +43,7 @@ def test_a_complete_pipeline_is_written_for_each_length(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     for line, length in zip(lines, ("0.12", "0.07"), strict=True):
         folder = run / f"ema-{length}"
-        assert line.startswith(f"{folder}: sigma_rel {length} at 80 images; relative error of its profile ")
+        assert line.startswith(f"{folder}: sigma_rel {length} at 80 images; relative error ")
         pipe = AnimeDDPMPipeline.from_pretrained(folder)
         made = reconstruct(run, float(length)).weights
         assert all(torch.equal(parameter, made[name]) for name, parameter in pipe.unet.named_parameters())
@@ -62,7 +62,7 @@ def test_the_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.05", "0.06", "--output_dir", str(tmp_path / "new" / "ones")])
     assert sorted(p.name for p in (tmp_path / "new" / "ones").iterdir()) == ["ema-0.05", "ema-0.06"]
     first, second, third = capsys.readouterr().out.splitlines()
-    assert "at 40 images; relative error of its profile 0.00%." in first
+    assert "at 40 images; relative error 0.00%." in first
     assert "at 80 images" in second and "at 80 images" in third
 
 
@@ -72,9 +72,9 @@ def test_a_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
 
 
 def test_what_is_there_is_never_overwritten(run, capsys):
-    assert "is there already" in refused(capsys, run, "--sigma_rel", 0.1, "--output_dir", run)
+    assert "exists already" in refused(capsys, run, "--sigma_rel", 0.1, "--output_dir", run)
     (run / "ema-0.2").write_text("mine")
-    assert "ema-0.2 is there already" in refused(capsys, run, "--sigma_rel", 0.1, 0.2)
+    assert "ema-0.2 exists already" in refused(capsys, run, "--sigma_rel", 0.1, 0.2)
     assert not (run / "ema-0.1").exists(), "all folders are looked at before the first is written"
     assert (run / "ema-0.2").read_text() == "mine"
 

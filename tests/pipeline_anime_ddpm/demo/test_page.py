@@ -113,7 +113,7 @@ def test_an_address_brings_its_settings_and_nothing_odd(handlers, query, setting
 
 def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"There is no model to show\. Train one"):
+    with pytest.raises(SystemExit, match=r"No model found\. Train one"):
         demo_server.choose_model(None)
     assert demo_server.choose_model("given") == "given"
 

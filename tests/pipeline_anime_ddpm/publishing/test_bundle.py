@@ -207,7 +207,7 @@ def test_an_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_une
     (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is no name of a repository"),
     (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is no name of a repository"),
     (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "leave --export_stock or --space away"),
-    (["--output_dir", "{run}"], "holds something already"),
+    (["--output_dir", "{run}"], "is not empty"),
     (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
 ])  # fmt: skip
 def test_flags_that_cannot_be_meant(finished, publish, arguments, said):

@@ -51,7 +51,7 @@ def test_what_is_there_and_public_is_not_pushed_to_as_private(finished, publish,
 def test_the_same_again_makes_no_commit_and_sends_nothing(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     near_hub.requests.clear()
-    assert "has all of it already" in publish(finished, "--repo_id", "me/faces")
+    assert "is up to date" in publish(finished, "--repo_id", "me/faces")
     assert len(near_hub.repos["models/me/faces"].commits) == 2 and not sent(near_hub)
 
 
