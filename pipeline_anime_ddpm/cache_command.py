@@ -22,7 +22,7 @@ List and delete cached images and statistics.
 def add_cache(command: argparse.ArgumentParser) -> None:
     """Add the actions `ls` and `rm`."""
     set_help(command, "ls|rm [flags]", EXAMPLE)
-    actions = command.add_subparsers(required=True, metavar="ls|rm")
+    actions = command.add_subparsers(required=True, metavar="ls|rm", prog=command.prog)
     ls = actions.add_parser("ls", help="list the caches, with their sizes")
     ls.set_defaults(run=_list)
     rm = actions.add_parser("rm", help="delete caches; the next run that needs one rebuilds it")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
+from .common.pipes import quiet_on_closed_pipe
 
 # For each subcommand: its help, and the module and function that add its flags and `run` to its parser.
 COMMANDS = {
@@ -17,7 +18,7 @@ COMMANDS = {
     "evaluate": ("measure the quality, variety and novelty of a model's images", "evaluation.commands:add_evaluate"),
     "compare": ("print the results of several evaluations as a table", "evaluation.commands:add_compare"),
     "stats": ("compute the statistics of real images before evaluations", "evaluation.commands:add_stats"),
-    "calibrate": ("measure at which noise level a data set's structure is lost", "evaluation.calibration:add_calibrate"),
+    "calibrate": ("measure at which noise level images lose their structure", "evaluation.calibration:add_calibrate"),
     "ema": ("compute an EMA of any length from a finished run", "runs.ema_command:add_ema"),
     "publish": ("push a pipeline, its code and its model card to the Hub", "publishing.commands:add_publish"),
     "demo": ("open the demo of a model in the browser", "demo.server:add_demo"),
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     if chosen not in COMMANDS:
-        _build_parser().parse_args(argv)  # --help, --version, or an unknown command
+        with quiet_on_closed_pipe():
+            _build_parser().parse_args(argv)  # --help, --version, or an unknown command
         return
     from .common.errors import UserError, needs_extra, one_sentence_errors  # here, because the import is slow
     from .common.settings import MAX_INTEGER

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
+from .pipes import quiet_on_closed_pipe
+
 # Of the HTTP client of huggingface_hub, which is httpx or, since its version 2, httpx2.
 NETWORK_ERROR: type[Exception] = next(
     base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base.__name__ == "HTTPError"
@@ -131,13 +133,14 @@ def one_sentence_errors() -> Iterator[None]:
 
     On several ranks only the first of each machine speaks: all of them meet the same mistake, unless one is lost.
     """
-    try:
-        with disk_refusals(), lost_processes():
-            yield
-    except UserError as error:
-        _end_with(str(error), is_lost=isinstance(error, LostRank))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with quiet_on_closed_pipe():
+        try:
+            with disk_refusals(), lost_processes():
+                yield
+        except UserError as error:
+            _end_with(str(error), is_lost=isinstance(error, LostRank))
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def _end_with(sentence: str, is_lost: bool = False) -> None:

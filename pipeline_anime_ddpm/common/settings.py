@@ -178,7 +178,7 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 
 # Of every command's `--help`: examples keep their lines, and flags have a wide column.
-HelpFormatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=34)
+HelpFormatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 
 
 def set_help(command: argparse.ArgumentParser, usage: str, description: str) -> None:

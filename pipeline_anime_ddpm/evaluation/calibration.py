@@ -35,7 +35,7 @@ ENOUGH = 1_000  # images
 BATCH = 100
 IMAGE_RANGE = 2.0  # images are in [-1, 1]
 EXAMPLE = """\
-Measure at which noise level the structure of a data set is lost, for --noise_calibration of a training.
+Measure at which noise level a data set loses its structure, for --noise_calibration of a training.
 
   anime-ddpm calibrate --dataset faces/ --resolution 64"""
 
@@ -224,7 +224,12 @@ def add_calibrate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--compare", metavar="DATASET", help="other images to plot for comparison, such as photos")
     command.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     command.add_argument("--cache_dir", help="folder for decoded images (default: as in training)")
-    command.add_argument("--output_dir", type=Path, default=Path("calibration"), help="(default: calibration)")
+    command.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("calibration"),
+        help="folder for the numbers, the plot and the scheduler (default: calibration)",
+    )
     command.set_defaults(run=_run)
 
 

@@ -16,7 +16,7 @@ Measure the quality, variety and novelty of a model's images.
   anime-ddpm evaluate --images my-samples/ --dataset faces/ --metrics kid,prc"""
 
 STATS = """\
-Compute the statistics of the real images once, before evaluations, and the best possible result (the floor).
+Compute the statistics of the real images and the best possible result (the floor).
 
   anime-ddpm stats --resolution 64 --dataset faces/"""
 

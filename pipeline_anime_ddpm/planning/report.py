@@ -31,7 +31,7 @@ Print the memory and arithmetic that a training needs, without training.
 
   anime-ddpm plan --resolution 64 --train_batch_size 16 --memory 8GB 24GB
 
-Takes the flags of `anime-ddpm train`. Needs no GPU, no images, and no weights of a pre-trained model."""
+Takes the flags of `anime-ddpm train`. Needs no GPU, no images and no pre-trained weights."""
 
 NOTES = """The rows marked * are those of the flags. 1 GB = 1e9 bytes, 1 MB = 1e6 bytes; a multiply-add is 2 FLOP.
   activations   kept, or recomputed by --gradient_checkpointing selective or blocks

@@ -20,7 +20,8 @@ from .snapshots import SNAPSHOTS, list_snapshots
 
 LARGE_ERROR = 0.1  # relative error of a profile above which the output advises how to reduce it
 EXAMPLE = """\
-Compute an EMA of any length from the snapshots of a finished run (--ema_sigma_rels) and save it as a pipeline.
+Compute an EMA of any length from the snapshots of a finished run, and save it as a pipeline.
+The run needs --ema_sigma_rels.
 
   anime-ddpm ema anime-ddpm-model --sigma_rel 0.08"""
 

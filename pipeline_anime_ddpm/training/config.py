@@ -56,16 +56,17 @@ DRAWN_FACES_RUN = {
 EXAMPLE = """\
 Train or fine-tune a DDPM on anime faces.
 
-  {prog}    # a small network on synthetic faces
   {prog} --train_data_dir faces/ --resolution 64 --output_dir my-model
-  {prog} --train_data_dir faces/ --pretrained_model_name_or_path google/ddpm-cat-256
+  {prog} --train_data_dir faces/ \\
+      --pretrained_model_name_or_path hub_model
+  {prog}    # without data: a small network on synthetic faces
 
-To resume, run the same command again. `--no-NAME` turns off a flag that a YAML file or a default turns on."""
+To resume, run the same command again. `--no-NAME` turns a flag off."""
 
+# The first screen of `--help`: 40 lines.
 MOST_USED = (
-    "train_data_dir", "dataset_name", "label_columns", "resolution", "pretrained_model_name_or_path",
-    "model_config_name_or_path", "max_train_images", "train_batch_size", "learning_rate", "random_flip",
-    "mixed_precision", "output_dir", "report_to", "push_to_hub",
+    "train_data_dir", "dataset_name", "resolution", "pretrained_model_name_or_path", "max_train_images",
+    "train_batch_size", "learning_rate", "random_flip", "mixed_precision", "output_dir", "push_to_hub",
 )  # fmt: skip
 
 
@@ -263,11 +264,14 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
         description=EXAMPLE.format(prog=prog),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
     add_flags(parser, TrainingConfig, MOST_USED, last=(NoiseSettings, PatchSettings, DistillationSettings))
-    parser.add_argument(
+    others = parser.add_argument_group("Settings file, help")
+    others.add_argument(
         "--config", metavar="RUN.YAML", help="YAML file with settings of these names; flags override it."
     )
+    others.add_argument("-h", "--help", action="help", help="Show this help.")
     return parser
 
 

@@ -13,8 +13,7 @@ class NetworkSettings(Settings):
 
     pretrained_model_name_or_path: str | None = setting(
         None,
-        "Fine-tune this pipeline or UNet2DModel, local or on the Hub. Its noise schedule is kept, unless --new_noise "
-        "is given.",
+        "Fine-tune this pipeline or UNet2DModel, local or on the Hub.",
     )
     model_config_name_or_path: str | None = setting(
         None,
@@ -96,8 +95,8 @@ class NoiseSettings(Settings):
 
     new_noise: bool = setting(
         False,
-        "Fine-tune the pre-trained weights with the noise schedule and prediction type of a new model, or of the "
-        "flags below.",
+        "Fine-tune with the noise schedule and prediction type of a new model, or of the flags below. Drops the guide "
+        "network of the pre-trained model, which knows the old noise only.",
     )
     prediction_type: str | None = setting(
         None,
@@ -196,23 +195,32 @@ class OptimisationSettings(Settings):
     )
     train_batch_size: int = setting(16, "Images per device in one forward pass.", at_least=1, resume=True)
     gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1, resume=True)
-    learning_rate: float = setting(1e-4, "Learning rate after the warm-up; small networks take 4e-4.", above=0)
+    learning_rate: float = setting(
+        1e-4, "Learning rate after the warm-up, for any optimizer; small networks take 4e-4.", above=0
+    )
     lr_scheduler: str = setting(
         "cosine",
         "Learning rate schedule after the warm-up.",
         choices=("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"),
     )
     lr_warmup_steps: int = setting(500, "Optimiser steps over which the learning rate rises from zero.", at_least=0)
-    adam_beta1: float = setting(0.95, "AdamW's beta1: the decay of the mean gradient.", at_least=0, below=1)
-    adam_beta2: float = setting(0.999, "AdamW's beta2: the decay of the mean squared gradient.", at_least=0, below=1)
-    adam_weight_decay: float = setting(
-        1e-6, "AdamW's weight decay; almost none, because the EMA already regularises.", at_least=0
+    adam_beta1: float = setting(
+        0.95,
+        "Beta1 of AdamW, and of the parameters that Muon leaves to AdamW: the decay of the mean gradient.",
+        at_least=0,
+        below=1,
     )
-    adam_epsilon: float = setting(1e-8, "AdamW's epsilon.", above=0)
+    adam_beta2: float = setting(
+        0.999, "Beta2 of AdamW, likewise: the decay of the mean squared gradient.", at_least=0, below=1
+    )
+    adam_weight_decay: float = setting(
+        1e-6, "Weight decay of AdamW and Muon; almost none, because the EMA already regularises.", at_least=0
+    )
+    adam_epsilon: float = setting(1e-8, "Epsilon of AdamW, likewise.", above=0)
     optimizer: str = setting(
         "adamw",
         "`adamw8bit` saves 6 bytes per parameter and needs bitsandbytes. `muon` trains hidden convolutions and "
-        "matrices with Muon, the rest with AdamW, and saves 4 bytes per parameter.",
+        "matrices with Muon, the rest with AdamW, and saves 4 bytes per parameter. Both take the --adam_* flags.",
         choices=("adamw", "adamw8bit", "muon"),
     )
     max_nonfinite_steps: int = setting(
@@ -235,7 +243,7 @@ class ExecutionSettings(Settings):
 
     mixed_precision: str | None = setting(
         None,
-        "Precision of the network; images, noise and loss stay float32. By default as `accelerate` is configured.",
+        "Precision of the network; by default as `accelerate` is configured. Images, noise and loss stay float32.",
         choices=("no", "fp16", "bf16"),
     )
     gradient_checkpointing: str | None = setting(
