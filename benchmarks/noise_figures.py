@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The figures of model_card/noise.md, from model_card/results/noise.json and the folder that noise.py worked in.
+"""The figures of docs/measured/noise.md, from model_card/results/noise.json and the folder that noise.py worked in.
 
 python benchmarks/noise_figures.py --work runs/noise
 """

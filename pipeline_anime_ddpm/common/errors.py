@@ -59,10 +59,10 @@ def disk_refusals() -> Iterator[None]:
             raise
         if number in NO_ROOM:
             raise UserError(
-                f"The disk is full ({first_line(error)}); make room and run the same command again."
+                f"The disk is full ({first_line(error)}); free some space and run the same command again."
             ) from error
         raise UserError(
-            f"A file cannot be used ({first_line(error)}); put that right and run the same command again."
+            f"A file cannot be read or written ({first_line(error)}); fix this and run the same command again."
         ) from error
 
 
@@ -98,13 +98,13 @@ def lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if _is_of_lost_rank(error):
             raise LostRank(
-                "Another process of this run has ended or cannot be reached; see what it says, and run the same "
-                "command again to go on from the last checkpoint."
+                "Another process of this run has ended or cannot be reached; read its error, then run the same "
+                "command again to resume from the last checkpoint."
             ) from error
         if str(error).startswith("DataLoader worker"):
             raise UserError(
-                f"A process that decodes images has gone ({first_line(error)}); if memory was short, lower "
-                "--shuffle_buffer_size, and run the same command again to go on from the last checkpoint."
+                f"A process that decodes images has died ({first_line(error)}); if memory was short, lower "
+                "--shuffle_buffer_size, and run the same command again to resume from the last checkpoint."
             ) from error
         raise
 
@@ -123,7 +123,7 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f'This needs the package {error.name}; run `pip install "anime-ddpm[{extra}]"`.') from error
+        raise UserError(f'The package {error.name} is missing; run `pip install "anime-ddpm[{extra}]"`.') from error
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ class Settings:
         for rules in fields(self):
             other = rules.metadata["needs"]
             if other and self.is_given(rules.name) and not getattr(self, other):
-                raise UserError(f"--{rules.name} does nothing without --{other}; give both or neither.")
+                raise UserError(f"--{rules.name} has no effect without --{other}; give both or neither.")
 
     def is_given(self, name: str) -> bool:
         """Whether a setting has another value than its default."""
@@ -127,7 +127,7 @@ def listed_numbers(name: str, text: str | None, number: type) -> list:
     try:
         return [number(part) for part in text.split(",")] if text is not None else []
     except ValueError:
-        raise UserError(f"--{name} is {text!r}; give {EXPECTED[number]} or several, with commas between.") from None
+        raise UserError(f"--{name} is {text!r}; give {EXPECTED[number]} or several, separated by commas.") from None
 
 
 # The types of all fields. Working them out anew for each took most of the time of reading a command line.
@@ -257,15 +257,15 @@ def read_yaml(settings: type[Settings], path: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); give a YAML file.") from None
     except ValueError as error:
-        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` a line.") from None
+        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` per line.") from None
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} holds no settings; write one `name: value` a line.")
+        raise UserError(f"--config {path} holds no settings; write one `name: value` per line.")
     for name, value in content.items():
         if name not in settings.__dataclass_fields__:
             raise UserError(f"--config {path} has the unknown setting {name!r}{closest(settings, str(name))}")
         parts = value if isinstance(value, list) else [value]
         if any(isinstance(part, (list, dict, set, tuple)) for part in parts):
-            raise UserError(f"--config {path}: {name} is nested; write one `name: value` a line.")
+            raise UserError(f"--config {path}: {name} is nested; write one `name: value` per line.")
     return {name: convert(settings, name, value) for name, value in content.items()}
 
 

@@ -68,7 +68,7 @@ def settings_column(model: Model) -> Settings:
         )
         guidance = gr.Slider(
             1, MAX_GUIDANCE, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
-            info="How much to keep away from what a weaker network draws; 1 is not at all",
+            info="Guidance scale, away from the prediction of a weaker network; 1 turns it off",
         )  # fmt: skip
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw-button")

@@ -68,7 +68,7 @@ def metrics(model: Model) -> list[list[str]]:
         records = [records] if isinstance(records, dict) else records
         return [metric_row(metric) for record in records for metric in record["metrics"].values()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        print(f"{path} is left out: {type(error).__name__}: {error}")
+        print(f"{path} is not shown: {type(error).__name__}: {error}")
         return []
 
 

@@ -45,7 +45,7 @@ def choose_model(given: str | None, folder: Path = Path()) -> str:
     """Return the given model, or the first of `MODELS` that exists."""
     there = [str(path) for path in (folder / MODELS[0], Path(MODELS[1])) if (path / "model_index.json").is_file()]
     if given is None and not there:
-        raise SystemExit("No model found. Train one (first commands of the README), or give --model FOLDER.")
+        raise SystemExit("No model found. Train one with `anime-ddpm train`, or give --model FOLDER.")
     return given or there[0]
 
 

@@ -133,7 +133,7 @@ def measure_bands(pixels: np.ndarray) -> list[Band]:
         of_band = power[(frequency >= low) & (frequency <= high)].mean().item()
         if of_band < 1e-12:
             raise UserError(
-                f"The images hold nothing at {low} to {high} cycles an image; give varied images with detail."
+                f"The images have no detail at {low} to {high} cycles an image; give varied images with detail."
             )
         bands.append(Band(low, high, 0.5 * math.log(of_band)))
     return bands
@@ -190,8 +190,8 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
             left.plot(data.logsnr, data.ssim, "k" + style, lw=2, label=f"SSIM, {Path(data.images['source']).name}")
     left.set(
         xlabel="log SNR",
-        ylabel="share that noise leaves",
-        title=f"What noise hides at {measured.images['resolution']} pixels",
+        ylabel="share that remains visible",
+        title=f"Structure that noise hides at {measured.images['resolution']} pixels",
     )
     left.legend(fontsize=7, frameon=False)
     tables: dict[str, dict[str, Any]] = {
@@ -242,7 +242,7 @@ def _run(arguments: argparse.Namespace) -> None:
     measured = _measure(arguments, arguments.dataset, arguments.dataset_config_name, arguments.image_column)
     other = _measure(arguments, arguments.compare) if arguments.compare else None
     write_calibration(arguments.output_dir, measured, other)
-    print(f"Written to {arguments.output_dir}; train with it: --noise_calibration {arguments.output_dir}")
+    print(f"Written to {arguments.output_dir}. To train with it, give --noise_calibration {arguments.output_dir}")
 
 
 def _measure(
@@ -258,5 +258,5 @@ def _measure(
         print(f"  noise is as strong as {band.name} at log σ = {band.log_sigma:.2f}")
     print(f"  SSIM is a half at log σ = {np.interp(0.5, measured.ssim, measured.logsnr) / -2:.2f}")
     if len(images) < ENOUGH:
-        print(f"  These are few images: {ENOUGH:,} or more give numbers that can be relied on.")
+        print(f"  These are few images: {ENOUGH:,} or more give reliable numbers.")
     return measured

@@ -163,7 +163,7 @@ def measure_floor(reference: Reference, extractor: FeatureExtractor, count: int)
     """The metrics of `count` training images: what a perfect generator would get at this n."""
     training = reference.training
     if training is None or not reference.is_held_out:
-        return {"skipped": "the data set has no split beside the one that is compared with"}
+        return {"skipped": "the data set has no other split than the one compared with"}
     chosen = training.take(count)
     if len(chosen) < count:
         return {"skipped": f"the {training.split} split has {len(chosen):,} images, too few for this n"}

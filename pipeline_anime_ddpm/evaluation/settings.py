@@ -155,7 +155,7 @@ class ReferenceConfig(Settings):
     def advice(self, metric: str) -> str:
         """What to do where there are fewer."""
         known = FEATURE_METRICS.get(metric)
-        return (known and known.advice) or f"leave {metric} out of --metrics"
+        return (known and known.advice) or f"omit {metric} from --metrics"
 
     @property
     def data_set(self) -> DataSet:

@@ -50,6 +50,6 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         values, what = held_out_distances(reference, distance)
         yield (
             f"{distance.name} from {len(values):,} {what} to the nearest of {len(reference.training):,} "
-            f"training images: {values.mean():.4f} on average, least {values.min():.4f}."
+            f"training images: {values.mean():.4f} on average, at least {values.min():.4f}."
         )
     yield f"Kept in {reference.statistics}; `anime-ddpm cache ls` lists it."

@@ -94,7 +94,7 @@ def publish_run(arguments: argparse.Namespace) -> None:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise a `UserError` for flags that exclude each other."""
     if not (arguments.repo_id or arguments.output_dir or arguments.dry_run):
-        raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to look.")
+        raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to list the files.")
     for name in ("repo_id", "space"):
         if getattr(arguments, name):
             check_repository(getattr(arguments, name), f"--{name}")
@@ -115,7 +115,7 @@ def open_repository(arguments: argparse.Namespace, name: str) -> None:
 
 def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str = "model") -> str:
     """Upload `folder`, say so, and return the revision that the repository now has."""
-    again = "run the same command again; it sends only the missing files"
+    again = "run the same command again, which sends only the missing files"
     with hub_trouble(name, again):
         revision, changed = push_folder(
             folder,

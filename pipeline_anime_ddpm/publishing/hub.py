@@ -49,7 +49,7 @@ def create_repository(
     api = HfApi(token=token)
     made = _try(lambda: api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True, **more))
     if private and not _try(lambda: api.repo_info(made.repo_id, repo_type=repo_type)).private:
-        raise PermissionError("it exists and is public, but a private one was asked for")
+        raise PermissionError("it exists and is public, but --private was given")
     return made.repo_id
 
 
@@ -90,7 +90,7 @@ def push_folder(
     before = _try(lambda: api.repo_info(repo_id, repo_type=repo_type)).sha
     kept = () if replace_card or not _is_by_hand(api, repo_id, repo_type) else (CARD_NAME,)
     if kept:
-        print(f"{repo_id} has a README.md that was written by hand; it stays, unless --replace_card is given.")
+        print(f"{repo_id} has a README.md that was written by hand; it is kept. Give --replace_card to replace it.")
     commit = _try(
         lambda: api.upload_folder(
             repo_id=repo_id,
@@ -124,7 +124,7 @@ def _try(call: Callable[[], Answer]) -> Answer:
             if not away or attempt == TRIES - 1:
                 raise
             wait = WAIT * 2**attempt
-            logging.warning("The Hub is away (%s); trying again in %.0f s.", first_line(error), wait)
+            logging.warning("The Hub does not respond (%s); trying again in %.0f s.", first_line(error), wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -139,10 +139,10 @@ def hub_trouble(repo_id: str, advice: str) -> Iterator[None]:
         if status == 401:
             advice = "log in with `hf auth login`, or give a valid --hub_token"
         elif status == 403:
-            advice = "use a token that may write there and has room left, or another name"
+            advice = "use a token with write access and free storage, or another name"
         reason = first_line(error)
         if type(error) is ValueError and CARD_NAME in reason:  # the Hub has read the card's YAML
-            reason, advice = " ".join(str(error).split()), "correct what the card is made of"
+            reason, advice = " ".join(str(error).split()), "correct the YAML that --card names"
         raise UserError(f"{repo_id!r} cannot be used ({reason}); {advice}.") from error
 
 
@@ -196,4 +196,4 @@ def push_run(config: TrainingConfig, hub: HubTarget, message: str, last: bool) -
     except UserError as error:
         if last:
             raise UserError(f"The run has ended, but its pipeline is not on the Hub. {error}") from error
-        logging.warning("The pipeline is not pushed this time: %s The next save tries again.", error)
+        logging.warning("The pipeline was not pushed: %s The next save tries again.", error)

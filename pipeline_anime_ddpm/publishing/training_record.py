@@ -52,7 +52,7 @@ def read_training(run: Path) -> TrainingRecord:
         settings = parse_yaml((run / CONFIG_NAME).read_text())
         config = {name: value for name, value in settings.items() if name not in AT_HOME}
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{run / CONFIG_NAME} is damaged; put back the file that the training wrote.") from error
+        raise UserError(f"{run / CONFIG_NAME} is damaged; restore the file that the training wrote.") from error
     for name in PATHS:
         config[name] = config.get(name) and Path(config[name]).name
     images, hours = _seen(run / CSV_NAME)

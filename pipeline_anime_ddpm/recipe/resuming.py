@@ -44,10 +44,12 @@ def resume(run: Run, checkpoint: Path | None) -> None:
     check_ranks_agree(run)
     total = run.schedule.images(run.schedule.total_steps)
     if run.is_done:
-        run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
+        run.accelerator.print(
+            f"All {total:,} images are done. To train further, raise --max_train_images or --num_epochs."
+        )
     else:
         left = total - run.images_seen
-        run.accelerator.print(f"{left:,} images to go, {run.schedule.images_per_step} at a step.")
+        run.accelerator.print(f"{left:,} images to go, {run.schedule.images_per_step} per step.")
 
 
 def other_ranks(run: Run) -> str:
@@ -55,7 +57,7 @@ def other_ranks(run: Run) -> str:
     before, now = len(run.state.feeds), run.accelerator.num_processes
     if before in (0, now) or any(run.state.feeds):  # where the data stand by rank, `feed_of` refuses it
         return ""
-    what = "rounding" if run.unet.config.dropout == 0 else "rounding and the masks of dropout"
+    what = "rounding" if run.unet.config.dropout == 0 else "rounding and dropout masks"
     return (
         f" It had {before} processes and has {now} now: each step sees the same images with the same noise, and only "
         f"{what} will differ."

@@ -153,7 +153,7 @@ def build_denoiser(config: TrainingConfig) -> Denoiser:
 
 
 def describe(config: TrainingConfig, denoiser: Denoiser) -> str:
-    """What the run is, in words."""
+    """One or two sentences that describe the run, for the log."""
     return introduction(config, denoiser.unet, denoiser.patches, denoiser.labels)
 
 
@@ -185,7 +185,7 @@ def build_run(
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
         logging.warning(
-            "The learning rate is still warming up when the run ends after %d steps; lower --lr_warmup_steps.",
+            "The run ends after %d steps, before the end of the warm-up; lower --lr_warmup_steps.",
             schedule.total_steps,
         )
     lr_scheduler = get_scheduler(

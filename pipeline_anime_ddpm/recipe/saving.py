@@ -125,7 +125,7 @@ def stop_here(run: Run, feed: Feed) -> None:
     end_training(run.accelerator)
     if run.accelerator.is_main_process:  # the last that is said: W&B has summed up by now
         checkpoint = checkpoint_folder(run.folder, run.state.step)
-        sentence = f"Stopped; everything is in {checkpoint}. To resume, run the same command again."
+        sentence = f"Stopped; the state is saved in {checkpoint}. To resume, run the same command again."
         print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
     sys.exit(130)
 
@@ -135,5 +135,5 @@ def finish(run: Run) -> None:
     save_model(run)
     # those that a kill has kept from being deleted
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
-    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To draw a face with it:\n")
+    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
     print(usage(run.folder))

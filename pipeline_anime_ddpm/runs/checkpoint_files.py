@@ -30,7 +30,7 @@ class DamagedCheckpoint(UserError):
 
     def __init__(self, folder: Path, error: Exception):
         self.found = f"{folder} is damaged ({first_line(error)})"
-        super().__init__(f"{self.found}; delete it to resume from the one before.")
+        super().__init__(f"{self.found}; delete it to resume from the previous one.")
 
 
 def write_files(folder: Path, state: TrainingState) -> None:
@@ -79,7 +79,7 @@ def read_files(folder: Path, progress: dict[str, Any], state: TrainingState) -> 
     in_blocks = any(tensor.dtype == torch.uint8 for tensor in optimizer_tensors.values())
     if in_blocks and progress["channels_last"] != _is_channels_last(state.unet):
         raise UserError(
-            f"{folder} has the state of adamw8bit, whose blocks follow the order in memory; train on with the same "
+            f"{folder} has the state of adamw8bit, whose blocks follow the memory layout; resume with the same "
             "--channels_last, or choose another --output_dir."
         )
     _check_same_optimizer(folder, progress, state)
@@ -136,7 +136,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(folder, error) from error
     if not whole:
-        raise DamagedCheckpoint(folder, ValueError("progress.json does not hold what it should"))
+        raise DamagedCheckpoint(folder, ValueError("progress.json has unexpected content"))
     return progress
 
 
@@ -146,7 +146,7 @@ def check_whole(folder: Path) -> None:
         if (folder / DIGESTS).exists() or read_progress(folder).get("has_digests"):
             digests = parse_json((folder / DIGESTS).read_text())
             if not digests.keys() >= ALWAYS or any(Path(name).name != name for name in digests):
-                raise ValueError(f"{DIGESTS} does not hold what it should")
+                raise ValueError(f"{DIGESTS} has unexpected content")
             for name, digest in digests.items():
                 if _digest(folder / name) != digest:
                     raise ValueError(f"{name} has changed since it was written")

@@ -43,8 +43,8 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            f"{final} cannot be written ({first_line(error)}); make room, or put right what is wrong there, and run "
-            "the same command again to go on from the checkpoint before."
+            f"{final} cannot be written ({first_line(error)}); free some space or fix the error, and run "
+            "the same command again to resume from the previous checkpoint."
         ) from error
     prune_checkpoints(output_dir, keep, final)
     return final
@@ -79,7 +79,7 @@ def _check_same_run(folder: Path, progress: dict[str, Any], state: TrainingState
         there = progress["data"].get(name)
         if there != here:
             raise UserError(
-                f"{folder} was written for other data ({name}: {there} there, {here} now); bring the data back, or "
+                f"{folder} was written for other data ({name}: {there} there, {here} now); restore the data, or "
                 "choose another --output_dir."
             )
     if progress["images_per_step"] != state.images_per_step:
@@ -99,7 +99,7 @@ def check_checkpoint(
     if changed:
         raise UserError(
             f"{folder} was written for another model ({changed[0]} is {there.get(changed[0])} there and "
-            f"{here.get(changed[0])} here); train the same one, or choose another --output_dir."
+            f"{here.get(changed[0])} here); train the same model, or choose another --output_dir."
         )
     if kept != wanted:
         raise UserError(
@@ -171,6 +171,6 @@ def _whole_ones(checkpoints: list[Path]) -> Iterator[Path]:
         try:
             check_whole(checkpoint)
         except DamagedCheckpoint as error:
-            logging.warning("%s; going on from the one before.", error.found)
+            logging.warning("%s; resuming from the previous one.", error.found)
         else:
             yield checkpoint

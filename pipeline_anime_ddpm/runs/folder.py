@@ -101,7 +101,7 @@ def keep_others_out(lock: FileLock) -> None:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"--output_dir {folder}: another run is at work there; wait for its end, or choose another folder."
+            f"--output_dir {folder}: another run is using it; wait until it ends, or choose another folder."
         ) from error
     restore_replaced(folder)
 
@@ -116,7 +116,9 @@ def occupy_output_dir(config: TrainingConfig, lock: FileLock) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
+        raise UserError(
+            f"--output_dir {folder} cannot be created ({error.strerror}); choose another folder."
+        ) from error
     keep_others_out(lock)
     check_output_dir(config)  # another run may have come and gone since the first look
 

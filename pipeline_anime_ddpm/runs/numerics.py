@@ -181,15 +181,15 @@ def check_divergence(numerics: Numerics, step: int, checkpoint: Path | None, fol
     facts = {"event": STOPPED if stops else WENT_BACK, "step": step, "attempt": int(numerics.went_back)}
     if speaks:
         write_event(folder, facts | {"checkpoint": checkpoint and checkpoint.name})
-    what = f"{numerics.limit} steps in a row had no finite loss or gradient"
+    what = f"{numerics.limit} steps in a row had a non-finite loss or gradient"
     if stops:
-        why = "also at half the learning rate" if numerics.went_back else "and no whole checkpoint is from before them"
+        why = "also at half the learning rate" if numerics.went_back else "and no intact checkpoint precedes them"
         raise UserError(
             f"{what}, {why}; look at their images and noise levels in {folder / EVENTS_NAME}, and train in another "
             "--output_dir with a lower --learning_rate, or with --mixed_precision bf16 instead of fp16."
         )
     if speaks:
-        print(f"\n{what}; going back to {checkpoint}, once, and on at half the learning rate.", flush=True)
+        print(f"\n{what}; resuming once from {checkpoint}, at half the learning rate.", flush=True)
 
 
 def write_events(
@@ -227,7 +227,7 @@ def _batch_of(step: Step, images: Sequence[int | str], scheduler: AnimeNoiseSche
 
 def _sentence(steps: list[int], path: Path) -> str:
     what = f"Step {steps[0]:,}" if len(steps) == 1 else f"{len(steps)} steps from {steps[0]:,} to {steps[-1]:,}"
-    return f"\n{what} had no finite loss or gradient and left the weights alone; images and noise levels: {path}"
+    return f"\n{what} had a non-finite loss or gradient and were skipped; their images and noise levels are in {path}"
 
 
 def write_event(folder: Path, facts: dict[str, Any]) -> None:

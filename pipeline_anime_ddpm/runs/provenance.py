@@ -19,7 +19,7 @@ from ..training.config import TrainingConfig
 from .base_card import RECORD_NAME, read_card
 
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
-DRAWN_FACES = "faces that the project draws itself"
+DRAWN_FACES = "synthetic faces"
 
 
 def write_provenance(

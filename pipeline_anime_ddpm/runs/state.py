@@ -71,7 +71,7 @@ class TrainingState:
         """
         if len(self.feeds) != world and any(self.feeds):
             raise UserError(
-                f"The run was streaming with {len(self.feeds)} processes and has {world} now; to go on with the very "
-                "next image, use as many."
+                f"The run was streaming with {len(self.feeds)} processes and has {world} now; to resume at exactly the "
+                "next image, use the same number."
             )
         return self.feeds[rank] if any(self.feeds) else None

@@ -37,7 +37,7 @@ def _refuse(wrong: bool, sentence: str) -> None:
 
 
 # Real anime faces at 64 pixels: log σ where noise is as strong as the image in its mean and in each octave of spatial
-# frequency, 1, 2-3, … 32 and more cycles an image. `anime-ddpm calibrate` measures them; model_card/noise.md shows it.
+# frequency, 1, 2-3, … 32 and more cycles an image. `anime-ddpm calibrate` measures them: docs/noise.md.
 ANIME_LOG_SIGMAS = (2.67, 1.55, 0.82, -0.01, -0.84, -1.79)
 
 
@@ -361,7 +361,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [member.name for member in KarrasDiffusionSchedulers]  # noqa: RUF012
     order = 1
 
-    # The defaults are arm C of model_card/noise.md: 0.13 times the KID of the linear table with ε and plain MSE.
+    # The defaults are arm C of docs/measured/noise.md: 0.13 times the KID of the linear table with ε and plain MSE.
     @register_to_config
     def __init__(
         self,
@@ -424,10 +424,10 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         is_choice = octaves is None or isinstance(octaves, bool)
         _refuse(not is_choice, f"use_anime_sigmas={octaves!r} must be True, False or None.")
         both = bool(config.use_karras_sigmas and octaves)
-        _refuse(both, "use_karras_sigmas and use_anime_sigmas are two ways to space the steps: take one.")
+        _refuse(both, "use_karras_sigmas and use_anime_sigmas are two ways to space the steps: choose one.")
         _refuse(
             bool(few) and not (config.solver == "ddim" and octaves),
-            f"The network was distilled to draw in {few} steps of solver='ddim' with use_anime_sigmas=True: leave its"
+            f"The network was distilled to sample in {few} steps of solver='ddim' with use_anime_sigmas=True: leave its"
             " sampler as it is.",
         )
         for option in ("timestep_sampling_scale", "snr_gamma"):
@@ -491,7 +491,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def default_num_inference_steps(self) -> int:
-        """Steps when the caller names none. 10 by octaves have the KID of 250 even ones (noise.md, "Few steps")."""
+        """Steps when the caller names none. 10 by octaves have the KID of 250 even ones."""
         by_octaves = self.config.solver == "dpmsolver++" and self.spaces_by_octaves
         return self.config.distilled_steps or (10 if by_octaves else SOLVER_STEPS[self.config.solver])
 
@@ -667,7 +667,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         last = len(self) - 1
         _refuse((asked is not None) == is_own, "Give set_timesteps either num_inference_steps or timesteps.")
         other = bool(few) and asked not in (None, few)
-        _refuse(other, f"The network was distilled to draw in {few} steps: ask for {few}, not for {asked}.")
+        _refuse(other, f"The network was distilled to sample in {few} steps: ask for {few}, not {asked}.")
         spaced = is_own and bool(self.config.use_karras_sigmas or self.config.use_anime_sigmas)
         _refuse(spaced, "Own timesteps and use_karras_sigmas or use_anime_sigmas exclude each other: give one.")
         chosen = _numbers(timesteps) if is_own else self._space(num_inference_steps)
@@ -675,7 +675,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         _refuse(not are_numbers, f"Own timesteps must be a list of numbers within 0 … {last}, not {timesteps!r}.")
         _refuse(
             bool(len(chosen) == 0 or np.any(np.diff(chosen) >= 0) or chosen[0] > last or chosen[-1] < 0),
-            f"Timesteps must fall, without repeats, within 0 … {last}, but are {chosen.tolist()[:5]} …: give fewer"
+            f"Timesteps must decrease, without repeats, within 0 … {last}, but are {chosen.tolist()[:5]} …: give fewer"
             " steps, or timestep_spacing='trailing', or steps_offset=0.",
         )
         whole = np.all(chosen == np.rint(chosen))
@@ -727,7 +727,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     def spaces_by_octaves(self) -> bool:
         """Whether `set_timesteps` spaces the steps as `use_anime_sigmas` describes.
 
-        Where that is None, by what drew better faces: model_card/noise.md, "Few steps".
+        Where that is None, by measured image quality: docs/measured/noise.md, "Few steps".
         """
         config = self.config
         if config.use_anime_sigmas is not None:

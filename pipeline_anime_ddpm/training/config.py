@@ -146,9 +146,11 @@ def _check_lists(config: TrainingConfig) -> None:
         if values is None:
             continue
         if len(values) != len(sides):
-            raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give as many.")
+            raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give one for each.")
         if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
-            raise UserError(f"--{name} {getattr(config, name)} sums to {sum(values):g}; give shares that sum to 1.")
+            raise UserError(
+                f"--{name} {getattr(config, name)} sums to {sum(values):g}; give probabilities that sum to 1."
+            )
     if len(set(lengths)) < len(lengths) or not all(0 < length < 12**-0.5 for length in lengths):
         raise UserError(f"--ema_sigma_rels is {config.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
 
@@ -169,7 +171,7 @@ def _check_network(config: TrainingConfig) -> None:
         raise UserError("Give --max_train_steps or --max_train_images, not both.")
     if not config.pretrained_model_name_or_path:
         if config.new_noise:
-            raise UserError("--new_noise changes the noise of a --pretrained_model_name_or_path; omit it.")
+            raise UserError("--new_noise needs a --pretrained_model_name_or_path, whose noise it replaces; omit it.")
         return
     if config.model_config_name_or_path:
         raise UserError(
@@ -188,7 +190,7 @@ def _check_noise(config: TrainingConfig) -> None:
         raise UserError(f"--timestep_sampling_mean is {config.timestep_sampling_mean}; give log sigma, -20 to 20.")
     if config.noise_calibration and "anime" not in (config.timestep_sampling, config.ddpm_beta_schedule):
         raise UserError(
-            "--noise_calibration is for a noise that is called `anime`; give --timestep_sampling anime or "
+            "--noise_calibration has no effect without `anime`; give --timestep_sampling anime or "
             "--ddpm_beta_schedule anime."
         )
 
@@ -199,9 +201,9 @@ def _check_distillation(config: TrainingConfig) -> None:
     if config.new_noise:
         raise UserError("--distill keeps the noise that the model was trained with; omit --new_noise.")
     if not config.pretrained_model_name_or_path:
-        raise UserError("--distill starts from a trained model; give it as --pretrained_model_name_or_path.")
+        raise UserError("--distill needs a trained model; give it as --pretrained_model_name_or_path.")
     if config.ddpm_num_inference_steps not in (None, config.distill):
-        raise UserError("--ddpm_num_inference_steps are those of --distill; omit the former.")
+        raise UserError("--distill decides --ddpm_num_inference_steps; omit the latter.")
     for name in ("loss_weighting", "snr_gamma", "timestep_sampling", "fractional_timesteps", "noise_candidates"):
         if config.is_given(name):
             raise UserError(f"--{name} belongs to the diffusion loss, which --distill replaces; omit one of the two.")
@@ -209,22 +211,22 @@ def _check_distillation(config: TrainingConfig) -> None:
 
 def _check_execution(config: TrainingConfig) -> None:
     if config.offload_ema and not (config.use_ema or config.ema_sigma_rels):
-        raise UserError("--offload_ema moves the averages, and --no-use_ema leaves none; give one of the two.")
+        raise UserError("--offload_ema needs an EMA, which --no-use_ema turns off; give one of the two.")
     if config.torch_compile == "regional" and config.gradient_checkpointing == "selective":
         raise UserError(
-            "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
+            "--torch_compile regional compiles whole blocks, but --gradient_checkpointing selective splits them; use "
             "--torch_compile whole or --gradient_checkpointing blocks."
         )
 
 
 def _check_output(config: TrainingConfig) -> None:
     if config.save_best and (not config.eval_steps or "kid" not in listed(config.eval_metrics)):
-        raise UserError("--save_best keeps the pipeline with the least KID; give --eval_steps, and kid to measure.")
+        raise UserError("--save_best needs the KID of evaluations; give --eval_steps, and kid in --eval_metrics.")
     if config.push_to_hub:
         name = config.hub_model_id or Path(config.output_dir).resolve().name
         check_repository(name, "--hub_model_id" if config.hub_model_id else "--push_to_hub without --hub_model_id:")
     if config.overwrite_output_dir and config.resume_from_checkpoint:
-        raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
+        raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (resume), not both.")
     logging_dir = Path(config.logging_dir)
     if logging_dir.is_absolute() or ".." in logging_dir.parts or not logging_dir.parts:
         raise UserError(f"--logging_dir {logging_dir} must be a folder inside --output_dir; give a name like logs.")

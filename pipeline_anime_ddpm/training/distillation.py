@@ -45,7 +45,7 @@ def distilled(scheduler: AnimeNoiseScheduler, steps: int) -> AnimeNoiseScheduler
     except ValueError as error:
         raise UserError(f"--distill {steps}: {error}") from error
     if few.snr(few.timesteps[0]) == 0:
-        raise UserError("--distill needs a noise table, or a lambda_min_clipped, that does not begin at zero SNR.")
+        raise UserError("--distill needs a noise table, or a lambda_min_clipped, without zero terminal SNR.")
     return few
 
 
@@ -82,7 +82,7 @@ class Teacher:
             self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
             self.pipeline.check_guidance(scale, window, is_labelled=bool(labels))
         except ValueError as error:
-            raise UserError(f"--distill cannot be guided so: {error}") from error
+            raise UserError(f"--distill cannot use this guidance: {error}") from error
         self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
         self.scheduler = scheduler
         self.jumps = scheduler.config.distilled_steps

@@ -146,10 +146,10 @@ def check_compiler(device: torch.device) -> None:
             get_cpp_compiler()
         except Exception as error:  # torch._inductor has an error class of its own for this
             raise UserError(
-                f"--torch_compile needs a C++ compiler ({first_line(error)}); install g++ or leave the flag away."
+                f"--torch_compile needs a C++ compiler ({first_line(error)}); install g++ or omit the flag."
             ) from error
     elif device.type == "cuda" and not has_triton():
-        raise UserError("--torch_compile needs Triton on CUDA; run `pip install triton` or leave the flag away.")
+        raise UserError("--torch_compile needs Triton on CUDA; run `pip install triton` or omit the flag.")
 
 
 def compile_unet(unet: UNet2DModel, how: str) -> None:

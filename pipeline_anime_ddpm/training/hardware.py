@@ -35,11 +35,11 @@ def choose_precision(asked: str | None) -> str:
     if precision == "no" or _has_accelerator():
         return precision
     if precision == "fp16":
-        raise UserError("--mixed_precision fp16 needs a GPU; leave it away on a CPU.")
+        raise UserError("--mixed_precision fp16 needs a GPU; omit it on a CPU.")
     if precision == "bf16" and not _cpu_has_bf16():
         raise UserError(
             "--mixed_precision bf16 needs a GPU or a CPU with bf16 instructions, and would be hundreds of times slower "
-            "on this one; leave it away."
+            "on this one; omit it."
         )
     return precision
 
@@ -80,7 +80,7 @@ def check_launcher() -> None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if launched and not any(name in os.environ for name in NUMBERS_OF_PROCESSES):
         raise UserError(
-            "`accelerate launch` was told to start several processes, and on CPUs it has started one; use `torchrun "
+            "`accelerate launch` should start several processes, but on CPUs it started one; use `torchrun "
             "--nproc_per_node 2` or `accelerate launch --config_file configs/cpu_ranks.yaml` (for one process, give "
             "--num_processes 1, and unset MASTER_ADDR if it is set)."
         )
@@ -94,7 +94,7 @@ def new_accelerator(accumulation: int, **settings) -> Accelerator:
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
-                f"{name} splits the weights between processes, which averages and checkpoints need whole; launch with "
+                f"{name} splits the weights between processes, but EMA and checkpoints need all of them; launch with "
                 "plain data parallelism, such as configs/multi_gpu.yaml."
             )
     try:

@@ -85,7 +85,7 @@ def run_labels(config: TrainingConfig, source: Source | None) -> RunLabels | Non
     names = _names_for_classes(config, data) if known is None else merged(known, data)
     if not data:
         logger.warning(
-            "%s draws %s on request, and without --label_columns every image counts as any of them.",
+            "%s is labelled (%s), but without --label_columns all images are trained as "any".",
             config.pretrained_model_name_or_path,
             " and ".join(names),
         )
@@ -105,7 +105,7 @@ def merged(known: Names, data: Names) -> dict[str, list[str]]:
     try:
         check_labels(both, "The model together with the data")
     except ValueError as error:
-        raise UserError(f"{error}; spell them as the model does, or give fewer --label_columns.") from error
+        raise UserError(f"{error}; spell them as in the model, or give fewer --label_columns.") from error
     return both
 
 
@@ -155,7 +155,7 @@ def with_labels(unet: UNet2DModel, labels: RunLabels, codes: torch.Generator | N
     config = unet.config
     if config["class_embed_type"] is not None:
         raise UserError(
-            f"The network's classes are of the type {config['class_embed_type']!r}, which labels cannot use; take one "
+            f"The network has class_embed_type {config['class_embed_type']!r}, which labels cannot use; choose one "
             "with num_class_embeds alone."
         )
     rows = _rows(labels)

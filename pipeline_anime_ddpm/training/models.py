@@ -85,7 +85,7 @@ def use_xformers(unet: UNet2DModel) -> None:
         except ValueError as error:
             reason = first_line(error)
     if reason:
-        logger.warning("Attention is computed by PyTorch and not by xformers: %s.", reason)
+        logger.warning("Using the attention of PyTorch instead of xformers: %s.", reason)
 
 
 def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None) -> UNet2DModel | None:
@@ -101,7 +101,7 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | No
     if guide is None:
         return None
     if full_side(guide) != full_side(unet):
-        logger.warning("The guide of %s is for another resolution and is left out; --save_guide_at makes one.", name)
+        logger.warning("The guide network of %s has another resolution; it is dropped, see --save_guide_at.", name)
         return None
     guide = guide.float()
     return guide if labels is None else with_labels(guide, labels)
@@ -110,13 +110,13 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | No
 def introduction(
     config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, labels: RunLabels | None = None
 ) -> str:
-    """What the run is, in words."""
+    """One or two sentences that describe the run, for the log."""
     size, parameters = full_side(unet), unet.num_parameters() / 1e6
     if config.uses_drawn_faces:
         text = (
-            f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
-            f"a network of {parameters:.1f} M parameters on them.\n"
-            "To train on your own pictures: --train_data_dir FOLDER, or --dataset_name NAME for a data set of the Hub."
+            f"No data set given: training a network of {parameters:.1f} M parameters on {NUM_DRAWN_FACES:,} synthetic "
+            f"anime faces of {size} pixels.\n"
+            "To train on your own images, give --train_data_dir FOLDER, or --dataset_name NAME for the Hub."
         )
     else:
         data = config.dataset_name or config.train_data_dir
@@ -169,7 +169,7 @@ def _own_side(unet: UNet2DModel) -> int | None:
     if size is None or isinstance(size, int):
         return size
     if len(set(size)) > 1:
-        raise UserError(f"The pre-trained model draws images of {size[0]} x {size[1]}; give a --resolution.")
+        raise UserError(f"The pre-trained model generates images of {size[0]} x {size[1]} pixels; give a --resolution.")
     return size[0]
 
 
@@ -194,7 +194,7 @@ def fitting_solver(prediction_type: str) -> str:
     """What draws well with a network after a short training.
 
     One that predicts ε errs at the noisiest levels, and DPM-Solver++ makes too much of that: it has 2.7 to 7 times the
-    KID of DDIM with such networks of model_card/noise.md (A, B, PA, PC, PR), and the same with those that predict v.
+    KID of DDIM with such networks of docs/measured/noise.md (A, B, PA, PC, PR), and the same with those that predict v.
     """
     return "ddim" if prediction_type == "epsilon" else "dpmsolver++"
 
@@ -222,7 +222,9 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
         side = (config.resolution or 64) // config.space_to_depth
         return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **UNET_SIZES[name])
     if config.space_to_depth > 1:
-        raise UserError("--space_to_depth is for a network of a size; a config tells its own, leave the flag away.")
+        raise UserError(
+            "--space_to_depth is for networks such as `small`; a UNet2DModel config has its own, so omit it."
+        )
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
@@ -271,11 +273,11 @@ def _check_distilled(config: TrainingConfig, steps: int | None) -> None:
     name = config.pretrained_model_name_or_path
     if steps and not (config.distill and config.distill < steps and steps % config.distill == 0):
         raise UserError(
-            f"{name} was distilled and knows its {steps} steps only; train on the model that it was made of, or "
+            f"{name} was distilled to {steps} steps; train the model that it was distilled from, or "
             "--distill it into a number of steps that divides them."
         )
     if steps and config.distill_guidance_scale != 1:
-        raise UserError(f"{name} was distilled, with its guidance if any; leave --distill_guidance_scale away.")
+        raise UserError(f"{name} was already distilled, guidance included; omit --distill_guidance_scale.")
 
 
 def _check_kept(config: TrainingConfig, noise: dict) -> None:
@@ -289,7 +291,7 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
         known = noise.get(key)
         if asked is not None and asked != known:
             raise UserError(
-                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away, or "
+                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; omit the flag, or "
                 "give --new_noise."
             )
 

@@ -115,7 +115,7 @@ def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_comma
         assert exit.value.code == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith(
-            "error: 3 steps in a row had no finite loss or gradient, also at half the learning rate"
+            "error: 3 steps in a row had a non-finite loss or gradient, also at half the learning rate"
         )
         assert events(tmp_path / "bad")[-1]["event"] == "stopped"
     assert not (tmp_path / "bad" / "unet").exists(), "no pipeline is made of it"
@@ -139,4 +139,4 @@ def test_if_what_it_would_go_back_to_is_damaged_it_goes_back_further_or_says_wha
     assert (end["event"], end["checkpoint"]) == ("went back" if left else "stopped", left)
     if code:
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "and no whole checkpoint is from before them; look at their images" in error
+        assert "and no intact checkpoint precedes them; look at their images" in error

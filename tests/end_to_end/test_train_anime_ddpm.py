@@ -182,7 +182,7 @@ def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_pr
         ({"learning_rte": 1}, "unknown flag --learning_rte=1; did you mean learning_rate?"),
         ({"ddpm_beta_schedule": "sine"}, "choose one of"),
         ({"resume_from_checkpoint": "checkpoint-5"}, "is not a checkpoint"),
-        ({"mixed_precision": "fp16"}, "leave it away on a CPU"),
+        ({"mixed_precision": "fp16"}, "omit it on a CPU"),
     ],
 )
 def test_a_mistake_costs_one_sentence_and_nothing_else(work, tmp_path, in_process, capsys, settings, says):

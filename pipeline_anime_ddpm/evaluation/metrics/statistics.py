@@ -94,7 +94,7 @@ def kept(
         return find_or_make(root / f"{name}-{digest}", _read, make)
     except OSError as error:
         raise UserError(
-            f"Statistics cannot be kept in {root} ({error.strerror}); give a --cache_dir with room."
+            f"Statistics cannot be kept in {root} ({error.strerror}); give a --cache_dir with free space."
         ) from error
 
 

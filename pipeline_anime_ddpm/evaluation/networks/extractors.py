@@ -84,7 +84,7 @@ class FeatureExtractor(ABC):
 
 def _check_uint8(images: torch.Tensor) -> None:
     if images.dtype != torch.uint8:
-        raise TypeError(f"Features are taken of uint8 images, 0 to 255; these are {images.dtype}.")
+        raise TypeError(f"Images must be uint8, 0 to 255; these are {images.dtype}.")
 
 
 class InceptionExtractor(FeatureExtractor):
@@ -115,8 +115,8 @@ class InceptionExtractor(FeatureExtractor):
                 )
         except OSError as error:
             raise UserError(
-                f"The network of FID cannot be fetched ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
-                "as --extractor_weights FILE, or take another one, as in --extractor facebook/dinov2-small."
+                f"The network of FID cannot be downloaded ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
+                "as --extractor_weights FILE, or choose another, such as --extractor facebook/dinov2-small."
             ) from error
         except (
             RuntimeError,
@@ -178,7 +178,7 @@ class TransformersExtractor(FeatureExtractor):
         # a pooler without weights does not matter where the class token is taken
         missing = [key for key in loading["missing_keys"] if not (self._has_class_token and "pooler" in key)]
         if missing:
-            raise UserError(f"--extractor {name} lacks weights ({missing[0]} and perhaps more); give a trained model.")
+            raise UserError(f"--extractor {name} lacks weights (such as {missing[0]}); give a trained model.")
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.size = _size(processor, name)
         self.mode = RESAMPLING.get(int(getattr(processor, "resample", None) or 2), "bicubic")
@@ -303,11 +303,13 @@ def _tried(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
     try:
         first, second = (extractor.extract(images, batch_size=2) for _ in range(2))
     except Exception as error:  # whatever a model raises that is not made for images
-        raise UserError(f"--extractor {name} takes no images ({first_line(error)}); give a vision model.") from error
+        raise UserError(
+            f"--extractor {name} does not accept images ({first_line(error)}); give a vision model."
+        ) from error
     if first.ndim != 2 or not np.isfinite(first).all():
-        raise UserError(f"--extractor {name} gives no finite vector of features; give another vision model.")
+        raise UserError(f"--extractor {name} does not return finite feature vectors; give another vision model.")
     if not np.array_equal(first, second):
-        raise UserError(f"--extractor {name} gives other features each time; give one that draws nothing at random.")
+        raise UserError(f"--extractor {name} returns different features each time; give a deterministic model.")
     return extractor
 
 
@@ -323,4 +325,4 @@ def _size(processor: Any, name: str) -> tuple[int, int]:
         return size["height"], size["width"]
     if size.get("shortest_edge"):
         return size["shortest_edge"], size["shortest_edge"]
-    raise UserError(f"--extractor {name}: its processor names no size of its images; give another model.")
+    raise UserError(f"--extractor {name}: its processor has no image size; give another model.")

@@ -79,8 +79,8 @@ class PerceptualDistance:
         """Raise a UserError for images that are too small for the network."""
         if self.key != "pixels" and side < LEAST_SIDE:
             raise UserError(
-                f"{self.name} needs images of at least {LEAST_SIDE} pixels, and these have {side}; leave "
-                "lpips out of --metrics."
+                f"{self.name} needs images of at least {LEAST_SIDE} pixels, but these have {side}; omit "
+                "lpips from --metrics."
             )
 
 
@@ -99,7 +99,7 @@ def load_distance(key: str, weights: str | None = None, device: torch.device | s
     network: Any = _shift_tolerant(key, weights) if key.startswith("st-") else _published(key, weights)
     lins = [lin.flatten() for lin in network.lins]
     if min(lin.min() for lin in lins) < 0:
-        raise UserError(f"The weights of {DISTANCES[key]} are not LPIPS's: some of its layers count less than nothing.")
+        raise UserError(f"The weights of {DISTANCES[key]} are not those of LPIPS: some are negative.")
     digest = state_digest(network.state_dict() | {f"lin{i}": lin for i, lin in enumerate(lins)})
     network = network.to(device).eval()
     shift, scale = network.shift, network.scale
@@ -135,8 +135,8 @@ def _published(key: str, weights: str | None) -> nn.Module:
             model = lpips.LPIPS(net=key, pnet_rand=weights is not None, verbose=False)
     except OSError as error:
         raise UserError(
-            f"The weights of {DISTANCES[key]} cannot be fetched ({first_line(error)}); give torchvision's "
-            f"{BACKBONES[key]} as --lpips_weights, or --lpips st-alex, whose weights a package brings "
+            f"The weights of {DISTANCES[key]} cannot be downloaded ({first_line(error)}); give torchvision's "
+            f"{BACKBONES[key]} as --lpips_weights, or --lpips st-alex, whose weights come in a package "
             "(`pip install stlpips-pytorch`)."
         ) from error
     if weights is not None:

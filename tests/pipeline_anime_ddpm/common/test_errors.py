@@ -23,7 +23,7 @@ def said(capsys, error, starts_over=False):
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "error: The disk is full ({}: 'runs/x'); make room and run the same command again."),
+        (errno.ENOSPC, "error: The disk is full ({}: 'runs/x'); free some space and run the same command again."),
         (errno.EROFS, "error: A file cannot be used ({}: 'runs/x'); put that right and run the same command again."),
         (errno.EACCES, "error: A file cannot be used ({}: 'runs/x'); put that right and run the same command again."),
     ],

@@ -112,7 +112,7 @@ def test_without_a_held_out_split_copies_are_told_by_the_other_training_images(s
     settings |= {"dataset": str(save(tmp_path / "only", pictures(50, seed=0))), "metrics": "kid,lpips"}
     record = judge(settings, images=str(save(tmp_path / "copies", pictures(24, seed=0))))
     assert record["real"]["split"] == "train"
-    assert record["floor"] == {"skipped": "the data set has no split beside the one that is compared with"}
+    assert record["floor"] == {"skipped": "the data set has no other split than the one compared with"}
     nearest = record["metrics"]["lpips_nearest"]
     assert nearest["held_out"]["what"] == "other training images"
     assert nearest["memorised_share"] == 1

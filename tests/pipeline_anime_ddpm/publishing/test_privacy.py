@@ -66,7 +66,7 @@ def test_tokens_in_use_are_found_by_what_they_are(folder, monkeypatch, variable)
     (folder / "scheduling.py").write_text("x = 'of-no-known-form-1'")
     check_private(folder, folder.parent / "run")
     monkeypatch.setenv(variable, "of-no-known-form-1")
-    assert "scheduling.py holds a token that is in use here" in refusal(folder)
+    assert "scheduling.py holds a token that this machine uses" in refusal(folder)
 
 
 def test_a_given_token_and_a_login_are_found(folder, monkeypatch, tmp_path):

@@ -191,7 +191,9 @@ def test_snapshots_of_later_images_are_dropped(tmp_path):
 def test_a_damaged_or_foreign_snapshot_is_named(tmp_path):
     path = write(tmp_path)
     write(tmp_path, images=16, step=4, name="b")
-    with pytest.raises(UserError, match=r"000000016-0\.1\.safetensors cannot be used \(it is of another network\)"):
+    with pytest.raises(
+        UserError, match=r"000000016-0\.1\.safetensors cannot be used \(it belongs to another network\)"
+    ):
         reconstruct(tmp_path, 0.1)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UserError, match=r"000000008-0\.1\.safetensors is damaged"):

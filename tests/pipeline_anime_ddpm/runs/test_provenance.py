@@ -31,7 +31,7 @@ def test_a_data_set_of_the_hub_and_drawn_faces(tmp_path, accelerator):
     write_provenance(tmp_path, TrainingConfig(dataset_name="me/faces"), None, accelerator, 0)
     assert read_provenance(tmp_path)["data"] == {"name": "me/faces", "local": False, "num_images": None}
     write_provenance(tmp_path, TrainingConfig(), 10, accelerator, 0)
-    assert read_provenance(tmp_path)["data"]["name"] == "faces that the project draws itself"
+    assert read_provenance(tmp_path)["data"]["name"] == "synthetic faces"
 
 
 def test_a_run_that_goes_on_elsewhere_has_two_machines_and_on_the_same_one(tmp_path, accelerator, monkeypatch):

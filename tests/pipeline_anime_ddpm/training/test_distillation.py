@@ -245,7 +245,7 @@ def test_a_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
         ({"new_noise": True}, "knows its 4 steps only"),
         ({"distill": 3}, "number of steps that divides them"),
         ({"distill": 4}, "number of steps that divides them"),
-        ({"distill": 2, "distill_guidance_scale": 1.5}, "leave --distill_guidance_scale away"),
+        ({"distill": 2, "distill_guidance_scale": 1.5}, "omit --distill_guidance_scale"),
     ],
 )
 def test_a_distilled_network_is_not_trained_on(tiny_unet, tmp_path, more, says):
