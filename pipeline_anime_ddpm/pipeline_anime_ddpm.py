@@ -1293,7 +1293,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             _refuse(
                 mask is not None or bool(eta) or guidance_scale != 1,
                 "`inversion` varies a whole image, along the network's own path and without fresh noise: omit "
-                "`mask_image`, `eta` and `guidance_scale` out.",
+                "`mask_image`, `eta` and `guidance_scale`.",
             )
             self._check_inversion()
 

@@ -71,7 +71,7 @@ class Publication:
             return pipeline
         if self.stock:
             raise UserError(
-                "--guidance_scale needs the pipeline of this package, which --export_stock replaces; omit one of the two."
+                "--guidance_scale needs the pipeline of this package, which --export_stock replaces; omit one."
             )
         try:
             pipeline = AnimeDDPMPipeline(**pipeline.components | {"default_guidance_scale": scale})

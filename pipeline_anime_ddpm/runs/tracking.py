@@ -320,7 +320,7 @@ def end_training(accelerator: Accelerator) -> None:
         accelerator.end_training()
     except TimeoutError:
         logging.warning(
-            "W&B did not receive everything in %g seconds, so the rest is kept offline; upload it with `wandb sync %s`.",
+            "W&B did not receive everything in %g seconds, so the rest is offline; upload it with `wandb sync %s`.",
             SECONDS_FOR_LAST_UPLOAD,
             accelerator.get_tracker("wandb", unwrap=True).settings.sync_dir,
         )

@@ -85,7 +85,7 @@ def run_labels(config: TrainingConfig, source: Source | None) -> RunLabels | Non
     names = _names_for_classes(config, data) if known is None else merged(known, data)
     if not data:
         logger.warning(
-            "%s is labelled (%s), but without --label_columns all images are trained as "any".",
+            "%s is labelled (%s), but without --label_columns the run trains on `any` alone.",
             config.pretrained_model_name_or_path,
             " and ".join(names),
         )

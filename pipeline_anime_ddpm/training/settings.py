@@ -88,8 +88,8 @@ class PatchSettings(Settings):
 class NoiseSettings(Settings):
     """Noise.
 
-    From scratch the defaults are arm C of docs/measured/noise.md: 0.13 times the KID and 0.21 times the FD of the linear
-    table with ε and plain MSE (A). The cosine table alone does not help (B); with v and min-SNR-5 it does. Other
+    From scratch the defaults are arm C of docs/measured/noise.md: 0.13 times the KID and 0.21 times the FD of the
+    linear table with ε and plain MSE (A). The cosine table alone does not help (B); with v and min-SNR-5 it does. Other
     densities (D, E, F) and independent timesteps (G) change no more than another seed does (C.1).
     """
 

@@ -115,7 +115,7 @@ class InceptionExtractor(FeatureExtractor):
                 )
         except OSError as error:
             raise UserError(
-                f"The network of FID cannot be downloaded ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
+                f"The network of FID cannot be fetched ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
                 "as --extractor_weights FILE, or choose another, such as --extractor facebook/dinov2-small."
             ) from error
         except (

@@ -85,14 +85,14 @@ def test_an_image_is_what_its_seed_gives_the_pipeline(pipeline, tmp_path):
 def test_a_folder_of_another_drawing_is_refused(pipeline, tmp_path, setting, value):
     drawing(pipeline, tmp_path).draw()
     name = {"steps": "num_inference_steps"}.get(setting, setting)
-    with pytest.raises(UserError, match=f"drawn with other {name}"):
+    with pytest.raises(UserError, match=f"sampled with other {name}"):
         drawing(pipeline, tmp_path, **{setting: value})
 
 
 def test_a_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, tiny_unet, tmp_path):
     drawing(pipeline, tmp_path / "one")
     other = AnimeDDPMPipeline(tiny_unet(seed=1), pipeline.scheduler)
-    with pytest.raises(UserError, match="drawn with other weights"):
+    with pytest.raises(UserError, match="sampled with other weights"):
         drawing(other, tmp_path / "one")
     (tmp_path / "two").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "two" / "mine.png")
@@ -207,5 +207,5 @@ def test_guided_images_are_those_of_the_guided_pipeline_and_told_apart(tiny_unet
     window = drawing(pipeline, tmp_path / "window", guidance=settings)
     json.dumps(window.facts, allow_nan=False)
     assert "guide" not in window.facts
-    with pytest.raises(UserError, match="drawn with other guidance"):
+    with pytest.raises(UserError, match="sampled with other guidance"):
         drawing(pipeline, tmp_path / "guided", count=2, guidance={"guidance_scale": 3.0})

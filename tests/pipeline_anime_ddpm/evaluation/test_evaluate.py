@@ -244,7 +244,7 @@ def test_a_labelled_model_draws_what_is_asked_for(settings, labelled, tmp_path):
     ).images
     with Image.open(tmp_path / "asked" / "images" / "000003.png") as image:
         assert np.abs(np.asarray(image) - 255 * drawn[3]).max() <= 1
-    with pytest.raises(UserError, match="images that were drawn with other labels"):
+    with pytest.raises(UserError, match="images that were sampled with other labels"):
         judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=black", guidance_scale=2.0)
 
 

@@ -217,7 +217,7 @@ def test_a_distilled_network_draws_with_its_own_scheduler_alone(make_pipe):
         pipe.invert(picture(1))
     with pytest.raises(ValueError, match="in 2 steps of its own scheduler"):
         pipe(eta=0.5)
-    with pytest.raises(ValueError, match="in 2 steps of its own: leave `timesteps` out"):
+    with pytest.raises(ValueError, match="in 2 steps of its own: omit `timesteps`"):
         pipe(timesteps=[500, 100])
     for other in (DDIMScheduler, diffusers.UniPCMultistepScheduler):
         pipe.scheduler = other.from_config(pipe.scheduler.config)
