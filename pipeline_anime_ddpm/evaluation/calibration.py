@@ -63,7 +63,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on one data set.
+    """The measurements of one data set.
 
     Attributes:
         images: facts of the images: source, split, n, resolution, fingerprint.

@@ -144,7 +144,7 @@ def checked_guidance(
     return {} if guidance["guidance_scale"] == 1 else guidance
 
 
-def try_drawing(
+def check_sampling(
     pipeline: AnimeDDPMPipeline,
     steps: int,
     guidance: dict[str, Any] | None = None,
@@ -160,7 +160,7 @@ def try_drawing(
         draw_batch(pipeline, range(1), tried, seed=0, guidance=guidance, labels=labels)
     except UserError:
         raise
-    except Exception as error:  # whatever a sampler raises that was made for other models
+    except Exception as error:  # a sampler for other models may raise any error
         sampler = type(pipeline.scheduler).__name__
         raise UserError(
             f"{sampler} cannot sample this model ({first_line(error)}); choose another --sampler."
@@ -179,7 +179,7 @@ def check_steps(pipeline: AnimeDDPMPipeline, steps: int | None) -> int:
 
 
 def sampler_facts(scheduler: SchedulerMixin) -> dict[str, Any]:
-    """The sampler's class and settings; a table of a thousand numbers is told by its digest."""
+    """The sampler's class and settings; long tables are given as a digest."""
     settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     table = settings.get("trained_betas")
     if table is not None:
@@ -221,12 +221,12 @@ class Drawing:
 
     @property
     def side(self) -> int:
-        """Of the images, in pixels."""
+        """Side of the images in pixels."""
         return self.pipeline.image_shape[-1]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the images."""
+        """Everything that determines the images."""
         settings = {name: str(value) if isinstance(value, tuple) else value for name, value in self.guidance.items()}
         guided: dict[str, Any] = {"guidance": settings} if settings else {}
         if self.guidance and "guidance_window" not in self.guidance and self.pipeline.guide_unet is not None:
@@ -243,7 +243,7 @@ class Drawing:
 
     @property
     def paths(self) -> list[Path]:
-        """Of all images, there or not."""
+        """Paths of all images, existing or not."""
         return [self.path(number) for number in range(self.count)]
 
     def path(self, number: int) -> Path:

@@ -34,7 +34,7 @@ class TrainingJudge:
         steps: of sampling.
 
     Raises:
-        UserError: if the extractor or the real images cannot be had, or are too few.
+        UserError: if the extractor or the real images cannot be loaded, or there are too few images.
     """
 
     def __init__(self, config: TrainingConfig, resolution: int, steps: int, accelerator: Accelerator):

@@ -21,11 +21,11 @@ from ..training.hardware import check_launcher
 from .drawing import (
     Drawing,
     check_pipeline,
+    check_sampling,
     check_steps,
     checked_guidance,
     choose_sampler,
     load_pipeline,
-    try_drawing,
 )
 from .image_sets import ImageSet, read_folder, read_images
 from .metrics.distances import feature_metrics
@@ -63,7 +63,7 @@ def evaluate(
         numbers.
 
     Raises:
-        UserError: a sentence on what to do, for anything that the caller can put right.
+        UserError: a sentence on what to do, for mistakes of the caller.
     """
     state, device = choose_device(config.device)
     if pipeline is not None and config.images is not None:
@@ -125,7 +125,7 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     pipeline.set_progress_bar_config(disable=True)
     labels = config.parsed_labels
     guidance = checked_guidance(pipeline, config.guidance, labels)
-    try_drawing(pipeline, steps, guidance, labels)
+    check_sampling(pipeline, steps, guidance, labels)
     images = config.folder / "images"
     return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, guidance, labels)
 
@@ -245,7 +245,7 @@ def perceptual_metrics(reference: Reference, images: ImageSet) -> dict[str, Any]
 
 
 def search_copies(reference: Reference, images: ImageSet, folder: Path) -> dict[str, Any]:
-    """How near the images come to training images: by LPIPS, and by the features that find altered copies best.
+    """Distances of the images to training images: by LPIPS, and by the features that find altered copies best.
 
     The sheet of the nearest ones is by the latter where both are there.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics.json, a grid of the images, and a sheet of them beside the nearest of training."""
+"""Files of an evaluation: metrics.json, a grid, and a sheet of images beside their nearest training images."""
 
 from __future__ import annotations
 

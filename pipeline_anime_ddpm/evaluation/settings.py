@@ -147,13 +147,13 @@ class ReferenceConfig(Settings):
         return [name for name in self.wanted if name in FEATURE_METRICS]
 
     def least_images(self, metric: str) -> int:
-        """How many images `metric` needs on either side."""
+        """The least number of images, on both sides, for `metric`."""
         if metric in FEATURE_METRICS:
             return FEATURE_METRICS[metric].least_images(self)
         return 20 if metric == "lpips" else 2
 
     def advice(self, metric: str) -> str:
-        """What to do where there are fewer."""
+        """Advice for fewer images."""
         known = FEATURE_METRICS.get(metric)
         return (known and known.advice) or f"omit {metric} from --metrics"
 

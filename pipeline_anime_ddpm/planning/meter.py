@@ -49,20 +49,20 @@ class FakeMeter(TorchDispatchMode):
             self.flops += _FLOPS[function.overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, FakeTensor):
-                self._see(tensor.untyped_storage())
+                self._count_storage(tensor.untyped_storage())
         if function is torch.ops.aten.convolution_backward.default:
             self.course.append(self.in_use + _layout_copies(*args[:2]))
         return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
+    def _count_storage(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._alive:  # a view has the storage of another tensor
             self._alive.add(key)
             self.in_use += size
             self.course.append(self.in_use)
-            weakref.finalize(storage, self._forget, key, size)
+            weakref.finalize(storage, self._release_storage, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
+    def _release_storage(self, key: int, size: int) -> None:
         self._alive.remove(key)
         self.in_use -= size
 

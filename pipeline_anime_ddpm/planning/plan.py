@@ -102,7 +102,7 @@ def plan_step(
         ValueError: for an unknown precision, optimiser or recomputation, or a count below 1.
         RuntimeError: from PyTorch, for a side that the network does not support.
     """
-    rehearsal = Rehearsal(
+    dry_run = DryRun(
         unet_config,
         precision=precision,
         recomputation=recomputation,
@@ -111,10 +111,10 @@ def plan_step(
         optimizer=optimizer,
         averages=averages,
     )
-    return rehearsal.step(side, batch, step_images)
+    return dry_run.step(side, batch, step_images)
 
 
-class Rehearsal:
+class DryRun:
     """A network with its optimiser and averages, all fake tensors, to measure steps of any size.
 
     Takes the arguments of `plan_step` that are not about images.
@@ -142,7 +142,7 @@ class Rehearsal:
         self._meter = FakeMeter()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)  # the scheduler's tables are real
         self._noise = AnimeNoiseScheduler()  # its settings do not affect memory
-        with self._rehearsing():
+        with self._fake_tensors():
             self.unet = UNet2DModel.from_config(dict(unet_config)).train()
             if precision != "no" if channels_last is None else channels_last:
                 _put_channels_last(self.unet)
@@ -168,10 +168,10 @@ class Rehearsal:
         if min(batch, count) < 1:
             raise ValueError(f"A step of {count} images in passes of {batch} is not possible; give 1 or more of each.")
         parts = equal_parts(count, batch)
-        first = self.one_pass(side, parts[0])
+        first = self.pass_cost(side, parts[0])
         passes = [first]
         if len(parts) > 1:  # later passes accumulate gradients; none is larger than the second
-            passes.append(self.one_pass(side, parts[1], accumulating=True))
+            passes.append(self.pass_cost(side, parts[1], accumulating=True))
         highest = max(self.update_bytes, *(int(one.course.max()) for one in passes))
         return StepCost(
             parameters=self.unet.num_parameters(),
@@ -184,7 +184,7 @@ class Rehearsal:
             flops=first.flops * count // parts[0],
         )
 
-    def one_pass(self, side: int, images: int, accumulating: bool = False) -> PassCost:
+    def pass_cost(self, side: int, images: int, accumulating: bool = False) -> PassCost:
         """Measure a forward and backward pass of the loss on `images` images of `side` pixels.
 
         Args:
@@ -199,7 +199,7 @@ class Rehearsal:
                 saved[storage._cdata] = storage.nbytes()
             return tensor
 
-        with self._rehearsing():
+        with self._fake_tensors():
             batch = self._batch(side, images)
             batch_bytes = self._meter.in_use - self.resident_bytes
             if accumulating:
@@ -214,14 +214,14 @@ class Rehearsal:
 
     def batch_bytes(self, side: int, images: int) -> int:
         """Bytes of the images of a step, their noise and coordinates."""
-        with self._rehearsing():
+        with self._fake_tensors():
             batch = self._batch(side, images)
             size = self._meter.in_use - self.resident_bytes
             del batch  # must live until here
         return size
 
     @contextlib.contextmanager
-    def _rehearsing(self) -> Iterator[None]:
+    def _fake_tensors(self) -> Iterator[None]:
         # Garbage collection at a random moment would make two measurements differ.
         enabled = gc.isenabled()
         gc.disable()

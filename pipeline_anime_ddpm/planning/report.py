@@ -20,7 +20,7 @@ from ..training.config import TrainingConfig, parse_config
 from ..training.labels import labelled_config, run_labels
 from ..training.models import build_patches, new_unet, set_resolution
 from ..training.patches import PatchTrainingAdapter, equal_parts, full_side
-from .plan import PassCost, Rehearsal
+from .plan import DryRun, PassCost
 
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 RECOMPUTATIONS = {"kept": None, "selective": "selective", "blocks": "blocks"}
@@ -120,7 +120,7 @@ def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
 
 @dataclass(frozen=True)
 class StepShape:
-    """How a step on one image or patch side is split into passes.
+    """The passes of a step on one image or patch side.
 
     Attributes:
         side: of images or patches, in pixels.
@@ -152,35 +152,35 @@ class PeakCurve:
     pass; if it differs, and for single images, each pass is measured.
     """
 
-    def __init__(self, rehearsal: Rehearsal, side: int):
-        self.rehearsal, self.side = rehearsal, side
+    def __init__(self, dry_run: DryRun, side: int):
+        self.dry_run, self.side = dry_run, side
         self.measured = False
         self._passes: dict[tuple[int, bool], PassCost] = {}
 
-    def one_pass(self, images: int, accumulating: bool = False) -> PassCost:
+    def pass_cost(self, images: int, accumulating: bool = False) -> PassCost:
         """Measure a pass, or return the earlier measurement."""
         key = (images, accumulating)
         if key not in self._passes:
-            self._passes[key] = self.rehearsal.one_pass(self.side, images, accumulating)
+            self._passes[key] = self.dry_run.pass_cost(self.side, images, accumulating)
         return self._passes[key]
 
     def peak(self, count: int, most: int) -> int:
         """`peak_bytes` of a step on `count` images in passes of at most `most`."""
         parts = equal_parts(count, most)
         highest = [self._highest(parts[0], False)] + [self._highest(images, True) for images in parts[1:2]]
-        two, three = self.one_pass(2).batch_bytes, self.one_pass(3).batch_bytes
+        two, three = self.pass_cost(2).batch_bytes, self.pass_cost(3).batch_bytes
         batch_bytes = two + (count - 2) * (three - two)
-        return self.rehearsal.resident_bytes + batch_bytes + max(self.rehearsal.update_bytes, *highest)
+        return self.dry_run.resident_bytes + batch_bytes + max(self.dry_run.update_bytes, *highest)
 
     def verify(self, images: int) -> None:
         """Measure a pass; if the extrapolation is wrong, measure all passes from now on."""
-        if images > 3 and self._highest(images, False) != int(self.one_pass(images).course.max()):
+        if images > 3 and self._highest(images, False) != int(self.pass_cost(images).course.max()):
             self.measured = True
 
     def _highest(self, images: int, accumulating: bool) -> int:
-        two, three = (self.one_pass(n, accumulating).course for n in (2, 3))
+        two, three = (self.pass_cost(n, accumulating).course for n in (2, 3))
         if images == 1 or self.measured or len(two) != len(three):
-            return int(self.one_pass(images, accumulating).course.max())
+            return int(self.pass_cost(images, accumulating).course.max())
         return int((two + (images - 2) * (three - two)).max())
 
 
@@ -227,10 +227,10 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
     shapes = step_shapes(config, unet, patches)
     rows: list[Row] = []
     for name, recomputation in RECOMPUTATIONS.items():
-        rehearsal = build_rehearsal(config, unet, recomputation)
+        dry_run = build_dry_run(config, unet, recomputation)
         if not rows:
-            yield from _facts(config, unet, patches, rehearsal)
-        rows += [plan_row(config, rehearsal, shape, name, memories) for shape in shapes]
+            yield from _facts(config, unet, patches, dry_run)
+        rows += [plan_row(config, dry_run, shape, name, memories) for shape in shapes]
     rows.sort(key=lambda row: row.side)
     yield from _table(rows, [name for name, _ in memories])
     if len(shapes) > 1:
@@ -241,9 +241,9 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
         yield "  in 8GB, ...   the largest --train_batch_size that fits there".replace("8GB", memories[0][0])
 
 
-def build_rehearsal(config: TrainingConfig, unet: UNet2DModel, recomputation: str | None) -> Rehearsal:
-    """A rehearsal of the training with this recomputation; averages in host memory do not count."""
-    return Rehearsal(
+def build_dry_run(config: TrainingConfig, unet: UNet2DModel, recomputation: str | None) -> DryRun:
+    """Build a dry run of the training with this recomputation; averages in host memory do not count."""
+    return DryRun(
         unet.config,
         precision=_precision(config),
         recomputation=recomputation,
@@ -259,10 +259,10 @@ def _precision(config: TrainingConfig) -> str:
 
 
 def plan_row(
-    config: TrainingConfig, rehearsal: Rehearsal, shape: StepShape, name: str, memories: Sequence[tuple[str, int]]
+    config: TrainingConfig, dry_run: DryRun, shape: StepShape, name: str, memories: Sequence[tuple[str, int]]
 ) -> Row:
     """Measure the steps on one side, with the recomputation `name`."""
-    curve = PeakCurve(rehearsal, shape.side)
+    curve = PeakCurve(dry_run, shape.side)
 
     def most(batch: int) -> int:
         return equal_parts(*shape.images(batch))[0]
@@ -272,7 +272,7 @@ def plan_row(
 
     largest = all_largest()
     curve.verify(max(most(batch) for batch in (config.train_batch_size, *largest) if batch))
-    two, three = curve.one_pass(2), curve.one_pass(3)
+    two, three = curve.pass_cost(2), curve.pass_cost(3)
     return Row(
         side=shape.side,
         recomputation=name,
@@ -286,7 +286,7 @@ def plan_row(
 
 
 def _facts(
-    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, rehearsal: Rehearsal
+    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, dry_run: DryRun
 ) -> Iterator[str]:
     """The lines that hold for all rows."""
     side, passes = full_side(unet), config.gradient_accumulation_steps
@@ -299,10 +299,10 @@ def _facts(
         yield patches.description
     yield ""
     kinds = {
-        "weights": rehearsal.weight_bytes,
-        "gradients": rehearsal.gradient_bytes,
-        f"state of {config.optimizer}": rehearsal.optimizer_bytes,
-        "averages (EMA)" + (", on the host" if config.offload_ema else ""): rehearsal.average_bytes,
+        "weights": dry_run.weight_bytes,
+        "gradients": dry_run.gradient_bytes,
+        f"state of {config.optimizer}": dry_run.optimizer_bytes,
+        "averages (EMA)" + (", on the host" if config.offload_ema else ""): dry_run.average_bytes,
     }
     for kind, size in kinds.items():
         yield f"  {kind:<29}{_size(size):>10}"

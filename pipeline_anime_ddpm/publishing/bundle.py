@@ -35,7 +35,7 @@ DRAWN = 16  # where nobody has drawn samples yet
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to be published, and how.
+    """The inputs of a publication.
 
     Attributes:
         source: folder of a finished pipeline: a run, its `best/`, an average that `anime-ddpm ema` has made, or any
@@ -198,7 +198,7 @@ def name_stock_class(folder: Path) -> None:
 def save_record(
     publication: Publication, training: TrainingRecord | None, evaluations: list[Evaluation], folder: Path
 ) -> None:
-    """How it was trained, without paths of this machine; its curve; and what was measured."""
+    """Write the training record without local paths, the loss curve and the evaluations."""
     if training is not None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
         if (publication.run / CURVE_NAME).is_file():

@@ -14,7 +14,7 @@ from ..common.hub_names import check_repository
 from ..common.settings import set_help
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
-from .hub import create_repository, full_name, hub_trouble, push_folder
+from .hub import create_repository, full_name, hub_errors, push_folder
 from .space import build_space, pin_model
 
 EXAMPLE = """\
@@ -65,7 +65,7 @@ def publish_run(arguments: argparse.Namespace) -> None:
     pushes = arguments.repo_id and not arguments.dry_run
     name = arguments.repo_id or f"you/{arguments.source.resolve().name}"
     if pushes:  # a wrong token fails before any work, and the card has the full name
-        with hub_trouble(name, "check the token"):
+        with hub_errors(name, "check the token"):
             name = full_name(name, arguments.hub_token)
     with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as temporary:
         folder = Path(temporary) / "model"
@@ -109,14 +109,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def open_repository(arguments: argparse.Namespace, name: str) -> None:
-    with hub_trouble(name, "check --repo_id and the token"):
+    with hub_errors(name, "check --repo_id and the token"):
         create_repository(name, private=arguments.private, token=arguments.hub_token)
 
 
 def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str = "model") -> str:
     """Upload `folder`, say so, and return the revision that the repository now has."""
     again = "run the same command again, which sends only the missing files"
-    with hub_trouble(name, again):
+    with hub_errors(name, again):
         revision, changed = push_folder(
             folder,
             name,
@@ -131,7 +131,7 @@ def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str 
 
 def push_space(arguments: argparse.Namespace, folder: Path, model: str) -> None:
     """Make the Space and upload it."""
-    with hub_trouble(arguments.space, "check --space and the token"):
+    with hub_errors(arguments.space, "check --space and the token"):
         name = create_repository(
             arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"
         )

@@ -1,4 +1,4 @@
-"""What must not leave this machine: tokens, paths, pickled code. Every file is looked through before any upload."""
+"""Scan every file for tokens, local paths and pickled code before any upload."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _found(path: Path, exact: dict[bytes, str]) -> Iterator[str]:
 
 
 def _text_of(path: Path, content: bytes) -> str:
-    """What a file says in words: all of it, or what its header has beside tensors or pixels."""
+    """The text in a file: all of it, or the header of files with tensors or pixels."""
     if path.suffix in TEXT:
         return content.decode(errors="replace")
     if path.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""How long a run is and when it pauses to save or draw: everything is converted to optimiser steps once."""
+"""Length of a run, and when it saves and samples, converted to optimiser steps once."""
 
 from __future__ import annotations
 

@@ -46,14 +46,16 @@ class StopRequest:
     def __init__(self, accelerator: Accelerator, every: int):
         self.accelerator, self.every = accelerator, every
         self._told = False
-        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            number: signal.signal(number, self._record_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def close(self) -> None:
         """Give the signals back their usual meaning."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _record_signal(self, number: int, frame: FrameType | None) -> None:
         self._told = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.accelerator.print("\nStopping after this step …", flush=True)
@@ -61,7 +63,7 @@ class StopRequest:
     def requested(self, step: int) -> bool:
         """True on every rank after the same step."""
         if LAUNCHER not in (None, os.getppid()) and not self._told:
-            self._remember(signal.SIGTERM, None)
+            self._record_signal(signal.SIGTERM, None)
         if self.accelerator.num_processes == 1:
             return self._told
         if step % self.every:

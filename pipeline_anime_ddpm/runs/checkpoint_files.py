@@ -1,4 +1,4 @@
-"""What is in a checkpoint: tensors in safetensors, the rest in progress.json, and the SHA-256 of each file."""
+"""Files of a checkpoint: tensors in safetensors, the rest in progress.json, and the SHA-256 of each file."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def read_files(folder: Path, progress: dict[str, Any], state: TrainingState) -> 
     _check_same_optimizer(folder, progress, state)
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
-    _lay_out(state.optimizer)
+    _restore_memory_layout(state.optimizer)
     state.lr_scheduler.load_state_dict(progress["lr_scheduler"])
     state.meter.sums.copy_(meter["sums"])
     if state.scaler and progress["scaler"]:
@@ -113,7 +113,7 @@ def _check_same_optimizer(folder: Path, progress: dict[str, Any], state: Trainin
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
-    """What a checkpoint and a run must have in common, as JSON gives it back; `averages` are the names of theirs."""
+    """Properties that must be equal in a checkpoint and a run, as JSON; `averages` are the names of the EMAs."""
     architecture = {k: v for k, v in unet.config.items() if not k.startswith("_") and k != "sample_size"}
     noise = {
         "prediction_type": scheduler.config.prediction_type,
@@ -202,7 +202,7 @@ def _is_channels_last(unet: UNet2DModel) -> bool:
     return not unet.conv_in.weight.is_contiguous()
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+def _restore_memory_layout(optimizer: torch.optim.Optimizer) -> None:
     """Give the state of each parameter its order in memory, which a channels-last one has lost by being saved.
 
     Fused kernels walk through memory, and would otherwise pair each weight with the state of another.

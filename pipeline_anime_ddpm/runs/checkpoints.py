@@ -120,7 +120,7 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def last_good_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that is whole and after a step that had a finite gradient, if there is one."""
-    for checkpoint in _whole_ones(list_checkpoints(output_dir)):
+    for checkpoint in _intact_checkpoints(list_checkpoints(output_dir)):
         if not read_progress(checkpoint)["numerics"].get("in_a_row"):
             return checkpoint
     return None
@@ -133,20 +133,20 @@ def drop_checkpoints_after(output_dir: Path, step: int) -> None:
             remove_folder(checkpoint)
 
 
-def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = False) -> Path | None:
-    """The checkpoint to resume from: the one asked for, else the newest that is whole, else None.
+def find_checkpoint(output_dir: Path, asked: str | None, is_same_resume_request: bool = False) -> Path | None:
+    """Return the checkpoint to resume from: the one asked for, else the newest intact one, else None.
 
     Args:
         asked: `latest`, the name of a checkpoint in `output_dir`, or the path of any.
-        asked_before: whether the run there has gone on from `asked` already. If it has got to a later checkpoint by
-            now, it goes on from the newest.
+        is_same_resume_request: whether the run has already resumed from `asked`. If it has written later checkpoints
+            since, it resumes from the newest.
 
     Raises:
         UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
     checkpoints = list_checkpoints(output_dir)
-    if asked is None or asked == "latest" or (asked_before and _is_further(checkpoints, Path(asked))):
-        newest = next(_whole_ones(checkpoints), None)
+    if asked is None or asked == "latest" or (is_same_resume_request and _is_later(checkpoints, Path(asked))):
+        newest = next(_intact_checkpoints(checkpoints), None)
         if checkpoints and newest is None:
             raise UserError(f"All checkpoints in {output_dir} are damaged; give --overwrite_output_dir to start over.")
         return newest
@@ -159,13 +159,13 @@ def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = Fa
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
 
 
-def _is_further(checkpoints: list[Path], asked: Path) -> bool:
+def _is_later(checkpoints: list[Path], asked: Path) -> bool:
     named = CHECKPOINT_NAME.fullmatch(asked.name)
     step = int(named[1]) if named else read_progress(asked)["step"]
     return bool(checkpoints) and int(CHECKPOINT_NAME.fullmatch(checkpoints[-1].name)[1]) > step
 
 
-def _whole_ones(checkpoints: list[Path]) -> Iterator[Path]:
+def _intact_checkpoints(checkpoints: list[Path]) -> Iterator[Path]:
     """From the newest on, passing over those that are damaged and saying so."""
     for checkpoint in reversed(checkpoints):
         try:

@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What is to be told of a step: `facts` are the same on every rank."""
+    """A step to report: `facts` are the same on every rank."""
 
     facts: dict[str, Any]
     step: Step
@@ -130,7 +130,7 @@ class Numerics:
         self.__post_init__()
 
 
-def carried_to_gradient(loss: torch.Tensor, share: float) -> torch.Tensor:
+def with_nan_gradient(loss: torch.Tensor, share: float) -> torch.Tensor:
     """`share · loss`, whose gradient is NaN if the loss is not finite: the gradient is what all ranks get to see."""
     return loss * (share + 0 * loss.detach())
 
@@ -160,7 +160,7 @@ def spike_bound(losses: Sequence[float]) -> float:
     return math.exp(min(median + SPIKE_DEVIATIONS * deviation, 700.0))
 
 
-def slow_down(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+def lower_learning_rate(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
     """Lower the learning rate, now and for the rest of its course; both keep it in their state."""
     lr_scheduler.base_lrs = [rate * SLOWER for rate in lr_scheduler.base_lrs]
     for group in optimizer.param_groups:

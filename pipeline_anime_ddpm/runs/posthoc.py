@@ -44,7 +44,7 @@ def profile_product(
 
 
 def solve_weights(profiles: Sequence[tuple[float, float]], time: float, gamma: float) -> tuple[np.ndarray, float]:
-    """How to add up averages so that their profiles come nearest to p_{gamma,time} (appendix C.3).
+    """Weights of the averages whose summed profiles are nearest to p_{gamma,time} (appendix C.3).
 
     Minimises ‖Σ w_i p_{γ_i,t_i} - p_{γ,t}‖² / ‖p_{γ,t}‖² + ρ² Σ w_i² subject to Σ w_i = 1, through its normal
     equations with a Lagrange multiplier. Two things are not the paper's:

@@ -64,7 +64,7 @@ class TrainingState:
             self.unet.train()
 
     def feed_of(self, rank: int, world: int) -> dict[str, Any] | None:
-        """Where the data of `rank` stand.
+        """The position of `rank` in the data.
 
         Raises:
             UserError: if they were read by another number of processes, and depend on it.

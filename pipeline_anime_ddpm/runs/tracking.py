@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.csv, loss.png, sample grids, and the trackers."""
+"""Monitoring of a run: metrics.csv, loss.png, sample grids, trackers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CsvTable:
             self._write_all()
 
     def _read(self, first_images: int) -> list[dict[str, Any]]:
-        """What an earlier process of this run has written, without rows that a kill cut off or a disk has spoilt."""
+        """Read the rows of earlier processes of this run, without rows that are cut off or damaged."""
         if not self.path.exists():
             return []
         rows = []
@@ -148,7 +148,7 @@ class RunLog:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """Of metrics.csv."""
+        """Columns of metrics.csv."""
         return self.table.rows
 
     @property

@@ -1,4 +1,4 @@
-"""`TrainingConfig`, which is every setting of a training run, and the command line and YAML file that make one."""
+"""`TrainingConfig`, with every setting of a training run, and its command line and YAML file."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from .settings import (
     PatchSettings,
 )
 
-# Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves
-# alone take these values; they are chosen so that two CPU cores show faces within six minutes.
+# Without a data set the run trains a small network on synthetic faces. These values replace the defaults of flags that
+# are not given; with them, two CPU cores show faces within six minutes.
 DRAWN_FACES_RUN = {
     "resolution": 32,
     "model_config_name_or_path": "tiny",
@@ -84,7 +84,7 @@ class TrainingConfig(
     NetworkSettings,
     DataConfig,
 ):
-    """All settings of one training; `train_anime_ddpm.py --help` prints the sentence beside each.
+    """All settings of a training run; `anime-ddpm train --help` explains each.
 
     Names that diffusers' `train_unconditional.py` has mean the same here. `None` stands for "decided from the data,
     the pre-trained model or the launcher". The last base class comes first in `--help` and in the saved file.
@@ -243,7 +243,7 @@ def parse_config(argv: Sequence[str] | None = None, prog: str = "train_anime_ddp
         prog: The command's name in `--help`.
 
     Raises:
-        UserError: An unknown flag or setting, or a value that cannot be meant.
+        UserError: An unknown flag or setting, or an invalid value.
     """
     arguments, unknown = _build_parser(prog).parse_known_args(argv)
     if unknown:
@@ -278,12 +278,12 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _hide(secret: str) -> None:
-    """Blot `secret` out of the process's arguments, which W&B keeps with a run."""
+    """Remove `secret` from the arguments of the process, which W&B stores with a run."""
     sys.argv[:] = [argument.replace(secret, "***") for argument in sys.argv]
 
 
 def _drawn_faces_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """The preset, without the entries that what the user gave makes meaningless."""
+    """The preset, without entries that conflict with the given settings."""
     preset = dict(DRAWN_FACES_RUN)
     other_model = given.get("pretrained_model_name_or_path") or given.get("model_config_name_or_path")
     if other_model:  # the step size is for the preset's own small network

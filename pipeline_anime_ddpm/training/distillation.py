@@ -142,7 +142,7 @@ class Teacher:
         return self.scheduler.bound(self.scheduler.pred_original_sample(output, timesteps, sample))
 
     def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a network is given of y at noise levels σ `(B,)`: x_t and t."""
+        """The network inputs for y at noise levels σ `(B,)`: x_t and t."""
         return state / _column(1 + sigma**2).sqrt(), self.scheduler.timesteps_of(sigma).float()
 
 

@@ -1,4 +1,4 @@
-"""How a stock `UNet2DModel` is computed: the same function in less time or memory.
+"""Compute a stock `UNet2DModel` in less time or memory, with the same result.
 
 Nothing here changes weights, names or configuration, so what is saved is the plain network of diffusers. Only the
 `forward` of single modules is replaced, on the instance.

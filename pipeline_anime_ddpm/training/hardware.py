@@ -1,4 +1,4 @@
-"""What this machine can train with at a sensible speed: precision, CPU cores, compiler; and the launcher."""
+"""Check the machine and the launcher: precision, CPU cores, compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .optimizers import check_optimizer
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
 }  # fmt: skip
-# What launchers tell their processes: torchrun, and the kinds of mpirun.
+# Environment variables of launchers: torchrun, and the kinds of mpirun.
 NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 

@@ -46,7 +46,7 @@ class RunLabels:
 
     @property
     def sizes(self) -> list[int]:
-        """How many values each attribute has, "any" not counted."""
+        """Number of values of each attribute, without "any"."""
         return [len(values) for values in self.names.values()]
 
     @property
@@ -193,7 +193,7 @@ def _codes_of_new_values(labels: RunLabels, width: int, generator: torch.Generat
 
 
 def _rows(labels: RunLabels) -> list[int]:
-    """Of each new combination, the row that the network has for it: that with "any" for values that are new to it."""
+    """For each new combination, its row in the network's embedding; values that are new to it count as "any"."""
     known = labels.names if labels.known is None else labels.known
     strides, stride = {}, 1
     for attribute in reversed(known):

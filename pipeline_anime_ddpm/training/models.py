@@ -59,7 +59,7 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
         sampled with.
 
     Raises:
-        UserError: if a model cannot be had, cannot be trained as a DDPM, or cannot take the resolution.
+        UserError: if a model cannot be loaded, cannot be trained as a DDPM, or cannot take the resolution.
     """
     if config.pretrained_model_name_or_path:
         unet, noise = _pretrained(config)
@@ -88,7 +88,9 @@ def use_xformers(unet: UNet2DModel) -> None:
         logger.warning("Using the attention of PyTorch instead of xformers: %s.", reason)
 
 
-def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None) -> UNet2DModel | None:
+def load_guide_to_keep(
+    config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None
+) -> UNet2DModel | None:
     """The guide of the pre-trained pipeline, which the trained `unet` keeps; None if there is none.
 
     Nor is there one where the run takes its own, where a distilled network is to draw without, and where a guide would
@@ -134,7 +136,7 @@ def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
         UserError: if it cannot take that, or images in colour.
     """
     block = _checked_block(unet)
-    own_side = _own_side(unet) if config.pretrained_model_name_or_path else None
+    own_side = _sample_size(unet) if config.pretrained_model_name_or_path else None
     resolution = config.resolution or (own_side and own_side * block) or 64
     _check_resolution(unet, resolution)
     unet.register_to_config(sample_size=resolution // block)
@@ -163,7 +165,7 @@ def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAda
         raise UserError(f"--patch_sizes: {error}") from error
 
 
-def _own_side(unet: UNet2DModel) -> int | None:
+def _sample_size(unet: UNet2DModel) -> int | None:
     """The side of what a pre-trained network is for, if it is square."""
     size = unet.config.sample_size
     if size is None or isinstance(size, int):
@@ -190,8 +192,8 @@ def _training_knobs(config: TrainingConfig, resolution: int) -> dict:
     return knobs
 
 
-def fitting_solver(prediction_type: str) -> str:
-    """What draws well with a network after a short training.
+def default_solver(prediction_type: str) -> str:
+    """The solver with the best images after a short training.
 
     One that predicts ε errs at the noisiest levels, and DPM-Solver++ makes too much of that: it has 2.7 to 7 times the
     KID of DDIM with such networks of docs/measured/noise.md (A, B, PA, PC, PR), and the same with those that predict v.
@@ -206,7 +208,7 @@ def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
             num_train_timesteps=config.ddpm_num_steps or 1000,
             beta_schedule=config.ddpm_beta_schedule or "squaredcos_cap_v2",
             prediction_type=prediction_type,
-            solver=fitting_solver(prediction_type),
+            solver=default_solver(prediction_type),
             **knobs,
         )
     except ValueError as error:
@@ -253,7 +255,7 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
         # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows
-        drawn = {"timestep_spacing": "trailing", "solver": fitting_solver(noise.config.prediction_type)}
+        drawn = {"timestep_spacing": "trailing", "solver": default_solver(noise.config.prediction_type)}
         known = isinstance(noise, AnimeNoiseScheduler)
         scheduler = AnimeNoiseScheduler.from_config(noise.config, **({} if known else drawn))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
@@ -264,7 +266,7 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
     _check_distilled(config, scheduler.config.distilled_steps)
     if config.new_noise:
         return unet.float(), None
-    _check_kept(config, noise.config)
+    _check_kept_noise(config, noise.config)
     return unet.float(), scheduler.config
 
 
@@ -280,7 +282,7 @@ def _check_distilled(config: TrainingConfig, steps: int | None) -> None:
         raise UserError(f"{name} was already distilled, guidance included; omit --distill_guidance_scale.")
 
 
-def _check_kept(config: TrainingConfig, noise: dict) -> None:
+def _check_kept_noise(config: TrainingConfig, noise: dict) -> None:
     """A pre-trained network only knows its own table and prediction type: refuse flags that say another one."""
     for flag, key in (
         ("prediction_type", "prediction_type"),

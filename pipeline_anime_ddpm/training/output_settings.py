@@ -1,4 +1,4 @@
-"""What a training writes, when and where: output folder, checkpoints, metrics, trackers, Hub."""
+"""Settings of the output of a training: folder, checkpoints, metrics, trackers, Hub."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def full_side(unet: UNet2DModel) -> int:
 
 
 def side_unit(unet: UNet2DModel) -> int:
-    """What sides of images must be a multiple of: each level of the network but the last halves them."""
+    """The number that image sides must be a multiple of: each level of the network but the last halves them."""
     return space_to_depth(unet) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 

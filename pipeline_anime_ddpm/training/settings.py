@@ -1,4 +1,4 @@
-"""What is learned and how: the settings of a training, in sections. `TrainingConfig` joins them."""
+"""Settings of a training, in sections. `TrainingConfig` joins them."""
 
 from __future__ import annotations
 

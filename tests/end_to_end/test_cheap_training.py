@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.data import Batch
 from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
-from pipeline_anime_ddpm.runs.numerics import Numerics, carried_to_gradient
+from pipeline_anime_ddpm.runs.numerics import Numerics, with_nan_gradient
 from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 from pipeline_anime_ddpm.runs.tracking import LossMeter
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
@@ -235,7 +235,7 @@ def step_without_host(tiny_unet, what):
             for name in ("clean", "noise", "timesteps", "coordinates"):
                 setattr(part, name, mode.from_tensor(getattr(part, name)))
             loss, error = diffusion_loss(unet, generators, part)
-            carried_to_gradient(loss, 0.5).backward()
+            with_nan_gradient(loss, 0.5).backward()
             meter.add(loss, error, part.timesteps)
             numerics.add(loss, error, part.timesteps)
         norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ...common.errors import UserError, first_line
 from ..metrics.digests import LENGTH, full_precision, state_digest
 from ..settings import EFFICIENTNET, EFFICIENTNET_LABEL, INCEPTION
-from .perceptual import read_state, tensors_alone
+from .perceptual import read_state, weights_only_loading
 
 INCEPTION_SIDE = 299
 EFFICIENTNET_SIDE = 224
@@ -57,14 +57,14 @@ class FeatureExtractor(ABC):
         """
 
     def named(self, metric: str) -> str:
-        """What a metric on these features is called: `FID` for Inception alone, `FD-<label>` for all others."""
+        """The name of a metric on these features: `FID` for Inception only, `FD-<label>` for others."""
         if self.label is None:
             return metric
         return f"{'FD' if metric == 'FID' else metric}-{self.label}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a number must be reported with."""
+        """Facts to report with each number."""
         names = {"name": self.label or INCEPTION, "weights": self.digest}
         return names | {"settings": self.settings, "resize": self.resize}
 
@@ -109,7 +109,7 @@ class InceptionExtractor(FeatureExtractor):
         if weights is not None:
             read_state(weights, "--extractor_weights")
         try:
-            with tensors_alone():  # torch-fidelity asks torch to run what a hostile file holds
+            with weights_only_loading():  # torch-fidelity asks torch to run what a hostile file holds
                 network = FeatureExtractorInceptionV3(
                     "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights, verbose=False
                 )
@@ -291,18 +291,18 @@ def load_extractor(
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if name == INCEPTION:
-        return _tried(InceptionExtractor(weights, device), name)
+        return _check_features(InceptionExtractor(weights, device), name)
     if name == EFFICIENTNET:
-        return _tried(EfficientNetExtractor(device), name)
-    return _tried(TransformersExtractor(name, label, device, cache_dir), name)
+        return _check_features(EfficientNetExtractor(device), name)
+    return _check_features(TransformersExtractor(name, label, device, cache_dir), name)
 
 
-def _tried(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
+def _check_features(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
     """The extractor, made sure that it gives finite vectors, the same every time."""
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     try:
         first, second = (extractor.extract(images, batch_size=2) for _ in range(2))
-    except Exception as error:  # whatever a model raises that is not made for images
+    except Exception as error:  # a model that is not for images may raise any error
         raise UserError(
             f"--extractor {name} does not accept images ({first_line(error)}); give a vision model."
         ) from error

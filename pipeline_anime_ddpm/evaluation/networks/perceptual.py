@@ -72,7 +72,7 @@ class PerceptualDistance:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a number must be reported with."""
+        """Facts to report with each number."""
         return {"name": self.name, "weights": self.digest}
 
     def check_size(self, side: int) -> None:
@@ -161,8 +161,8 @@ def _shift_tolerant(key: str, weights: str | None) -> nn.Module:
 
 
 @contextlib.contextmanager
-def tensors_alone() -> Iterator[None]:
-    """Whatever a library asks of `torch.load` inside, it reads tensors and runs nothing: torch's own switch for it."""
+def weights_only_loading() -> Iterator[None]:
+    """Make `torch.load` read tensors only, also when a library calls it: by an environment variable of torch."""
     switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(switch)
     os.environ[switch] = "1"

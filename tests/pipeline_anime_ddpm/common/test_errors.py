@@ -8,11 +8,11 @@ import pytest
 from safetensors import SafetensorError
 
 from pipeline_anime_ddpm.common import errors
-from pipeline_anime_ddpm.common.errors import UserError, again_without, one_sentence_errors
+from pipeline_anime_ddpm.common.errors import UserError, advise_without_flag, one_sentence_errors
 
 
 def said(capsys, error, starts_over=False):
-    sentences = (one_sentence_errors(), again_without("--overwrite_output_dir", starts_over))
+    sentences = (one_sentence_errors(), advise_without_flag("--overwrite_output_dir", starts_over))
     with pytest.raises(SystemExit) as exit, sentences[0], sentences[1]:
         raise error
     assert exit.value.code == 2

@@ -197,7 +197,7 @@ def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
 def test_a_face_that_is_handed_over_is_looked_at_first(tmp_path):
     (tmp_path / "wide.png").write_bytes(png_of(16_000, 2_000))
     with pytest.raises(gr.Error, match="megapixels"):
-        demo_page_module.hand_over("repair", True, str(tmp_path / "wide.png"))
+        demo_page_module.send_picture("repair", True, str(tmp_path / "wide.png"))
     for index in (-1, 1, None, [0, 0], "0"):
         with pytest.raises(gr.Error, match="Click a face first"):
             demo_draw_tab.face_at([("a.png", "seed 1")], index)

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline_anime_ddpm.planning.plan import Rehearsal, measured_peak_bytes, plan_step
+from pipeline_anime_ddpm.planning.plan import DryRun, measured_peak_bytes, plan_step
 from pipeline_anime_ddpm.runs.averages import WeightAverage, warmup_decay
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
@@ -102,8 +102,8 @@ def test_a_real_step_peaks_where_planned(config, side, batch, step_images, recom
 
 @pytest.mark.parametrize("recomputation", [None, "selective", "blocks"])
 def test_each_image_adds_to_a_real_peak_what_is_planned(recomputation):
-    rehearsal = Rehearsal(THREE_LEVELS, recomputation=recomputation)
-    planned = [rehearsal.step(32, n).peak_bytes for n in (3, 10)]
+    dry_run = DryRun(THREE_LEVELS, recomputation=recomputation)
+    planned = [dry_run.step(32, n).peak_bytes for n in (3, 10)]
     measured = [real_peak(THREE_LEVELS, 32, n, None, recomputation) for n in (3, 10)]
     assert planned == pytest.approx(measured, rel=0.04)
     assert planned[1] - planned[0] == pytest.approx(measured[1] - measured[0], rel=0.002)
@@ -192,9 +192,9 @@ def test_operations_are_those_of_a_real_step(recomputation):
 
 
 def test_attention_is_counted():
-    rehearsal = Rehearsal(THREE_LEVELS)
-    assert rehearsal.step(32, 2).flops % 2 == 0
-    attention = [rehearsal.step(side, 1).flops / side**2 for side in (32, 64)]
+    dry_run = DryRun(THREE_LEVELS)
+    assert dry_run.step(32, 2).flops % 2 == 0
+    attention = [dry_run.step(side, 1).flops / side**2 for side in (32, 64)]
     assert attention[1] > attention[0] * 1.001, "it grows with the square of the pixels"
 
 
@@ -221,11 +221,11 @@ def test_8_bit_adam_takes_what_its_documentation_says():
 
 
 def test_planning_twice_gives_the_same_and_leaves_nothing():
-    rehearsal = Rehearsal(THREE_LEVELS, precision="fp16", recomputation="blocks")
-    first = rehearsal.step(32, 4, 9)
-    rehearsal.step(16, 2)
-    assert rehearsal.step(32, 4, 9) == first
-    assert rehearsal._meter.in_use == rehearsal.resident_bytes
+    dry_run = DryRun(THREE_LEVELS, precision="fp16", recomputation="blocks")
+    first = dry_run.step(32, 4, 9)
+    dry_run.step(16, 2)
+    assert dry_run.step(32, 4, 9) == first
+    assert dry_run._meter.in_use == dry_run.resident_bytes
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"optimizer": "sgd"}, {"recomputation": "all"}, {"batch": 0}])

@@ -116,12 +116,16 @@ def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(ti
     save_checkpoint(mine, state)
     for asked in ("checkpoint-0", str(other / "checkpoint-0")):
         assert find_checkpoint(mine, asked).name == "checkpoint-0"
-        assert find_checkpoint(mine, asked, asked_before=True) == mine / "checkpoint-1"
-        assert find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), asked_before=True).parent == other
+        assert find_checkpoint(mine, asked, is_same_resume_request=True) == mine / "checkpoint-1"
+        assert (
+            find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), is_same_resume_request=True).parent == other
+        )
     state.step = 3
     save_checkpoint(other, state)
     asked = str(other / "checkpoint-3")
-    assert find_checkpoint(mine, asked, asked_before=True) == other / "checkpoint-3", "killed before one of its own"
+    assert find_checkpoint(mine, asked, is_same_resume_request=True) == other / "checkpoint-3", (
+        "killed before one of its own"
+    )
     monkeypatch.chdir(tmp_path / "other")
     assert find_checkpoint(tmp_path / "new", "checkpoint-0").resolve() == other / "checkpoint-0"
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.runs.folder import asked_before, check_output_dir, claim_output_dir, export_pipeline
+from pipeline_anime_ddpm.runs.folder import check_output_dir, claim_output_dir, export_pipeline, is_same_resume_request
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 
@@ -49,9 +49,11 @@ def test_a_damaged_record_gets_a_sentence(tmp_path):
 
 def test_the_run_remembers_what_it_was_told_to_go_on_from(tmp_path):
     told = config(tmp_path / "run", resume_from_checkpoint="checkpoint-3")
-    assert not asked_before(told)
+    assert not is_same_resume_request(told)
     claim_output_dir(told)
-    assert asked_before(told) and not asked_before(config(tmp_path / "run", resume_from_checkpoint="checkpoint-6"))
+    assert is_same_resume_request(told) and not is_same_resume_request(
+        config(tmp_path / "run", resume_from_checkpoint="checkpoint-6")
+    )
 
 
 def test_overwriting_takes_a_link_away_and_not_what_it_leads_to(tmp_path):

@@ -16,12 +16,12 @@ from pipeline_anime_ddpm.runs.numerics import (
     EVENTS_NAME,
     WINDOW,
     Numerics,
-    carried_to_gradient,
     check_divergence,
     drop_events_after,
-    slow_down,
+    lower_learning_rate,
     spike_bound,
     step_if_finite,
+    with_nan_gradient,
     write_event,
     write_events,
 )
@@ -44,7 +44,7 @@ class Net:
 
     def step(self, factor):
         """One step on a loss that is multiplied with `factor`."""
-        loss = carried_to_gradient(self.weight.square().sum() * factor, 1.0)
+        loss = with_nan_gradient(self.weight.square().sum() * factor, 1.0)
         scaler = self.optimizer.scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -93,8 +93,8 @@ def test_an_infinite_loss_with_a_finite_gradient_is_told_to_the_gradient():
     weight = torch.nn.Parameter(torch.tensor(1.0))
     loss = weight + torch.tensor(math.inf)
     assert torch.autograd.grad(loss, weight, retain_graph=True)[0] == 1
-    assert torch.autograd.grad(carried_to_gradient(loss, 0.25), weight)[0].isnan()
-    assert torch.autograd.grad(carried_to_gradient(weight * 3, 0.25), weight)[0] == 0.75
+    assert torch.autograd.grad(with_nan_gradient(loss, 0.25), weight)[0].isnan()
+    assert torch.autograd.grad(with_nan_gradient(weight * 3, 0.25), weight)[0] == 0.75
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -202,7 +202,7 @@ def test_the_rate_is_lower_for_the_rest_of_its_course(accelerator):
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     optimizer.step()
     rates.step()
-    slow_down(optimizer, rates)
+    lower_learning_rate(optimizer, rates)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 2 / 2)
     other = torch.optim.lr_scheduler.LambdaLR(Net().optimizer.optimizer, lambda step: 1 / (step + 1))
     other.load_state_dict(rates.state_dict())

@@ -13,7 +13,7 @@ from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss, distilled
-from pipeline_anime_ddpm.training.models import build_model, kept_guide
+from pipeline_anime_ddpm.training.models import build_model, load_guide_to_keep
 from pipeline_anime_ddpm.training.objective import StepBatch
 
 
@@ -235,7 +235,7 @@ def test_a_guide_stays_when_the_network_is_trained_on(work, tmp_path, in_process
 def test_a_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
     AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), tiny_unet(seed=1)).save_pretrained(tmp_path)
     config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
-    assert (kept_guide(config, build_model(config)[0]) is not None) is stays
+    assert (load_guide_to_keep(config, build_model(config)[0]) is not None) is stays
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pipeline_anime_ddpm.data import Batch, open_source
 from pipeline_anime_ddpm.planning.report import fake_model
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.labels import RunLabels, merged, run_labels, with_labels
-from pipeline_anime_ddpm.training.models import build_model, kept_guide
+from pipeline_anime_ddpm.training.models import build_model, load_guide_to_keep
 from pipeline_anime_ddpm.training.objective import draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
 
@@ -85,7 +85,7 @@ def test_a_labelled_pipeline_is_trained_on_with_its_guide(tiny_unet, tmp_path, m
     labels = run_labels(config, open_source(config))
     assert labels.names == {"hair": ["black", "red", "blue", "green"]}
     unet, _ = build_model(config, labels)
-    guide = kept_guide(config, unet, labels)
+    guide = load_guide_to_keep(config, unet, labels)
     assert torch.equal(call(unet, [0, 1, 2]), call(networks[0], [0, 1, 2]))
     assert not torch.equal(call(unet, [0, 0, 0, 0])[3], call(unet, [0, 0, 0, 3])[3])
     assert torch.equal(call(guide, [0, 1, 2, 3, 4]), call(networks[1], [0, 1, 2, 0, 0])), "it is not trained on"
