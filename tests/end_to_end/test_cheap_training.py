@@ -45,7 +45,7 @@ def patched(work):
 
 
 @pytest.mark.slow
-def test_a_patch_run_says_what_it_does_and_leaves_a_normal_pipeline(patched):
+def test_patch_run_says_what_it_does_and_leaves_a_normal_pipeline(patched):
     folder, done = patched
     assert "60% on 8 pixels (at last 10%)" in done.stdout and "the last 20% on full images" in done.stdout
     for pipeline in (
@@ -64,7 +64,7 @@ def test_sampling_a_patch_model_is_one_forward_pass_of_the_whole_image_a_step(pa
     assert shapes == [(2, 5, 16, 16)] * 3
 
 
-def test_stopped_in_the_middle_of_a_patch_schedule_a_run_ends_with_the_same_bits(work, patched, in_process):
+def test_patch_run_resumes_bit_exact(work, patched, in_process):
     """Sides, places and averages go on as if nothing had happened; snapshots of lost steps are made again."""
     output = work / "patched_again"
     shutil.copytree(patched[0] / "checkpoint-7", output / "checkpoint-7")
@@ -154,7 +154,7 @@ def test_runs_with_another_memory_layout_or_optimiser_resume_with_the_same_bits(
     assert_same_bits(final_state(tmp_path / "whole"), final_state(tmp_path / "again"))
 
 
-def test_the_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path, capsys):
+def test_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path, capsys):
     pytest.importorskip("bitsandbytes")
     in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=1))
     with pytest.raises(SystemExit):
@@ -162,13 +162,13 @@ def test_the_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_p
     assert "train on with the same --channels_last" in capsys.readouterr().err
 
 
-def test_a_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
+def test_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
     in_process(*flags(work, tmp_path / "run", max_train_steps=2))
     in_process(*flags(work, tmp_path / "run", max_train_steps=3, gradient_checkpointing=True))
     assert "Resuming from" in capsys.readouterr().out
 
 
-def test_patch_training_goes_on_from_a_patch_model_and_full_training_too(work, patched, in_process, tmp_path):
+def test_patch_training_resumes_from_a_patch_model_and_full_training_too(work, patched, in_process, tmp_path):
     for name, patches in (("patches", {"patch_sizes": "8,16"}), ("full", {})):
         settings = {"pretrained_model_name_or_path": patched[0], "max_train_steps": 1, **patches}
         arguments = flags(work, tmp_path / name, **settings)
@@ -199,7 +199,7 @@ def quick_compiler(monkeypatch):
     ("how", "recomputed"), [("regional", None), ("whole", None), ("whole", "selective"), ("regional", "blocks")]
 )
 @pytest.mark.slow
-def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
+def test_compiled_network_trains_alike_and_says_how_long_compiling_took(
     work, in_process, quick_compiler, tmp_path, capsys, how, recomputed, tiny_unet
 ):
     if how == "whole" and parse(torch.__version__) < parse("2.14"):
@@ -271,7 +271,7 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"gradient_checkpointing": "all"}, "choose one of selective, blocks"),
     ],
 )
-def test_a_mistake_costs_one_sentence(work, tmp_path, in_process, capsys, settings, says):
+def test_mistake_is_one_error(work, tmp_path, in_process, capsys, settings, says):
     with pytest.raises(SystemExit) as exit:
         in_process(*flags(work, tmp_path / "new", **settings))
     assert exit.value.code == 2
@@ -280,7 +280,7 @@ def test_a_mistake_costs_one_sentence(work, tmp_path, in_process, capsys, settin
     assert not (tmp_path / "new").exists()
 
 
-def test_compiling_without_a_compiler_costs_one_sentence(work, tmp_path, in_process, capsys, monkeypatch):
+def test_compiling_without_a_compiler_is_one_error(work, tmp_path, in_process, capsys, monkeypatch):
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))

@@ -48,7 +48,7 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_rows_are_at_the_intervals_and_hold_what_was_asked_for(whole):
+def test_rows_are_at_the_intervals_and_hold_what_was_requested(whole):
     output, done = whole
     table = rows(output)
     assert [(row["step"], row["images"]) for row in table] == [("8", "32"), ("16", "64"), ("24", "96")]
@@ -74,7 +74,7 @@ def test_rows_with_other_columns_stay_under_their_names(tmp_path):
     assert [row["conditions"] for row in read] == ["ca", "cb", "cb", "ca"]
 
 
-def test_the_best_pipeline_is_kept(whole):
+def test_best_pipeline_is_kept(whole):
     output, _ = whole
     kids = [float(row["kid"]) for row in rows(output)]
     best = load_file(output / "best" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -90,7 +90,7 @@ def test_measuring_does_not_change_what_is_trained(work, judged, whole, tmp_path
     assert_same_bits(final_state(whole[0]), final_state(tmp_path / "plain"))
 
 
-def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp_path):
+def test_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp_path):
     output = tmp_path / "again"
     shutil.copytree(whole[0], output)
     shutil.rmtree(output / "checkpoint-24")  # as if it had been killed after the last measurement
@@ -113,7 +113,7 @@ def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, 
         ({"eval_steps": 5, "eval_extractor": "TINY", "eval_dataset": "no/where"}, "'no/where' cannot be loaded"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, tmp_path, capsys, settings, sentence):
+def test_mistake_is_refused_before_training(work, tiny_vit, in_process, tmp_path, capsys, settings, sentence):
     settings = {name: tiny_vit if value == "TINY" else value for name, value in settings.items()}
     with pytest.raises(SystemExit) as stop:
         in_process(*flags(work, tmp_path / "run", **settings))

@@ -49,9 +49,7 @@ def is_fast(run):
     return run.state.lr_scheduler.base_lrs[0] == run.config.learning_rate
 
 
-def test_steps_are_left_out_counted_and_listed_and_a_resumed_run_ends_with_the_same_bits(
-    work, in_process, broken, capsys, tmp_path
-):
+def test_nonfinite_steps_are_skipped_and_listed_and_resume_is_bit_exact(work, in_process, broken, capsys, tmp_path):
     broken(lambda run: float("nan" if run.state.step in (2, 7) else 1))
     in_process(*settings(work, tmp_path / "whole", checkpoints_total_limit="none"))
     text = capsys.readouterr().out  # which is read at each checkpoint
@@ -75,7 +73,7 @@ def test_steps_are_left_out_counted_and_listed_and_a_resumed_run_ends_with_the_s
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_killed(
+def test_repeated_nonfinite_steps_roll_back_once_at_half_the_rate(
     work, in_process, broken, capsys, tmp_path, optimizer
 ):
     killed = []
@@ -105,9 +103,7 @@ def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_kill
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
 
 
-def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_command(
-    work, in_process, broken, capsys, tmp_path
-):
+def test_second_divergence_stops_the_run_with_a_report(work, in_process, broken, capsys, tmp_path):
     broken(lambda run: float("inf" if run.state.step >= 6 else 1))
     for _ in range(2):
         with pytest.raises(SystemExit) as exit:
@@ -122,7 +118,7 @@ def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_comma
 
 
 @pytest.mark.parametrize(("left", "code"), [("checkpoint-3", None), (None, 2)])
-def test_if_what_it_would_go_back_to_is_damaged_it_goes_back_further_or_says_what_to_do(
+def test_damaged_checkpoint_makes_the_run_roll_back_further(
     work, in_process, broken, capsys, caplog, tmp_path, left, code
 ):
     def factor(run):

@@ -82,7 +82,7 @@ def test_unknown_command_is_refused_with_the_list(argv, capsys):
     assert ended.value.code == 2 and "COMMAND" in capsys.readouterr().err
 
 
-def test_bitsandbytes_does_not_complain_of_what_nobody_asked_for():
+def test_bitsandbytes_import_is_silent():
     pytest.importorskip("bitsandbytes")
     code = "from pipeline_anime_ddpm import AnimeDDPMPipeline; import bitsandbytes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)

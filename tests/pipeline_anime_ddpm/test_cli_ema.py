@@ -38,7 +38,7 @@ def refused(capsys, *arguments) -> str:
     return error
 
 
-def test_a_complete_pipeline_is_written_for_each_length(run, capsys):
+def test_complete_pipeline_is_written_for_each_length(run, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.12", "0.07"])
     lines = capsys.readouterr().out.splitlines()
     for line, length in zip(lines, ("0.12", "0.07"), strict=True):
@@ -55,7 +55,7 @@ def test_a_complete_pipeline_is_written_for_each_length(run, capsys):
     assert not list(run.glob(".*"))
 
 
-def test_the_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
+def test_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
     (tmp_path / "there").mkdir()  # an empty folder is as good as none
     cli.main(["ema", str(run), "--sigma_rel", "0.05", "--images", "40", "--output_dir", str(tmp_path / "there")])
     assert (tmp_path / "there" / "model_index.json").is_file()
@@ -66,12 +66,12 @@ def test_the_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
     assert "at 80 images" in second and "at 80 images" in third
 
 
-def test_a_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
+def test_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.01"])
     assert "nearer --ema_sigma_rels" in capsys.readouterr().out
 
 
-def test_what_is_there_is_never_overwritten(run, capsys):
+def test_existing_files_are_never_overwritten(run, capsys):
     assert "exists already" in refused(capsys, run, "--sigma_rel", 0.1, "--output_dir", run)
     (run / "ema-0.2").write_text("mine")
     assert "ema-0.2 exists already" in refused(capsys, run, "--sigma_rel", 0.1, 0.2)

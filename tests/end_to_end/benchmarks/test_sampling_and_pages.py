@@ -19,19 +19,19 @@ pytestmark = pytest.mark.slow
     "page",
     ["README.md", "configs/README.md", "model_card/noise.md", "model_card/sampling.md", "model_card/quality.md"],
 )
-def test_pages_show_the_results_and_nothing_else(render, tmp_path, page):
+def test_pages_show_the_results(render, tmp_path, page):
     text = (ROOT / page).read_text()
     assert render.rendered(text) == text
 
 
-def test_a_number_changed_by_hand_is_found(render, tmp_path):
+def test_edited_numbers_are_detected(render, tmp_path):
     text = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(text.replace("| ours, cached | 0 | 0.", "| ours, cached | 0 | 9."))
     with pytest.raises(SystemExit, match="is not what"):
         render.main(["--check", "--pages", str(tmp_path / "README.md")])
 
 
-def test_the_gallery_is_drawn_again_bit_for_bit(tmp_path, render, tiny_unet, monkeypatch):
+def test_gallery_is_sampled_again_bit_for_bit(tmp_path, render, tiny_unet, monkeypatch):
     import gallery
     import sampling_figures
 
@@ -114,7 +114,7 @@ def test_scaling_fits_the_ring_and_predicts_the_step(tmp_path, render, work, mon
     assert "100 µs and 2.00 GB/s" in text and "| NVLink 4 of an H100 | 64 |" in text
 
 
-def test_the_speed_of_arms_is_told_by_that_of_the_baseline(tmp_path, render, monkeypatch):
+def test_speed_of_arms_is_relative_to_the_baseline(tmp_path, render, monkeypatch):
     import quality
 
     def train(command, check):

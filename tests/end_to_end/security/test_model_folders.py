@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, model, trap, every_loader):
+def test_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, model, trap, every_loader):
     for name in ("evil.py", "unet/evil.py", "unet/UNet2DModel.py", "pipeline_anime_ddpm.py"):
         (model / name).write_text(trap.source())
     for name, change in HOSTILE[what].items():
@@ -48,7 +48,7 @@ def test_a_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, 
 
 @pytest.mark.parametrize("file", [INDEX, NETWORK, NOISE])
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "[1]", "", "\x00\xff", "{"])
-def test_json_that_is_too_deep_or_none_is_refused_in_a_sentence(file, text, model):
+def test_json_that_is_too_deep_or_none_is_refused(file, text, model):
     (model / file).write_text(text)
     with pytest.raises(UserError, match="cannot be loaded"):
         load_pipeline(str(model))
@@ -70,7 +70,7 @@ def test_code_beside_a_model_is_never_run(model, trap):
         load_pipeline(str(model))
 
 
-def test_a_plan_is_refused_before_a_giant_is_built(model):
+def test_plan_is_refused_before_a_giant_is_built(model):
     (model / NETWORK).write_text(json.dumps(json.loads((model / NETWORK).read_text()) | {"layers_per_block": 10**9}))
     with pytest.raises(UserError, match="layers_per_block"):
         fake_model(TrainingConfig(pretrained_model_name_or_path=str(model)))
@@ -106,7 +106,7 @@ def test_no_link_is_published(link, model, tmp_path):
         shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
 
 
-def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
+def test_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
     (model / "samples" / "000.png").write_bytes(b"private words")
     (tmp_path / "bundle").mkdir()

@@ -28,20 +28,20 @@ def said(capsys, error, starts_over=False):
         (errno.EACCES, "error: A file cannot be used ({}: 'runs/x'); put that right and run the same command again."),
     ],
 )
-def test_what_a_disk_refuses(capsys, number, says):
+def test_disk_errors_are_one_sentence(capsys, number, says):
     reason = f"[Errno {number}] {os.strerror(number)}"
     assert said(capsys, OSError(number, os.strerror(number), "runs/x")) == says.format(reason)
     of_safetensors = SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
     assert os.strerror(number) in said(capsys, of_safetensors)
 
 
-def test_what_is_a_mistake_of_ours_is_not_hidden():
+def test_unexpected_errors_keep_their_traceback():
     for error in (FileNotFoundError(errno.ENOENT, "No such file"), RuntimeError("shapes"), SafetensorError("header")):
         with pytest.raises(type(error)), one_sentence_errors():
             raise error
 
 
-def test_a_command_that_starts_over_is_to_be_given_without_that(capsys):
+def test_advice_to_rerun_omits_overwrite_output_dir(capsys):
     for error in (UserError, "make room, and run the same command again."), (OSError, errno.ENOSPC, "No space"):
         kind, *arguments = error
         assert said(capsys, kind(*arguments), True).endswith(
@@ -51,7 +51,7 @@ def test_a_command_that_starts_over_is_to_be_given_without_that(capsys):
 
 
 @pytest.mark.parametrize("starts_over", [False, True])
-def test_a_process_that_is_killed(capsys, monkeypatch, starts_over):
+def test_process_is_killed_safely(capsys, monkeypatch, starts_over):
     line = said(capsys, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), starts_over)
     assert line.startswith("error: A process that decodes images has gone (DataLoader worker (pid 7) is killed")
     assert ("again without --overwrite_output_dir to go on" in line) is starts_over

@@ -53,7 +53,7 @@ class Everything(Basics):
         ({"colour": "red"}, "--colour has no effect without --title; give both or neither."),
     ],
 )
-def test_values_out_of_bounds_are_refused_in_a_sentence(given, says):
+def test_values_out_of_bounds_are_refused(given, says):
     with pytest.raises(UserError) as raised:
         Everything(**given)
     assert str(raised.value) == says
@@ -94,7 +94,7 @@ def test_yaml_and_flags_are_read_alike(tmp_path):
         convert(Everything, "count", "7.5")
 
 
-def test_what_may_change_on_resume_is_said_at_the_setting():
+def test_settings_declare_whether_they_may_change_on_resume():
     assert may_change_on_resume(Everything) == {"name"}
     changeable = may_change_on_resume(TrainingConfig)
     assert {"output_dir", "max_train_images", "logging_steps", "push_to_hub"} <= changeable

@@ -30,7 +30,7 @@ def judge(settings, **changes):
     return evaluate(EvaluationConfig(**settings), show_progress=False)
 
 
-def test_a_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tmp_path):
+def test_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tmp_path):
     record = judge(settings, model=str(tiny_pipeline), seed=7)
     folder = tmp_path / "evaluation"
     assert json.loads((folder / "metrics.json").read_text()) == record
@@ -62,14 +62,14 @@ def test_a_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tm
         assert grid.size == (80, 80)  # 24 images of 16 pixels in 5 x 5 places
 
 
-def test_a_second_run_gives_the_same_numbers(settings, tiny_pipeline, tmp_path):
+def test_second_run_gives_the_same_numbers(settings, tiny_pipeline, tmp_path):
     first, second = (
         judge(settings, model=str(tiny_pipeline), output_dir=str(tmp_path / name)) for name in ("one", "two")
     )
     assert first["metrics"] == second["metrics"]
 
 
-def test_kept_images_are_judged_alike_as_a_folder(settings, tiny_pipeline, tmp_path):
+def test_kept_images_are_evaluated_alike_as_a_folder(settings, tiny_pipeline, tmp_path):
     drawn = judge(settings, model=str(tiny_pipeline), keep_images=True)
     images = tmp_path / "evaluation" / "images"
     assert len(list(images.glob("*.png"))) == 24
@@ -78,7 +78,7 @@ def test_kept_images_are_judged_alike_as_a_folder(settings, tiny_pipeline, tmp_p
     assert again["drawn"] is None
 
 
-def test_a_pipeline_in_memory_is_judged_too(settings, tiny_pipeline, tmp_path):
+def test_pipeline_in_memory_is_evaluated_too(settings, tiny_pipeline, tmp_path):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     config = EvaluationConfig(**settings | {"model": "my model", "metrics": "kid"})
     record = evaluate(config, pipeline, show_progress=False)
@@ -87,7 +87,7 @@ def test_a_pipeline_in_memory_is_judged_too(settings, tiny_pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("disguise", ["none", "mirrored", "noise"])
-def test_a_generator_that_returns_training_images_is_caught(settings, tmp_path, disguise):
+def test_generator_that_returns_training_images_is_caught(settings, tmp_path, disguise):
     images = pictures(60, seed=0)[:24]  # of the training split
     if disguise == "mirrored":
         images = images[..., ::-1]
@@ -119,7 +119,7 @@ def test_without_a_held_out_split_copies_are_told_by_the_other_training_images(s
     assert nearest["suspicious"]
 
 
-def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeline, monkeypatch, caplog):
+def test_unavailable_metrics_are_skipped_with_a_reason(settings, tiny_pipeline, monkeypatch, caplog):
     def offline(*args, **kwargs):
         raise UserError("The network of FID cannot be fetched (no network); give a file.")
 
@@ -185,7 +185,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence_before_anything_is_drawn(settings, tiny_pipeline, tmp_path, monkeypatch, mistake):
+def test_mistake_is_refused_before_anything_is_drawn(settings, tiny_pipeline, tmp_path, monkeypatch, mistake):
     monkeypatch.setattr(Drawing, "draw", lambda *args, **kwargs: pytest.fail("drawn"))
     changes, sentence = MISTAKES[mistake]
     with pytest.raises(UserError) as error:
@@ -195,7 +195,7 @@ def test_a_mistake_is_one_sentence_before_anything_is_drawn(settings, tiny_pipel
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
+def test_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
     folder = save(tmp_path / "few", pictures(23, seed=0))
     with pytest.raises(UserError, match="holds 23 images, fewer than --num_images 24; give --num_images 23"):
         judge(settings, images=str(folder))
@@ -204,7 +204,7 @@ def test_a_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path
             judge(settings, images=str(folder), **{flag: value})
 
 
-def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, tmp_path, monkeypatch):
+def test_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, tmp_path, monkeypatch):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: (torch.full((8, 3, 16, 16), torch.nan),))
     config = EvaluationConfig(**settings | {"model": "broken"})
@@ -213,7 +213,7 @@ def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, t
     assert not list((tmp_path / "evaluation" / "images").glob("*.png"))
 
 
-def test_a_class_conditional_model_is_refused(settings, tiny_unet):
+def test_class_conditional_model_is_refused(settings, tiny_unet):
     pipeline = AnimeDDPMPipeline(tiny_unet(num_class_embeds=10), AnimeNoiseScheduler(num_train_timesteps=100))
     with pytest.raises(UserError, match="only unconditional and labelled models"):
         evaluate(EvaluationConfig(**settings | {"model": "classes"}), pipeline, show_progress=False)
@@ -231,7 +231,7 @@ def labelled(tiny_unet, tmp_path_factory):
     return folder
 
 
-def test_a_labelled_model_draws_what_is_asked_for(settings, labelled, tmp_path):
+def test_labelled_model_generates_what_is_requested(settings, labelled, tmp_path):
     options = {"model": str(labelled), "metrics": "fid", "keep_images": True, "floor": False}
     any_of_all = judge(settings, **options, output_dir=str(tmp_path / "any"))
     asked = judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=pink", guidance_scale=2.0)
@@ -263,14 +263,14 @@ def test_labels_that_cannot_be_drawn_are_refused_before_anything_is(settings, la
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_model_without_labels_draws_none(settings, tiny_pipeline):
+def test_model_without_labels_draws_none(settings, tiny_pipeline):
     with pytest.raises(UserError, match="--labels: This model has no labels"):
         judge(settings, model=str(tiny_pipeline), labels="hair=pink")
     with pytest.raises(UserError, match="cannot be guided so"):
         judge(settings, model=str(tiny_pipeline), guidance_scale=2.0)
 
 
-def test_a_sampler_that_fails_is_told_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):
+def test_sampler_that_fails_is_reported_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(UserError, match="AnimeNoiseScheduler cannot draw with this model"):
@@ -296,7 +296,7 @@ def test_kept_images_stay_when_more_is_measured(settings, tiny_pipeline, tmp_pat
     assert not (folder / "nearest.png").exists()  # it was of the numbers that are gone
 
 
-def test_results_of_something_else_are_not_overwritten(settings, tiny_pipeline, tmp_path):
+def test_other_results_are_not_overwritten(settings, tiny_pipeline, tmp_path):
     judge(settings, model=str(tiny_pipeline), metrics="kid")
     before = (tmp_path / "evaluation" / "metrics.json").read_bytes()
     with pytest.raises(UserError, match=r"holds the evaluation of .*tiny-ddpm; choose another folder"):
@@ -311,7 +311,7 @@ def test_two_evaluations_at_once_in_one_folder_are_refused(settings, tiny_pipeli
     judge(settings, model=str(tiny_pipeline), metrics="kid")
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_sentence(settings, tiny_pipeline, tmp_path):
+def test_output_folder_that_cannot_be_made_is_refused(settings, tiny_pipeline, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
         judge(settings, model=str(tiny_pipeline), metrics="kid", output_dir=str(tmp_path / "file" / "folder"))
@@ -321,7 +321,7 @@ def flags(settings):
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def test_the_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
+def test_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
     main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--sampler=ddim"])
     told = capsys.readouterr().out
     assert f"24 images of {tiny_pipeline} against 40 of" in told
@@ -353,7 +353,7 @@ def test_two_processes_share_the_drawing_and_change_no_number(settings, tiny_pip
     assert done.stdout.count("memorised:") == 1
 
 
-def test_a_folder_that_the_run_was_not_trained_on_is_held_out(tmp_path):
+def test_folder_that_the_run_was_not_trained_on_is_held_out(tmp_path):
     record = {"data": {"name": "faces", "local": True}}
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     reference = SimpleNamespace(is_held_out=False, config=SimpleNamespace(dataset="faces"))

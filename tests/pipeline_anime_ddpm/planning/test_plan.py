@@ -95,7 +95,7 @@ def real_peak(*arguments, **options):
         (WIDE, 8, 2, 4),
     ],
 )
-def test_a_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
+def test_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
     planned = plan_step(config, side=side, batch=batch, step_images=step_images, recomputation=recomputation)
     assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.04)
 
@@ -115,7 +115,7 @@ def test_stock_upsampling_costs_what_is_planned():
     assert planned.peak_bytes > plan_step(THREE_LEVELS, side=32, batch=10).peak_bytes
 
 
-def test_the_measured_peak_counts_what_lives_at_one_time_and_what_was_there():
+def test_measured_peak_counts_what_lives_at_one_time_and_what_was_there():
     there = torch.zeros(1_000_000)
 
     def step():
@@ -169,7 +169,7 @@ def saved_on_fake_cuda(config, side, batch, dtype, recomputation, fold, channels
     ("precision", "dtype", "fold", "channels_last"),
     [("no", None, True, False), ("fp16", torch.float16, True, True), ("bf16", torch.bfloat16, False, False)],
 )
-def test_what_a_pass_keeps_is_what_cuda_would_keep(precision, dtype, fold, channels_last, recomputation):
+def test_planned_activations_equal_those_on_cuda(precision, dtype, fold, channels_last, recomputation):
     config = WITHOUT_ATTENTION  # PyTorch without CUDA does not choose CUDA's attention kernels
     planned = plan_step(
         config, side=32, batch=4, precision=precision, recomputation=recomputation, fold_upsampling=fold,
@@ -199,7 +199,7 @@ def test_attention_is_counted():
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_what_is_there_whatever_the_batch(name):
+def test_existing_images_are_reused_at_any_batch_size(name):
     _, unet, optimizer = real_step(THREE_LEVELS, 8, 2, optimizer=name)
     count = unet.num_parameters()
     cost = plan_step(THREE_LEVELS, side=8, batch=2, averages=3, optimizer=name)
@@ -229,6 +229,6 @@ def test_planning_twice_gives_the_same_and_leaves_nothing():
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"optimizer": "sgd"}, {"recomputation": "all"}, {"batch": 0}])
-def test_a_plan_of_nothing_known_is_refused(wrong):
+def test_plan_of_nothing_known_is_refused(wrong):
     with pytest.raises(ValueError, match=r"is not known|give 1 or more"):
         plan_step(THREE_LEVELS, **{"side": 8, "batch": 1, **wrong})

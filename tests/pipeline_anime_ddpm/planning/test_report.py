@@ -56,7 +56,7 @@ def settings(folder, **flags):
         {"patch_sizes": "8,32", "patch_mode": "constant_pixels"},
     ],
 )
-def test_the_largest_batch_fits_and_one_more_does_not(folder, flags):
+def test_largest_batch_fits_and_one_more_does_not(folder, flags):
     config = settings(folder, **flags)
     unet, patches = fake_model(config)
     dry_run = build_dry_run(config, unet, config.gradient_checkpointing)
@@ -92,7 +92,7 @@ def test_single_images_are_measured(folder, monkeypatch):
     assert PeakCurve(dry_run, 32).peak(1, 1) == dry_run.step(32, 1).peak_bytes == one + 1_000_000
 
 
-def test_a_curve_that_does_not_hold_is_measured_instead(folder, monkeypatch):
+def test_curve_that_does_not_hold_is_measured_instead(folder, monkeypatch):
     config = settings(folder)
     unet, _ = fake_model(config)
     dry_run = build_dry_run(config, unet, None)
@@ -122,7 +122,7 @@ def rows_of(text):
     return [line[1:].split() for line in table], [line.startswith("*") for line in table]
 
 
-def test_the_table_has_all_ways_and_marks_the_chosen(folder, capsys):
+def test_table_has_all_ways_and_marks_the_chosen(folder, capsys):
     main([
         "plan", "--model_config_name_or_path", str(folder), "--resolution", "32", "--memory", "0.1MB", "1GB",
         "--train_batch_size", "4", "--mixed_precision", "fp16", "--gradient_checkpointing", "--random_flip",
@@ -142,7 +142,7 @@ def test_the_table_has_all_ways_and_marks_the_chosen(folder, capsys):
 
 
 @pytest.mark.slow
-def test_a_patch_run_is_as_large_as_its_largest_side(folder):
+def test_patch_run_is_as_large_as_its_largest_side(folder):
     config = settings(folder, patch_sizes="8,16", train_batch_size=16)
     text = "\n".join(report(config, [("20MB", int(2e7))]))
     rows, marked = rows_of(text)
@@ -195,7 +195,7 @@ def test_of_a_pretrained_model_only_the_config_is_read(folder, tmp_path, capsys)
     assert "32 x 32" in outputs[0]
 
 
-def test_the_network_of_the_readme_has_its_parameters():
+def test_network_of_the_readme_has_its_parameters():
     config = parse_config(["--model_config_name_or_path", str(ARCHITECTURES / "ddpm-celebahq-256")])
     unet, _ = fake_model(config)
     assert round(unet.num_parameters() / 1e6, 2) == 113.67
@@ -226,7 +226,7 @@ def test_memory_sizes_that_are_none_are_refused(text):
         (["--train_bach_size", "4"], "did you mean train_batch_size"),
     ],
 )
-def test_mistakes_are_one_sentence(flags, sentence, capsys, monkeypatch):
+def test_mistakes_are_refused(flags, sentence, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stopped:

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 
-def test_the_callback_may_see_the_predicted_image(make_pipe):
+def test_callback_may_see_the_predicted_image(make_pipe):
     pipe, seen = make_pipe("AnimeNoise:ddim"), []
     call = {"num_inference_steps": 4, "output_type": "pt", "generator": seeded(1)[0]}
     output = pipe(
@@ -29,7 +29,7 @@ def test_the_callback_may_see_the_predicted_image(make_pipe):
     torch.testing.assert_close(output.trajectory[-1], output.images)  # DDIM's last step goes to the prediction itself
 
 
-def test_the_trajectory_has_the_form_of_the_images(make_pipe):
+def test_trajectory_has_the_form_of_the_images(make_pipe):
     output = make_pipe()(2, num_inference_steps=3, return_trajectory=True)
     assert [len(images) for images in output.trajectory] == [2, 2, 2]
     assert all(isinstance(image, Image.Image) for images in output.trajectory for image in images)
@@ -101,14 +101,14 @@ HALF = picture(1)[..., :8]
         ({"guidance_scale": 2.0, "guidance_window": 8, "guidance_interval": (2, 1)}, "two rising σ"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_before_any_network_call(make_pipe, monkeypatch, call, sentence):
+def test_invalid_arguments_are_refused_before_any_network_call(make_pipe, monkeypatch, call, sentence):
     pipe = make_pipe()
     monkeypatch.setattr(pipe.unet, "forward", lambda *args, **kwargs: pytest.fail("the network was called"))
     with pytest.raises(ValueError, match=sentence):
         pipe(num_inference_steps=5, **call)
 
 
-def test_a_guide_of_other_images_is_refused(make_pipe, tiny_unet):
+def test_guide_of_other_images_is_refused(make_pipe, tiny_unet):
     with pytest.raises(ValueError, match="snapshot of the same training"):
         make_pipe(guide=tiny_unet(sample_size=8))(guidance_scale=2.0)
     with pytest.raises(ValueError, match="takes 4 channels and gives 3"):
@@ -168,12 +168,12 @@ def test_interpolation_that_a_callback_stops_returns_the_frames_it_has_begun(mak
         ({"latents": torch.zeros(1, 3, 8, 8)}, r"`latents` must be .*got \(1, 3, 8, 8\)"),
     ],
 )
-def test_a_callback_returns_what_the_pipeline_can_go_on_with(make_pipe, returned, sentence):
+def test_callback_returns_what_the_pipeline_can_go_on_with(make_pipe, returned, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_pipe()(num_inference_steps=2, callback_on_step_end=lambda *_: returned)
 
 
-def test_an_inversion_with_fresh_noise_is_refused(make_pipe):
+def test_inversion_with_fresh_noise_is_refused(make_pipe):
     with pytest.raises(ValueError, match="without fresh noise"):
         ddim(make_pipe())(image=picture(1), inversion=True, eta=0.5, num_inference_steps=2)
 
@@ -202,14 +202,14 @@ def test_schedulers_of_other_models_are_refused(make_pipe, scheduler):
             pipe(num_inference_steps=4, **call)
 
 
-def test_a_scheduler_that_does_not_tell_its_levels_can_only_draw(make_pipe):
+def test_scheduler_that_does_not_tell_its_levels_can_only_draw(make_pipe):
     pipe = make_pipe()
     pipe.scheduler = scheduler_of("KDPM2Discrete")
     with pytest.raises(ValueError, match="noise levels"):
         pipe(image=picture(1), num_inference_steps=4)
 
 
-def test_a_distilled_network_draws_with_its_own_scheduler_alone(make_pipe):
+def test_distilled_network_generates_with_its_own_scheduler_alone(make_pipe):
     pipe = make_pipe()
     pipe.scheduler = table(solver="ddim", use_anime_sigmas=True, distilled_steps=2)
     assert len(pipe().images) == 1

@@ -28,7 +28,7 @@ def test_repainting_takes_the_kept_pixels_into_account(make_pipe):
     assert (one - other)[:, :, 5:11, 3:13].abs().max() > 1e-3
 
 
-def test_what_is_repainted_stays_within_the_range_of_images(oracle):
+def test_repainted_pixels_stay_in_range(oracle):
     pipe = oracle("DDIM")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.unet.known = pipe.unet.known * 3

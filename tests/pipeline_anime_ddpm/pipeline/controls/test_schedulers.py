@@ -6,7 +6,7 @@ from control_parts import DRAWS_NOISE, HALF_STEPS, OWN, SIDE, STARTS_FROM_NOISE_
 
 
 @pytest.mark.parametrize("name", [*STOCK, *OWN])
-def test_a_variation_under_every_scheduler_ends_where_the_network_leads_or_is_refused(oracle, name):
+def test_variation_under_every_scheduler_ends_where_the_network_leads_or_is_refused(oracle, name):
     pipe = oracle(name)
     call = {"image": picture(1), "strength": 0.5, "num_inference_steps": 20, "output_type": "pt"}
     refused = {"KDPM2Discrete": "noise levels"} | dict.fromkeys(
@@ -42,7 +42,7 @@ def test_repainting_under_every_scheduler_keeps_what_is_kept_or_is_refused(oracl
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("name", [*STOCK, *OWN])
-def test_the_trajectory_shows_what_the_network_means_at_each_call(oracle, name, kind):
+def test_trajectory_shows_what_the_network_means_at_each_call(oracle, name, kind):
     if kind == "sample" and name in ("PNDM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete"):
         pytest.skip("this scheduler of diffusers takes no such network")
     if name == "KDPM2Discrete":
