@@ -164,7 +164,7 @@ def check_stock(pipeline: AnimeDDPMPipeline) -> None:
             "The network uses --space_to_depth, which no pipeline of diffusers supports; omit --export_stock."
         )
     if pipeline.unet.config.num_class_embeds:
-        raise UserError("The network is labelled, which no pipeline of diffusers supports; omit --export_stock.")
+        raise UserError("The network draws labels, which no pipeline of diffusers supports; omit --export_stock.")
     if pipeline.scheduler.config.get("distilled_steps"):
         raise UserError("A distilled network needs the scheduler of this package; omit --export_stock.")
 

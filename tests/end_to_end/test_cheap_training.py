@@ -159,7 +159,7 @@ def test_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path,
     in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=1))
     with pytest.raises(SystemExit):
         in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=2, channels_last=True))
-    assert "train on with the same --channels_last" in capsys.readouterr().err
+    assert "resume with the same --channels_last" in capsys.readouterr().err
 
 
 def test_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
@@ -266,8 +266,8 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"patch_sizes": "8", "patch_full_image_fraction": 1}, "give at least 0 and less than 1"),
         ({"ema_sigma_rels": "0.3"}, "between 0 and 0.2887"),
         ({"ema_snapshot_images": 5}, "give both or neither"),
-        ({"offload_ema": True, "no-use_ema": True}, "leaves none; give one of the two"),
-        ({"gradient_checkpointing": True, "torch_compile": "regional"}, "take --torch_compile whole or"),
+        ({"offload_ema": True, "no-use_ema": True}, "turns off; give one of the two"),
+        ({"gradient_checkpointing": True, "torch_compile": "regional"}, "use --torch_compile whole or"),
         ({"gradient_checkpointing": "all"}, "choose one of selective, blocks"),
     ],
 )
@@ -293,4 +293,4 @@ def test_eight_bit_optimiser_without_its_package(work, tmp_path, in_process, cap
     monkeypatch.setattr("pipeline_anime_ddpm.training.optimizers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         in_process(*flags(work, tmp_path / "new", optimizer="adamw8bit"))
-    assert "run `pip install bitsandbytes` or take adamw" in capsys.readouterr().err
+    assert "run `pip install bitsandbytes` or choose adamw" in capsys.readouterr().err

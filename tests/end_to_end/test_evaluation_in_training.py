@@ -101,8 +101,8 @@ def test_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"save_best": True}, "--save_best keeps the pipeline with the least KID; give --eval_steps"),
-        ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid to measure"),
+        ({"save_best": True}, "--save_best needs the KID of evaluations; give --eval_steps"),
+        ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid in --eval_metrics"),
         ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, mind, prc, not isc"),
         ({"eval_images": 64}, "--eval_images does nothing without --eval_steps"),
         ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7; give 8 or more"),

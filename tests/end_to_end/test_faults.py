@@ -94,7 +94,7 @@ def test_of_two_new_runs_that_start_at_once_one_goes_on(wholes, tmp_path):
     first = course.start(Strike(r"write .*/\.training_config", how="wait"))
     first.wait_until_here()
     second = course.run(**{"pipeline_anime_ddpm.runs.folder:PATIENCE": 0.1})
-    assert second.code == 2 and "another run is at work there" in second.line("error: ")
+    assert second.code == 2 and "another run is using it" in second.line("error: ")
     first.go_on()
     assert first.end().code == 0
     assert_same(course, wholes["cached"])

@@ -87,7 +87,7 @@ def test_repeated_nonfinite_steps_roll_back_once_at_half_the_rate(
     broken(factor)
     in_process(*settings(work, tmp_path / "whole", optimizer=optimizer))
     # checkpoint-9 was written in the middle of the three steps, and checkpoint-6 was kept beside it
-    assert "going back to" in capsys.readouterr().out
+    assert "resuming once from" in capsys.readouterr().out
     went_back = [e for e in events(tmp_path / "whole") if e["event"] == "went back"]
     assert [(e["step"], e["checkpoint"]) for e in went_back] == [(10, "checkpoint-6")]
     (last,) = (tmp_path / "whole").glob("checkpoint-*")

@@ -123,7 +123,7 @@ def test_last_line_explains_how_to_resume(work, tmp_path):
     lines = together.communicate(timeout=100)[0].strip().splitlines()
     assert together.returncode == 130
     assert any("wandb: Run summary" in line for line in lines), "W&B has summed up"
-    assert lines[-1].startswith("Stopped; everything is in") and lines[-1].endswith("run the same command again.")
+    assert lines[-1].startswith("Stopped; the state is saved in") and lines[-1].endswith("run the same command again.")
 
 
 def test_stopping_the_launcher_stops_the_run(work, whole, in_process):

@@ -68,7 +68,7 @@ def test_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
 
 def test_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.01"])
-    assert "nearer --ema_sigma_rels" in capsys.readouterr().out
+    assert "closer --ema_sigma_rels" in capsys.readouterr().out
 
 
 def test_existing_files_are_never_overwritten(run, capsys):
@@ -95,7 +95,7 @@ def test_numbers_out_of_range_are_refused(run, capsys, arguments, says):
 def test_runs_without_averages_or_pipeline_or_with_another_s_are_refused(run, tiny_unet, tmp_path, capsys):
     assert "train with --ema_sigma_rels 0.05,0.10" in refused(capsys, tmp_path / "none", "--sigma_rel", 0.1)
     AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler()).save_pretrained(run)
-    assert "averages of another network" in refused(capsys, run, "--sigma_rel", 0.1)
+    assert "snapshots of another network" in refused(capsys, run, "--sigma_rel", 0.1)
     (run / "unet" / "config.json").write_text("{")
     assert "cannot be loaded" in refused(capsys, run, "--sigma_rel", 0.1)
     (run / "model_index.json").unlink()

@@ -101,7 +101,7 @@ def test_no_link_is_published(link, model, tmp_path):
     (tmp_path / "bundle").mkdir()
     for source in (model, tmp_path / "named"):  # the folder that was named may be a link itself
         source.exists() or source.symlink_to(model)
-        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself there"):
+        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself"):
             build_bundle(Publication(source), tmp_path / "bundle", "you/faces")
         shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
 

@@ -24,8 +24,8 @@ def said(capsys, error, starts_over=False):
     ("number", "says"),
     [
         (errno.ENOSPC, "error: The disk is full ({}: 'runs/x'); free some space and run the same command again."),
-        (errno.EROFS, "error: A file cannot be used ({}: 'runs/x'); put that right and run the same command again."),
-        (errno.EACCES, "error: A file cannot be used ({}: 'runs/x'); put that right and run the same command again."),
+        (errno.EROFS, "error: A file cannot be used ({}: 'runs/x'); fix this and run the same command again."),
+        (errno.EACCES, "error: A file cannot be used ({}: 'runs/x'); fix this and run the same command again."),
     ],
 )
 def test_disk_errors_are_one_sentence(capsys, number, says):

@@ -115,9 +115,9 @@ def test_calibration_that_is_invalid_is_refused(calibrated, tmp_path):
         read_log_sigmas(str(calibrated / "out"), 32)
     for content in ("", "[]", "{}", '{"anime_log_sigmas": ["a"], "images": {"resolution": 16}}'):
         (tmp_path / "calibration.json").write_text(content)
-        with pytest.raises(UserError, match="is no calibration"):
+        with pytest.raises(UserError, match="is not a calibration"):
             read_log_sigmas(str(tmp_path), 16)
-    with pytest.raises(UserError, match="is no calibration"):
+    with pytest.raises(UserError, match="is not a calibration"):
         read_log_sigmas(str(tmp_path / "nothing"), 16)
 
 

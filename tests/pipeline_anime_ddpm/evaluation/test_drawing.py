@@ -96,7 +96,7 @@ def test_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, tin
         drawing(other, tmp_path / "one")
     (tmp_path / "two").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "two" / "mine.png")
-    with pytest.raises(UserError, match="files of something else"):
+    with pytest.raises(UserError, match="files that are not of this evaluation"):
         drawing(pipeline, tmp_path / "two")
 
 

@@ -135,7 +135,7 @@ def test_unavailable_metrics_are_skipped_with_a_reason(settings, tiny_pipeline, 
 
 
 MISTAKES = {
-    "neither model nor images": ({"model": None}, "Give --model, to draw from, or --images"),
+    "neither model nor images": ({"model": None}, "Give --model, a pipeline, or --images"),
     "no data set": ({"dataset": None}, "Give --dataset"),
     "fewer images than KID's subset": ({"num_images": 11}, "--num_images 11 is too few for kid, which needs 12"),
     "fewer real images than that": ({"num_images": 50, "kid_subset_size": 45}, "40 images in the validation split"),
@@ -159,12 +159,12 @@ MISTAKES = {
         {"sampler": "FlowMatchEulerDiscreteScheduler"},
         "--sampler FlowMatchEulerDiscreteScheduler is not known",
     ),
-    "a sampler option of training": ({"sampler_options": "num_train_timesteps=10"}, "was decided in training"),
+    "a sampler option of training": ({"sampler_options": "num_train_timesteps=10"}, "is fixed by the training"),
     "a sampler option of another type": ({"sampler_options": "thresholding=maybe"}, "thresholding is 'maybe'"),
     "a sampler option that is no YAML": ({"sampler_options": "thresholding=["}, "cannot be read as a value"),
     "guidance without a guide": (
         {"guidance_scale": 2.0},
-        "cannot be guided so: `guidance_scale` needs a weaker network",
+        "does not suit the model: `guidance_scale` needs a weaker network",
     ),
     "a window without guidance": (
         {"guidance_scale": 1.0, "guidance_window": 8},
@@ -172,14 +172,14 @@ MISTAKES = {
     ),
     "an interval without guidance": (
         {"guidance_interval": "0,3"},
-        "cannot be guided so: `guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1",
+        "does not suit the model: `guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1",
     ),
-    "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers with a comma"),
+    "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers separated by a comma"),
     "a seed too large": ({"seed": 10**17}, "--seed is 100000000000000000"),
     "no such device": ({"device": "banana"}, "--device banana cannot be used"),
     "no such accelerator": ({"device": "cuda:77"}, "--device cuda:77 cannot be used"),
     "one subset": ({"kid_subsets": 1}, "--kid_subsets is 1; give 2 or more"),
-    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "none is wanted"),
+    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "NONE"),
     "weights of another extractor": ({"extractor_weights": "x.pth"}, "--extractor_weights is for inception"),
 }
 
@@ -200,7 +200,7 @@ def test_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
     with pytest.raises(UserError, match="holds 23 images, fewer than --num_images 24; give --num_images 23"):
         judge(settings, images=str(folder))
     for flag, value in {"sampler": "ddim", "seed": 3, "keep_images": True}.items():
-        with pytest.raises(UserError, match=f"--{flag} is for drawing"):
+        with pytest.raises(UserError, match=f"--{flag} is for sampling"):
             judge(settings, images=str(folder), **{flag: value})
 
 
@@ -266,7 +266,7 @@ def test_labels_that_cannot_be_drawn_are_refused_before_anything_is(settings, la
 def test_model_without_labels_draws_none(settings, tiny_pipeline):
     with pytest.raises(UserError, match="--labels: This model has no labels"):
         judge(settings, model=str(tiny_pipeline), labels="hair=pink")
-    with pytest.raises(UserError, match="cannot be guided so"):
+    with pytest.raises(UserError, match="does not suit the model"):
         judge(settings, model=str(tiny_pipeline), guidance_scale=2.0)
 
 
@@ -306,7 +306,7 @@ def test_other_results_are_not_overwritten(settings, tiny_pipeline, tmp_path):
 
 def test_two_evaluations_at_once_in_one_folder_are_refused(settings, tiny_pipeline, tmp_path):
     folder = tmp_path / "evaluation"
-    with locked_folder(folder), pytest.raises(UserError, match="Another evaluation is at work"):
+    with locked_folder(folder), pytest.raises(UserError, match="Another evaluation is running"):
         judge(settings, model=str(tiny_pipeline), metrics="kid")
     judge(settings, model=str(tiny_pipeline), metrics="kid")
 

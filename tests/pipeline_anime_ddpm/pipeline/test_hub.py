@@ -146,7 +146,7 @@ def test_code_without_a_file_is_refused_with_a_sentence(tiny_unet, tmp_path):
 
 
 def test_upload_options_without_upload_are_refused(tiny_unet, tmp_path):
-    with pytest.raises(ValueError, match=r"'private'.*would do nothing"):
+    with pytest.raises(ValueError, match=r"'private'.*have no effect"):
         make_pipe(tiny_unet).save_pretrained(tmp_path, private=True)
 
 

@@ -115,7 +115,7 @@ def test_new_network_of_a_size_sees_blocks():
 
 def test_config_and_a_pretrained_network_tell_their_own_blocks(tiny_unet, pipe, tmp_path):
     tiny_unet().save_config(tmp_path / "config")
-    with pytest.raises(UserError, match="a config tells its own"):
+    with pytest.raises(UserError, match="config has its own"):
         build_model(
             TrainingConfig(train_data_dir="faces", model_config_name_or_path=str(tmp_path / "config"), space_to_depth=2)
         )

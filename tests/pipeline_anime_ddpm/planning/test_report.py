@@ -218,7 +218,7 @@ def test_memory_sizes_that_are_none_are_refused(text):
     ("flags", "sentence"),
     [
         (["--model_config_name_or_path", "nowhere/at-all"], "neither a size"),
-        (["--pretrained_model_name_or_path", "/nowhere"], "no config that can be read"),
+        (["--pretrained_model_name_or_path", "/nowhere"], "no readable config"),
         (["--patch_sizes", "12,32"], "cannot take a patch side of 12"),
         (["--memory", "much"], "such as 8GB"),
         (["--memory"], "give one or more"),

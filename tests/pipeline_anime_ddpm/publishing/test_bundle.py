@@ -127,7 +127,7 @@ def test_stock_classes_have_no_coordinates_and_no_steps_of_a_distilled_network(t
     )
     scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
-    assert "our own scheduler" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
+    assert "the scheduler of this package" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
     assert not (tmp_path / "o").exists()
 
 
@@ -199,7 +199,7 @@ def test_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_unet, 
     AnimeDDPMPipeline(tiny_unet(seed=9), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "other")
     assert "is of other weights" in publish(tmp_path / "other", "--evaluation", evaluated, "--dry_run")
     (evaluated / "metrics.json").write_text("{}")
-    assert "is not what `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
+    assert "was not written by `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -44,7 +44,7 @@ def test_private_push_is_private_from_the_first_byte(finished, publish, near_hub
 def test_private_push_refuses_an_existing_public_repository(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     before = near_hub.repos["models/me/faces"].messages.copy()
-    assert "is public, but a private one" in publish(finished, "--repo_id", "me/faces", "--private")
+    assert "is public, but --private" in publish(finished, "--repo_id", "me/faces", "--private")
     assert near_hub.repos["models/me/faces"].messages == before
 
 
@@ -70,7 +70,7 @@ def test_card_written_by_hand_stays_unless_told(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     repository = near_hub.repos["models/me/faces"]
     repository.commit(repository.files | {"README.md": b"---\nlicense: mit\n---\n# My own words\n"}, "By hand")
-    assert "it stays, unless --replace_card" in publish(finished, "--repo_id", "me/faces")
+    assert "it is kept. Give --replace_card" in publish(finished, "--repo_id", "me/faces")
     assert b"My own words" in repository.files["README.md"]
     publish(finished, "--repo_id", "me/faces", "--replace_card")
     assert b"made by anime-ddpm" in repository.files["README.md"]
@@ -111,7 +111,7 @@ def test_hub_that_stays_away_ends_and_the_next_push_goes_on(finished, publish, n
 
 @pytest.mark.parametrize("fault, said", [
     ((401, "Invalid username or password."), "log in with `hf auth login`"),
-    ((403, "You have exceeded your private storage limit"), "has room left"),
+    ((403, "You have exceeded your private storage limit"), "free storage"),
     ((413, "Payload too large"), "run the same command again"),
 ])  # fmt: skip
 def test_refusals_end_at_once_with_the_hubs_reason(finished, publish, near_hub, fault, said):
@@ -179,7 +179,7 @@ def test_push_that_fails_on_the_way_does_not_end_a_run_and_at_the_end_is_reporte
         in_process(*flags(work, output, **settings(hub_card=facts, max_train_steps=15)))
     said = capsys.readouterr().err
     assert "error: The run has ended, but its pipeline is not on the Hub." in said
-    assert "No room is left" in said and "has room left" in said and "Traceback" not in said
+    assert "No room is left" in said and "free storage" in said and "Traceback" not in said
     assert AnimeDDPMPipeline.from_pretrained(output) and (output / "checkpoint-15").is_dir()
 
 

@@ -161,7 +161,7 @@ def test_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, caplo
         save_checkpoint(tmp_path, state)
     spoil(tmp_path / "checkpoint-2" / file, random.Random(0))
     assert find_checkpoint(tmp_path, None).name == "checkpoint-1"
-    assert "checkpoint-2 is damaged" in caplog.text and "going on from the one before" in caplog.text
+    assert "checkpoint-2 is damaged" in caplog.text and "resuming from the previous one" in caplog.text
     with pytest.raises(UserError, match="is damaged" if file != "progress.json" else "is (damaged|not a checkpoint)"):
         find_checkpoint(tmp_path, "checkpoint-2")
     spoil(tmp_path / "checkpoint-1" / file, random.Random(1))

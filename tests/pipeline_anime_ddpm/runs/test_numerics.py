@@ -215,7 +215,7 @@ def test_going_back_happens_once_and_needs_a_checkpoint(tmp_path, capsys):
     numerics = Numerics(limit=5)
     check_divergence(numerics, 30, tmp_path / "checkpoint-20", tmp_path, speaks=True)
     assert "5 steps in a row had a non-finite loss or gradient; going back to" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no whole checkpoint is from before them"):
+    with pytest.raises(UserError, match="no intact checkpoint precedes them"):
         check_divergence(numerics, 30, None, tmp_path, speaks=True)
     numerics.went_back = True
     with pytest.raises(UserError, match="also at half the learning rate; look at"):

@@ -171,7 +171,7 @@ def test_anime_spacing_of_the_anime_table_is_the_even_one():
 
 
 def test_two_spacings_at_once_are_refused():
-    with pytest.raises(ValueError, match="take one"):
+    with pytest.raises(ValueError, match="choose one"):
         AnimeNoiseScheduler(use_karras_sigmas=True, use_anime_sigmas=True)
     for odd in ("yes", 1, np.True_):  # the last two would pass for True, and the config could not be saved
         with pytest.raises(ValueError, match="must be True, False or None"):

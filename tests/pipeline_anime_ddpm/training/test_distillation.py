@@ -143,7 +143,7 @@ def test_guided_teacher_goes_where_the_guided_pipeline_would(tiny_unet, window):
 
 def test_guidance_that_the_model_cannot_have_is_refused(tiny_unet):
     for how, says in (({"scale": 1.5}, "needs a weaker network"), ({"scale": 2.0, "window": 5}, "must be one of")):
-        with pytest.raises(UserError, match=f"cannot be guided so: .*{says}"):
+        with pytest.raises(UserError, match=f"cannot use this guidance: .*{says}"):
             Teacher(tiny_unet(), distilled(AnimeNoiseScheduler(), 2), **how)
 
 
@@ -158,7 +158,7 @@ def test_distilled_scheduler_takes_its_steps_and_no_others():
 
 
 def test_table_without_an_end_or_too_short_is_refused():
-    with pytest.raises(UserError, match="does not begin at zero SNR"):
+    with pytest.raises(UserError, match="without zero terminal SNR"):
         distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True, lambda_min_clipped=-1000), 1)
     assert distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True), 2).config.distilled_steps == 2
     with pytest.raises(UserError, match=r"--distill 30: .* between 1 and 20"):
@@ -175,8 +175,8 @@ def test_table_without_an_end_or_too_short_is_refused():
         ({"distill": 3, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "omit one of the two"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "timestep_sampling": "anime"}, "omit one of the two"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "noise_candidates": 4}, "omit one of the two"),
-        ({"distill": 4, "pretrained_model_name_or_path": "x"}, "omit the former"),
-        ({"save_guide_at": 8}, "not before the run's end"),
+        ({"distill": 4, "pretrained_model_name_or_path": "x"}, "omit the latter"),
+        ({"save_guide_at": 8}, "after the end of the run"),
         ({"save_guide_at": 0}, "give 1 or more"),
     ],
 )

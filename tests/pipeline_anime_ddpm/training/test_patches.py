@@ -154,7 +154,7 @@ def test_defaults_give_full_images_half_and_the_others_the_rest(four_levels):
         ((), {}, "one or more different ones"),
         ((16, 16), {}, "one or more different ones"),
         ((16, 64), {"probabilities": (0.5, 0.6)}, "their sum is 1.1"),
-        ((16, 64), {"probabilities": (1.5, -0.5)}, "no distribution"),
+        ((16, 64), {"probabilities": (1.5, -0.5)}, "not a distribution"),
         ((16, 64), {"final_probabilities": (1,)}, "1 patch probabilities for 2 sides"),
         ((16, 64), {"mode": "paper"}, "choose one of fixed_batch, constant_pixels"),
         ((16, 64), {"full_image_fraction": 1}, "less than 1"),

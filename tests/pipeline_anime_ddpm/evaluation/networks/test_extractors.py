@@ -140,12 +140,12 @@ def test_models_that_give_no_vectors_of_images_are_refused_at_once(vit, tiny_vit
     bert = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     transformers.AutoModel.from_config(bert).save_pretrained(tmp_path / "text")
     shutil.copy(tiny_vit / "preprocessor_config.json", tmp_path / "text")
-    with pytest.raises(UserError, match="takes no images"):
+    with pytest.raises(UserError, match="does not accept images"):
         load_extractor(str(tmp_path / "text"))
     pooled = type(vit)._pooled
     for spoiled, sentence in [
-        (lambda self, pixels: pooled(self, pixels) * torch.nan, "no finite vector"),
-        (lambda self, pixels: pooled(self, pixels) + torch.rand(1), "other features each time"),
+        (lambda self, pixels: pooled(self, pixels) * torch.nan, "not return finite feature vectors"),
+        (lambda self, pixels: pooled(self, pixels) + torch.rand(1), "different features each time"),
     ]:
         monkeypatch.setattr(type(vit), "_pooled", spoiled)
         with pytest.raises(UserError, match=sentence):

@@ -37,7 +37,7 @@ def test_guidance_outside_its_interval_is_none(make_pipe, tiny_unet):
         )
     )
     assert not torch.equal(high, plain) and not torch.equal(high, all_over)
-    with pytest.raises(ValueError, match="No step has a σ within"):
+    with pytest.raises(ValueError, match="No step has a σ inside"):
         pipe(guidance_scale=2, guidance_interval=(1e4, 1e5), **call)
 
 
