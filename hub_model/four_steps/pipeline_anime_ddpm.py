@@ -52,7 +52,7 @@ def _refuse(wrong: bool, sentence: str) -> None:
 
 
 class _Traits(NamedTuple):
-    """What the pipeline must know of a scheduler class, and its interface does not tell."""
+    """Properties of a scheduler class that its interface does not expose."""
 
     steps: int = 50  # when the caller names none
     follows_ddim: bool = False  # so that it can be inverted
@@ -97,7 +97,7 @@ def traits_of(scheduler: SchedulerMixin) -> _Traits:
 def coordinate_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Where each pixel lies in the full image, as Patch Diffusion tells the network (arXiv 2304.12526).
+    """Coordinates of each pixel in the full image, as input of the network (Patch Diffusion, arXiv 2304.12526).
 
     Returns:
         `(1, 2, height, width)` of the *full* image; a crop takes a slice. Channel 0 is x, channel 1 is y, each
@@ -248,7 +248,7 @@ def _listed(value: Any) -> Any:
     return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
 
 
-def _images_asked_for(labels: Any, class_labels: Any) -> int:
+def _num_labels_given(labels: Any, class_labels: Any) -> int:
     """The length of the longest list of labels; 1 if there is none."""
     values = [*(labels.values() if isinstance(labels, dict) else ()), class_labels]
     return max((len(value) for value in map(_listed, values) if isinstance(value, (list, tuple))), default=1)
@@ -318,7 +318,7 @@ class _Level(NamedTuple):
 
     @property
     def size(self) -> float:
-        """What the state has to be divided by to have unit variance."""
+        """Standard deviation of the state: dividing by it gives unit variance."""
         return math.hypot(self.signal, self.noise)
 
 
@@ -334,14 +334,14 @@ def _to_original(prediction_type: str, output: torch.Tensor, state: torch.Tensor
 
 
 def _from_original(prediction_type: str, original: torch.Tensor, state: torch.Tensor, level: _Level) -> torch.Tensor:
-    """What the network would have to say of `state` to mean `original`: the inverse of `_to_original`."""
+    """The network output for `state` that corresponds to `original`: the inverse of `_to_original`."""
     sample, alpha, sigma = state / level.size, level.signal / level.size, level.noise / level.size
     if prediction_type == "epsilon":
         return (sample - alpha * original) / sigma
     return (alpha * sample - original) / sigma if prediction_type == "v_prediction" else original
 
 
-def _noise_again(state: torch.Tensor, here: _Level, there: _Level, generator) -> torch.Tensor:
+def _renoise(state: torch.Tensor, here: _Level, there: _Level, generator) -> torch.Tensor:
     """From the level `here` up to the noisier level `there`."""
     ratio = there.signal / here.signal
     noise = randn_tensor(state.shape, generator, state.device, state.dtype)
@@ -382,7 +382,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_callback(callback: Any, tensor_inputs: list[str]) -> list[str]:
-    """What a callback is given; refuse one that cannot be called."""
+    """Names of the tensors for the callback; refuse a callback that is not callable."""
     is_usable = callback is None or callable(callback)
     _refuse(not is_usable, f"`callback_on_step_end` must be a function, got {callback!r}.")
     own = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
@@ -711,7 +711,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, self._execution_device)
         if _is_whole(batch_size) and batch_size == 1:
-            batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
+            batch_size = max(1 if given is None else len(given), _num_labels_given(labels, class_labels))
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
         condition = self.prepare_condition(labels, class_labels, batch_size)
         scale = 1 if inversion and guidance_scale is None else guidance_scale
@@ -778,7 +778,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 kwargs = self.prepare_extra_step_kwargs(plan.generator, plan.eta)
                 latents = self.scheduler.step(output, t, latents, **kwargs, return_dict=False)[0]
                 if jump > 0:
-                    latents = _noise_again(latents, plan.levels[i + 1], plan.levels[i], plan.generator)
+                    latents = _renoise(latents, plan.levels[i + 1], plan.levels[i], plan.generator)
             if plan.returns_trajectory:
                 trajectory.append(self.postprocess(predicted, plan.output_type))
             if plan.callback is not None:
@@ -798,7 +798,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def _repaint(
         self, plan: _Plan, output: torch.Tensor, latents: torch.Tensor, i: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the network says and the image that it means, outside the mask replaced by the given one."""
+        """The network output and its predicted image, replaced by the given image outside the mask."""
         if plan.levels is None:
             return output, None
         kind, level = self.scheduler.config.prediction_type, plan.levels[i]
@@ -848,7 +848,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             self.scheduler.set_timesteps(num_inference_steps or self.default_num_inference_steps(), device=device)
 
     def begin_at(self, strength: float) -> int:
-        """Of the scheduler's timesteps skip all but the last `strength`; returns the index of the first to be done."""
+        """Skip all but the last `strength` of the scheduler's timesteps; return the index of the first one."""
         calls, order = len(self.scheduler.timesteps), getattr(self.scheduler, "order", 1)
         steps = math.ceil(calls / order)
         done = math.floor(strength * steps + 0.5)
@@ -980,7 +980,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def predict_in_windows(
         self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int, condition: Condition = UNCONDITIONAL
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the network says that sees but windows of `side` pixels, half overlapping: their mean, and how many."""
+        """Network output from half-overlapping windows of `side` pixels: their mean, and the number of windows."""
         stride = max(side // 2, 1)
         starts = [sorted({*range(0, length - side, stride), length - side}) for length in sample.shape[2:]]
         windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in itertools.product(*starts)]
@@ -1255,7 +1255,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         )
 
     def _check_steps(self, num_inference_steps, timesteps) -> None:
-        """How many network calls there are and where."""
+        """Check the number of steps and the timesteps."""
         config, steps = self.scheduler.config, num_inference_steps
         if timesteps is not None:
             few = config.get("distilled_steps")
@@ -1414,7 +1414,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         index_file.write_text(json.dumps(index), encoding="utf-8")
         for file in (index_file, *folder.glob("*/config.json")):
             entries = json.loads(file.read_text(encoding="utf-8"))
-            entries.pop("_name_or_path", None)  # a path on the machine of whoever saved it
+            entries.pop("_name_or_path", None)  # a path on the machine that saved it
             file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod

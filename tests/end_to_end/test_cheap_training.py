@@ -257,8 +257,8 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
     [
         ({"patch_sizes": "7,16"}, "cannot take a patch side of 7 pixels; valid are [2, 4, 6, 8, 10, 12, 14, 16]"),
         ({"patch_sizes": "8,32"}, "larger than the images of 16 pixels"),
-        ({"patch_sizes": "8,x"}, "give a whole number or several, with commas between"),
-        ({"patch_sizes": "8,16", "patch_probs": "0.5,0.6"}, "sums to 1.1; give shares that sum to 1"),
+        ({"patch_sizes": "8,x"}, "give a whole number or several, separated by commas"),
+        ({"patch_sizes": "8,16", "patch_probs": "0.5,0.6"}, "sums to 1.1; give probabilities that sum to 1"),
         ({"patch_sizes": "8,16", "patch_probs": "1"}, "1 numbers for 2 --patch_sizes"),
         ({"patch_probs": "1"}, "--patch_probs does nothing without --patch_sizes"),
         ({"patch_mode": "constant_pixels"}, "does nothing without --patch_sizes"),

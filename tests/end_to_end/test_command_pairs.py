@@ -84,13 +84,13 @@ def test_each_command_reads_what_the_previous_ones_wrote(train, evaluate, do, fa
     (tmp_path / "card.yaml").write_text(CARD)
     run = train("run", ema_sigma_rels="0.1", save_guide_at=8)
     judged, printed = evaluate(run, "judged")
-    assert "too few for reliable numbers" in printed
+    assert "too few for these numbers to mean anything" in printed
     assert ("The real images are a training split" in printed) == (not (faces / "test").is_dir())
     published = tmp_path / "published"
     do("publish", run, "--evaluation", judged, "--card", tmp_path / "card.yaml", "--output_dir", published,
        "--guidance_scale", 1.5)  # fmt: skip
     card = ModelCard.load(published / "README.md")
-    assert "KID-tiny-vit" in card.text and "too few for reliable numbers" in card.text
+    assert "KID-tiny-vit" in card.text and "too few for these numbers to mean anything" in card.text
     assert "model-index" not in card.data.to_dict() and "an early snapshot of the same training" in card.text
 
     # What was published is evaluated, compared, published again and trained on.

@@ -55,7 +55,8 @@ def test_rows_are_at_the_intervals_and_hold_what_was_requested(whole):
     assert all(float(row["kid_std"]) > 0 and float(row["fid"]) > 0 for row in table)
     assert len({row["kid"] for row in table}) == 3
     assert (
-        "Every 8 steps, 16 images are judged by kid,fid (tiny-vit) against 20 images of the train split" in done.stdout
+        "Every 8 steps: kid,fid of 16 sampled images against 20 images of the train split, with tiny-vit features"
+        in done.stdout
     )
 
 
@@ -146,7 +147,7 @@ def test_efficientnet_judges_a_training_by_its_name(work, tiny_unet, tmp_path, m
         eval_extractor="efficientnet-lite0",
     )  # fmt: skip
     judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
-    assert "are judged by kid (EfficientNet-Lite0 (ImageNet))" in judge.description
+    assert "with EfficientNet-Lite0 (ImageNet) features" in judge.description
     pipeline = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
     pipeline.set_progress_bar_config(disable=True)
     assert math.isfinite(judge.measure(pipeline)["kid"])

@@ -53,7 +53,7 @@ def test_nonfinite_steps_are_skipped_and_listed_and_resume_is_bit_exact(work, in
     broken(lambda run: float("nan" if run.state.step in (2, 7) else 1))
     in_process(*settings(work, tmp_path / "whole", checkpoints_total_limit="none"))
     text = capsys.readouterr().out  # which is read at each checkpoint
-    assert "Step 3 had no finite loss" in text and "Step 8 had no finite loss" in text
+    assert "Step 3 had a non-finite loss" in text and "Step 8 had a non-finite loss" in text
     with open(tmp_path / "whole" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["skipped_steps"] for row in rows] == ["2", "2"] and float(rows[0]["loss"]) > 0

@@ -268,7 +268,7 @@ def tracker_goes(course: Course, random: Random) -> str:
     assert "POST /graphql UpsertBucket" in tracker.requests
     attempt.go_on()
     assert attempt.end().code == 0 and "Traceback" not in attempt.said, attempt.said
-    sentence = attempt.line("WARNING: W&B has not taken everything")
+    sentence = attempt.line("WARNING: W&B did not receive everything")
     assert list((course.output / re.search("`wandb sync runs/mine/(.*)`", sentence)[1]).glob("*.wandb"))
     return sentence
 

@@ -42,7 +42,7 @@ ANIME_LOG_SIGMAS = (2.67, 1.55, 0.82, -0.01, -0.84, -1.79)
 
 
 def share_lost(log_sigma: np.ndarray, bands: np.ndarray) -> np.ndarray:
-    """Of the octaves `bands` (K,), the mean share that noise of `log_sigma` (…) hides: from 0 to 1.
+    """Mean fraction of the octaves `bands` (K,) that noise of `log_sigma` (…) hides, from 0 to 1.
 
     Of a band of power P a Wiener filter finds P / (P + σ²) again. It is the cumulative distribution of `"anime"`.
     """
@@ -136,7 +136,7 @@ def _check_table(betas: torch.Tensor, prediction_type: str) -> None:
     )
 
 
-# What the network should say, of (x_0, ε, √ᾱ, √(1-ᾱ)).
+# Training target of the network, from (x_0, ε, √ᾱ, √(1-ᾱ)).
 PREDICTION_TYPES = {
     "epsilon": lambda original, noise, alpha, sigma: noise,
     "sample": lambda original, noise, alpha, sigma: original,
@@ -150,7 +150,7 @@ ORIGINALS = {
     "v_prediction": lambda output, sample, alpha, sigma: alpha * sample - sigma * output,
 }
 
-# What turns a weight of the squared error of ε into that of the prediction type, of (snr, ᾱ).
+# Factor from a weight of the squared error of ε to that of the prediction type, from (snr, ᾱ).
 WEIGHT_FACTORS = {
     "epsilon": lambda snr, alpha_bar: 1.0,
     "sample": lambda snr, alpha_bar: snr,
@@ -282,7 +282,7 @@ _NAMES: dict[str, Iterable[str]] = {
 }
 _TABLE_NAMES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 
-# What a network was trained with: a config that leaves one of these out means the default of its own class, not ours.
+# Settings of the training: where a config omits one, the default of its own class applies, not ours.
 _TRAINED_WITH = (*_TABLE_NAMES, "prediction_type", "rescale_betas_zero_snr")
 
 
@@ -612,7 +612,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         return self._mix(PREDICTION_TYPES["v_prediction"], sample, noise, timesteps)
 
     def training_target(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the network should output for `add_noise(sample, noise, timesteps)`: ε, v or x_0."""
+        """Training target of the network for `add_noise(sample, noise, timesteps)`: ε, v or x_0."""
         return self._mix(PREDICTION_TYPES[self.config.prediction_type], sample, noise, timesteps)
 
     def pred_original_sample(

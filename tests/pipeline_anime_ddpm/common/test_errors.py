@@ -53,7 +53,7 @@ def test_advice_to_rerun_omits_overwrite_output_dir(capsys):
 @pytest.mark.parametrize("starts_over", [False, True])
 def test_process_is_killed_safely(capsys, monkeypatch, starts_over):
     line = said(capsys, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), starts_over)
-    assert line.startswith("error: A process that decodes images has gone (DataLoader worker (pid 7) is killed")
+    assert line.startswith("error: A process that decodes images has died (DataLoader worker (pid 7) is killed")
     assert ("again without --overwrite_output_dir to go on" in line) is starts_over
     monkeypatch.setattr(errors, "_is_of_lost_rank", lambda error: True)
     monkeypatch.setattr(errors.os, "_exit", sys.exit)

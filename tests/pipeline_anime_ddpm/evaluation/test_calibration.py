@@ -79,7 +79,7 @@ def test_similarity_falls_with_noise_and_follows_the_seed():
     [
         (pictures(20, 0), "20 images, too few"),
         (pictures(64, 0, side=8), "SSIM needs 16 pixels"),
-        (np.full((64, 3, 16, 16), 100, np.uint8), "hold nothing at 0 to 0"),
+        (np.full((64, 3, 16, 16), 100, np.uint8), "have no detail at 0 to 0"),
     ],
 )
 def test_images_that_tell_nothing_are_refused(pixels, says):

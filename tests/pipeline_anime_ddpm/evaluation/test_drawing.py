@@ -172,7 +172,7 @@ def test_unknown_option_is_refused(pipeline):
 
 
 def test_too_many_steps_are_refused_before_drawing(pipeline):
-    with pytest.raises(UserError, match=r"--num_inference_steps 101 cannot be taken.*trained with 100 steps"):
+    with pytest.raises(UserError, match=r"--num_inference_steps 101 is not possible.*trained with 100 steps"):
         check_steps(pipeline, 101)
     assert check_steps(pipeline, None) == 10
     assert check_steps(pipeline, 7) == 7
@@ -186,7 +186,7 @@ def test_any_pipeline_of_rgb_squares_can_be_loaded(tiny_unet, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded as a pipeline"):
         load_pipeline(str(tmp_path / "nothing"))
     grey = AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler())
-    with pytest.raises(UserError, match="1 x 16 x 16 values; only RGB squares"):
+    with pytest.raises(UserError, match="1 x 16 x 16 values; only square RGB images"):
         check_pipeline(grey)
 
 

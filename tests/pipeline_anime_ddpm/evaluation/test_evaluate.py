@@ -172,14 +172,14 @@ MISTAKES = {
     ),
     "an interval without guidance": (
         {"guidance_interval": "0,3"},
-        "does not suit the model: `guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1",
+        "does not suit the model: `guidance_window` and `guidance_interval` have no effect at a `guidance_scale` of 1",
     ),
     "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers separated by a comma"),
     "a seed too large": ({"seed": 10**17}, "--seed is 100000000000000000"),
     "no such device": ({"device": "banana"}, "--device banana cannot be used"),
     "no such accelerator": ({"device": "cuda:77"}, "--device cuda:77 cannot be used"),
     "one subset": ({"kid_subsets": 1}, "--kid_subsets is 1; give 2 or more"),
-    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "NONE"),
+    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "needs the metric lpips"),
     "weights of another extractor": ({"extractor_weights": "x.pth"}, "--extractor_weights is for inception"),
 }
 
@@ -273,7 +273,7 @@ def test_model_without_labels_draws_none(settings, tiny_pipeline):
 def test_sampler_that_fails_is_reported_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: 1 / 0)
-    with pytest.raises(UserError, match="AnimeNoiseScheduler cannot draw with this model"):
+    with pytest.raises(UserError, match="AnimeNoiseScheduler cannot sample this model"):
         evaluate(EvaluationConfig(**settings | {"model": "broken"}), pipeline, show_progress=False)
     assert not (tmp_path / "evaluation").exists()
 
@@ -282,7 +282,7 @@ def test_nothing_of_the_users_is_deleted(settings, tiny_pipeline, tmp_path):
     images = tmp_path / "evaluation" / "images"
     images.mkdir(parents=True)
     (images / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="images holds files of something else"):
+    with pytest.raises(UserError, match="images holds files that are not of this evaluation"):
         judge(settings, model=str(tiny_pipeline), metrics="kid")
     assert (images / "mine.txt").read_text() == "mine"
 
@@ -329,7 +329,7 @@ def test_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipelin
     assert "[floor " in told
     assert "± " in told
     assert "(10 subsets of 12)" in told
-    assert "memorised: 0 of 24 images come nearer than" in told
+    assert "memorised: 0 of 24 images are nearer than" in told
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--num_images=5"])
     assert stop.value.code == 2

@@ -121,7 +121,7 @@ def test_command_prints_both_judges_and_what_finds_copies(both, capsys):
     printed = capsys.readouterr().out
     for said in ("  FD-tiny-vit: ", f"  FD-{LABEL}: ", f"  KID-{LABEL}: ", "unreliable with fewer than 2,000 images"):
         assert said in printed, said
-    assert re.search(r"memorised: 0 of 24 images come nearer than .* to a training image", printed)
+    assert re.search(r"memorised: 0 of 24 images are nearer than .* to a training image", printed)
     assert printed.count("[floor ") == 4
 
 

@@ -122,12 +122,12 @@ def test_stock_classes_draw_what_ours_does(finished, publish, tmp_path):
 
 def test_stock_classes_have_no_coordinates_and_no_steps_of_a_distilled_network(tiny_unet, publish, tmp_path):
     AnimeDDPMPipeline(tiny_unet(in_channels=5), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "patches")
-    assert "2 channels of coordinates" in publish(
-        tmp_path / "patches", "--output_dir", tmp_path / "o", "--export_stock"
-    )
+    assert "2 coordinate channels" in publish(tmp_path / "patches", "--output_dir", tmp_path / "o", "--export_stock")
     scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
-    assert "the scheduler of this package" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
+    assert "the scheduler of this package" in publish(
+        tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock"
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -197,18 +197,18 @@ def test_damaged_run_is_refused(finished, publish, tmp_path, spoil, said):
 
 def test_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_unet, publish, tmp_path):
     AnimeDDPMPipeline(tiny_unet(seed=9), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "other")
-    assert "is of other weights" in publish(tmp_path / "other", "--evaluation", evaluated, "--dry_run")
+    assert "belongs to other weights" in publish(tmp_path / "other", "--evaluation", evaluated, "--dry_run")
     (evaluated / "metrics.json").write_text("{}")
     assert "was not written by `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
 
 
 @pytest.mark.parametrize("arguments, said", [
     ([], "Give --repo_id"),
-    (["--dry_run", "--private"], "--private is for a push"),
-    (["--dry_run", "--space", "me/demo"], "--space is for a push"),
-    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is no name of a repository"),
-    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is no name of a repository"),
-    (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "leave --export_stock or --space away"),
+    (["--dry_run", "--private"], "--private needs --repo_id"),
+    (["--dry_run", "--space", "me/demo"], "--space needs --repo_id"),
+    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is not a valid repository name"),
+    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is not a valid repository name"),
+    (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "omit one of the two"),
     (["--output_dir", "{run}"], "is not empty"),
     (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
 ])  # fmt: skip

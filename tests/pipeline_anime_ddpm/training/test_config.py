@@ -109,8 +109,8 @@ def test_saved_config_reads_back_the_same_without_its_token(tmp_path):
         (["--timestep_sampling_mean", "inf", "--timestep_sampling", "laplace"], "give log sigma, -20 to 20"),
         (["--seed", "99999999999999999999"], "--seed is 99999999999999999999; give 9223372036854775807 or less"),
         (["--max_train_images", "9223372036854775808"], "give 9223372036854775807 or less"),
-        (["--push_to_hub", "--hub_model_id", "me/my faces"], "'me/my faces' is no name of a repository on the Hub"),
-        (["--push_to_hub", "--output_dir", "runs/my faces"], "without --hub_model_id: 'my faces' is no name of"),
+        (["--push_to_hub", "--hub_model_id", "me/my faces"], "'me/my faces' is not a valid repository name"),
+        (["--push_to_hub", "--output_dir", "runs/my faces"], "without --hub_model_id: 'my faces' is not a valid"),
         (["--noise_calibration", "a"], "give --timestep_sampling anime or --ddpm_beta_schedule anime"),
     ],
 )

@@ -149,7 +149,7 @@ def test_guidance_that_the_model_cannot_have_is_refused(tiny_unet):
 
 def test_distilled_scheduler_takes_its_steps_and_no_others():
     scheduler = distilled(AnimeNoiseScheduler(), 4)
-    with pytest.raises(ValueError, match="distilled to draw in 4 steps: ask for 4, not for 10"):
+    with pytest.raises(ValueError, match="distilled to sample in 4 steps: ask for 4, not 10"):
         scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match="leave its sampler as it is"):
         AnimeNoiseScheduler.from_config(scheduler.config, solver="ddpm")

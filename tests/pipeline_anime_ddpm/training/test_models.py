@@ -225,7 +225,7 @@ def test_models_that_is_not_available_is_refused(settings, says, tmp_path, monke
 def test_missing_xformers_falls_back_with_a_warning(monkeypatch, caplog):
     monkeypatch.setattr("pipeline_anime_ddpm.training.models.is_xformers_available", lambda: False)
     build_model(config(model_config_name_or_path="tiny", enable_xformers_memory_efficient_attention=True))
-    assert "computed by PyTorch and not by xformers: it is not installed" in caplog.text
+    assert "of PyTorch instead of xformers: it is not installed" in caplog.text
 
 
 def test_networks_that_are_not_rgb_are_refused(tiny_unet, tmp_path):

@@ -91,6 +91,6 @@ def test_missing_weights_are_refused(alexnet, tmp_path, monkeypatch):
 
 
 def test_images_that_are_too_small_for_the_network_are_refused():
-    with pytest.raises(UserError, match="at least 32 pixels, and these have 16"):
+    with pytest.raises(UserError, match="at least 32 pixels, but these have 16"):
         load_distance("st-alex").check_size(16)
     load_distance("pixels").check_size(16)

@@ -168,10 +168,10 @@ def test_bad_input_is_refused_before_the_network_is_called(pipe, monkeypatch, ca
 @pytest.mark.parametrize(
     ("unet", "call", "sentence"),
     [
-        ({"num_class_embeds": None}, {"labels": {"hair": "blue"}}, "This model has no labels: leave `labels` out."),
+        ({"num_class_embeds": None}, {"labels": {"hair": "blue"}}, "This model has no labels: omit `labels`."),
         ({"num_class_embeds": None}, {"class_labels": [3]}, "This model has no classes: omit `class_labels`."),
         ({}, {}, "is class-conditional and has no labels: give `class_labels`, .* from 0 to 11"),
-        ({}, {"labels": {"hair": "blue"}}, "no labels: leave `labels` out, and give `class_labels` from 0 to 11"),
+        ({}, {"labels": {"hair": "blue"}}, "no labels: omit `labels`, and give `class_labels` from 0 to 11"),
         ({}, {"class_labels": [3], "guidance_scale": 2.0}, 'none of the classes of this one is known to be "any"'),
         ({"class_embed_type": "timestep"}, {"class_labels": [3]}, "class_embed_type='timestep'"),
     ],
