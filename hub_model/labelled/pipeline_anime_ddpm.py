@@ -869,7 +869,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return begin
 
     def set_begin_index(self, begin: int) -> None:
-        """Tell a scheduler that can be told, which else looks its first timestep up and waits for the GPU."""
+        """Set the begin index where the scheduler has one; looking it up would wait for the GPU."""
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
 

@@ -218,7 +218,9 @@ def add_flags(
 
 def _add_flag(group: Any, settings: type[Settings], rules: Field) -> None:
     name, value_type = rules.name, _value_type(settings, rules.name)
-    default = {True: "on", False: "off"}.get(rules.default, rules.default) if value_type is bool else rules.default
+    default: Any = rules.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
     shown = "" if default is None else f" (default: {default})"
     text = f"{rules.metadata['help']}{shown}".replace("%", "%%")
     if value_type is bool and rules.default is False:

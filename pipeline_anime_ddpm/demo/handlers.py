@@ -222,8 +222,8 @@ class Handlers:
         return [(image, f"seed {seed}") for image, seed in zip(images, seeds, strict=True)]
 
     def finished(self, drawing: Drawing, what: str, query: str = "") -> str:
-        told = f' data-query="{html.escape(query)}"' if query else ""
-        return f"<p{told}>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
+        query_data = f' data-query="{html.escape(query)}"' if query else ""
+        return f"<p{query_data}>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:

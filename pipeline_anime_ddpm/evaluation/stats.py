@@ -17,7 +17,7 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         resolution: side of the images of the models that will be judged, in pixels.
 
     Yields:
-        What to tell the user, line by line.
+        The output, line by line.
 
     Raises:
         UserError: as for `evaluate`.

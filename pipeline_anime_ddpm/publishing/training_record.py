@@ -57,7 +57,7 @@ def read_training(run: Path) -> TrainingRecord:
         config[name] = config.get(name) and Path(config[name]).name
     images, hours = _last_progress(run / CSV_NAME)
     provenance = {"data": None, "machines": []} | without_paths(read_provenance(run))
-    for name, what in ORIGINS.items():  # told when the run began, for a folder may be gone by now
+    for name, what in ORIGINS.items():  # recorded when the run began, since the folder may be deleted since
         if config.get(name) and provenance.get(what):
             config[name] = provenance[what]["name"]
     return TrainingRecord(without_paths(config), images, hours, provenance, (run / CURVE_NAME).is_file())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from accelerate.utils import gather_object
 
-from ..common.errors import UserError, again
+from ..common.errors import UserError, advise_flag_removal
 from ..data import Feed
 from ..publishing.hub import push_run
 from ..runs.checkpoints import checkpoint_folder, prune_checkpoints, save_checkpoint
@@ -54,7 +54,7 @@ def evaluate(run: Run, log: RunLog) -> None:
 
 
 def save_everything(run: Run, feed: Feed) -> None:
-    """Write a checkpoint on the main process, with what every rank has to tell, unless this step has one already."""
+    """Write a checkpoint on the main process, with the state of every rank, unless this step already has one."""
     state = run.state
     if state.kept_step == state.step:  # writing it again would put it away for a moment, and it may be the only one
         return
@@ -126,7 +126,9 @@ def save_and_stop(run: Run, feed: Feed) -> None:
     if run.accelerator.is_main_process:  # the last that is said: W&B has summed up by now
         checkpoint = checkpoint_folder(run.folder, run.state.step)
         sentence = f"Stopped; the state is saved in {checkpoint}. To resume, run the same command again."
-        print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
+        print(
+            "\n" + advise_flag_removal(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True
+        )
     sys.exit(130)
 
 

@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite, and losses that stand out: left out, counted, written down.
 
-A step is left out on the device: the optimiser's own kernel and the averages are told, and the host learns of it when
+A step is skipped on the device by the optimiser's own kernel and the averages, and the host learns of it when
 it next reads the losses anyway. The gradient's norm decides, which all ranks share, so that all leave out the same.
 """
 

@@ -58,7 +58,7 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     check_launcher()
     accelerator = new_accelerator(
         config.gradient_accumulation_steps,
-        # accelerate has torchrun's processes share their work on CPUs only if it is told to
+        # accelerate has torchrun's processes share their work on CPUs only with this setting
         cpu=int(os.environ.get("WORLD_SIZE") or 1) > 1 and not _has_accelerator(),
         mixed_precision=precision,
         log_with=config.trackers or None,
@@ -73,9 +73,9 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
 
 
 def check_launcher() -> None:
-    """Refuse to be one process where `accelerate launch` was told of several: on CPUs it starts one, without a word.
+    """Refuse to run as one process if `accelerate launch` should start several: on CPUs it silently starts one.
 
-    Of what it was told, only the address at which the others were to meet reaches the script.
+    Of its arguments, only the address of the main process reaches the script.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if launched and not any(name in os.environ for name in NUMBERS_OF_PROCESSES):
@@ -89,7 +89,7 @@ def check_launcher() -> None:
 def new_accelerator(accumulation: int, **settings) -> Accelerator:
     """An Accelerator, or one sentence about a launcher or machine that this script cannot work with.
 
-    It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
+    It does not know of accumulation: `train_step` splits its batch itself, into parts that depend on the patch side.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() == "true":
@@ -110,7 +110,7 @@ def new_accelerator(accumulation: int, **settings) -> Accelerator:
 def use_cpu_cores(device: torch.device) -> int:
     """Give a CPU training all cores of the machine, shared between its ranks; returns the threads of this one.
 
-    `accelerate launch` allows one thread unless told otherwise, which would leave every other core idle. A number
+    `accelerate launch` allows one thread by default, which would leave all other cores idle. A number
     above one, or one given without `accelerate launch`, is taken as meant.
     """
     launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -1,4 +1,4 @@
-"""Whatever befalls a run, the same command ends with the bits of one that nothing has befallen."""
+"""After any fault, the same command ends with the bits of an undisturbed run."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""The command line: what it says at once, and that only what is asked for is imported."""
+"""The command line: help, lazy imports and exit status."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
-"""What may befall a run, one function for each kind of it.
+"""Faults of a run, one function for each kind.
 
 Each takes a course and a source of chance, lets it happen, makes sure that the user is told what to do, and returns
 what the user sees. Whoever calls it then gives the same command again and compares the result with a run that nothing

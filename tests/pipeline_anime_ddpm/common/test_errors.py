@@ -1,4 +1,4 @@
-"""What has no remedy in the code is one sentence for the user."""
+"""Mistakes of the user become one sentence."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What the endpoints give."""
+"""Outputs of the endpoints."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the page shows of a model."""
+"""Contents of the page."""
 
 import json
 import os

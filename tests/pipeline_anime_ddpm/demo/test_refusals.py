@@ -1,4 +1,4 @@
-"""What the endpoints refuse."""
+"""Inputs that the endpoints refuse."""
 
 import io
 import json

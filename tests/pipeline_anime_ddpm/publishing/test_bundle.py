@@ -1,4 +1,4 @@
-"""What travels, in which form, and what is refused before anything does."""
+"""Files of a publication, their form, and refusals before any upload."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Who has started a run, whose end is meant for it as well."""
+"""Finding the launcher of a run, whose end stops the run too."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What is read of the card of the model that a run begins with."""
+"""Reading the card of a base model."""
 
 import json
 

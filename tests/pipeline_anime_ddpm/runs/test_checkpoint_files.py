@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and what becomes of it when it is damaged or cut off."""
+"""Files of a checkpoint, and handling of damaged ones."""
 
 import itertools
 import json

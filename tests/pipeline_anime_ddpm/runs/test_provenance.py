@@ -1,4 +1,4 @@
-"""What a run was made from and on, without where it lies."""
+"""Provenance of a run, without local paths."""
 
 import json
 
