@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, model, trap, every_loader):
+def test_a_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, model, trap, every_loader):
     for name in ("evil.py", "unet/evil.py", "unet/UNet2DModel.py", "pipeline_anime_ddpm.py"):
         (model / name).write_text(trap.source())
     for name, change in HOSTILE[what].items():
@@ -106,7 +106,7 @@ def test_no_link_is_published(link, model, tmp_path):
         shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
 
 
-def test_sample_that_is_no_picture_is_not_published(model, tmp_path):
+def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
     (model / "samples" / "000.png").write_bytes(b"private words")
     (tmp_path / "bundle").mkdir()

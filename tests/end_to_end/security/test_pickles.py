@@ -22,7 +22,7 @@ from pipeline_anime_ddpm.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize("place", [WEIGHTS, "unet/diffusion_pytorch_model.bin"])
-def test_pickle_in_the_place_of_weights_is_refused_by_all_that_load_models(place, model, trap, every_loader):
+def test_a_pickle_in_the_place_of_weights_is_refused_by_all_that_load_models(place, model, trap, every_loader):
     (model / WEIGHTS).unlink()
     torch.save({"conv_in.weight": trap}, model / place)
     every_loader("cannot be loaded")
@@ -33,7 +33,7 @@ def test_pickle_beside_the_weights_is_not_looked_at(model, trap):
     assert load_pipeline(str(model)).unet.config.sample_size == 16
 
 
-def test_pickle_in_a_checkpoint_is_called_damage(tmp_path, tiny_unet, trap):
+def test_a_pickle_in_a_checkpoint_is_called_damage(tmp_path, tiny_unet, trap):
     unet = tiny_unet()
     optimizer = torch.optim.SGD(unet.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
@@ -50,7 +50,7 @@ def test_pickle_in_a_checkpoint_is_called_damage(tmp_path, tiny_unet, trap):
     load_checkpoint(checkpoint, state)
 
 
-def test_pickle_among_kept_statistics_is_made_again(tmp_path, trap):
+def test_a_pickle_among_kept_statistics_is_made_again(tmp_path, trap):
     def made():
         return kept(tmp_path, "features", {"n": 1}, lambda: {"features": np.ones((1, 2))})["features"]
 
@@ -64,7 +64,7 @@ def test_pickle_among_kept_statistics_is_made_again(tmp_path, trap):
         assert np.array_equal(made(), np.ones((1, 2)))
 
 
-def test_pickle_in_the_cache_of_images_is_made_again(tmp_path, trap):
+def test_a_pickle_in_the_cache_of_images_is_made_again(tmp_path, trap):
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "0.png").write_bytes(png())
     config = TrainingConfig(train_data_dir=str(tmp_path / "faces"), cache_dir=str(tmp_path / "cache"))
