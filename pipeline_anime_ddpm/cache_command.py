@@ -53,7 +53,7 @@ def _entries(arguments: argparse.Namespace) -> dict[str, tuple[str, Path, int]]:
 
 def _describe(folder: Path, entry: CacheEntry | None, num_bytes: int) -> str:
     if entry is None:
-        return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  unused: of an earlier version, or damaged"
+        return f"{folder.name}  {num_bytes / 1e6:,.1f} MB  of an earlier version, or damaged: unused"
     key = entry.key
     facts = [f"{entry.num_images:,} images", f"{key.dtype}", "centre crop" if key.center_crop else "whole"]
     if entry.num_skipped:

@@ -260,7 +260,7 @@ def _per_image(name: str, value: Any, batch_size: int) -> list:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * batch_size
     _refuse(
         len(values) != batch_size,
-        f"{name} has {len(values)} values, but {batch_size} {'are' if batch_size > 1 else 'is'} needed: give one "
+        f"{name} holds {len(values)} values, but {batch_size} {'are' if batch_size > 1 else 'is'} needed: give one "
         "value for all images, or a list of one for each.",
     )
     return values

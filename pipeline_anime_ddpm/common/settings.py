@@ -72,7 +72,7 @@ class Settings:
         for rules in fields(self):
             other = rules.metadata["needs"]
             if other and self.is_given(rules.name) and not getattr(self, other):
-                raise UserError(f"--{rules.name} has no effect without --{other}; give both or neither.")
+                raise UserError(f"--{rules.name} does nothing without --{other}; give both or neither.")
 
     def is_given(self, name: str) -> bool:
         """Whether a setting has another value than its default."""

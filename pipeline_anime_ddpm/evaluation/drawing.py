@@ -346,7 +346,7 @@ def draw_batch(
     )[0]
     if not images.isfinite().all():
         raise UserError(
-            f"Image {numbers[0]} or one of the {len(numbers) - 1} after it has non-finite values; take "
+            f"Image {numbers[0]} or one of the {len(numbers) - 1} after it has values that are not finite; take "
             "another sampler or more steps, or check the model."
         )
     return (images * 255).round().to(torch.uint8).cpu().numpy()

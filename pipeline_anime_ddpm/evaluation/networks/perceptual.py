@@ -135,7 +135,7 @@ def _published(key: str, weights: str | None) -> nn.Module:
             model = lpips.LPIPS(net=key, pnet_rand=weights is not None, verbose=False)
     except OSError as error:
         raise UserError(
-            f"The weights of {DISTANCES[key]} cannot be downloaded ({first_line(error)}); give torchvision's "
+            f"The weights of {DISTANCES[key]} cannot be fetched ({first_line(error)}); give torchvision's "
             f"{BACKBONES[key]} as --lpips_weights, or --lpips st-alex, whose weights come in a package "
             "(`pip install stlpips-pytorch`)."
         ) from error

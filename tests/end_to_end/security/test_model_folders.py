@@ -101,7 +101,7 @@ def test_no_link_is_published(link, model, tmp_path):
     (tmp_path / "bundle").mkdir()
     for source in (model, tmp_path / "named"):  # the folder that was named may be a link itself
         source.exists() or source.symlink_to(model)
-        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself"):
+        with pytest.raises(UserError, match=rf"{link} is a link, .* replace it by the {LINKS[link]} itself"):
             build_bundle(Publication(source), tmp_path / "bundle", "you/faces")
         shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
 
@@ -110,5 +110,5 @@ def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
     (model / "samples" / "000.png").write_bytes(b"private words")
     (tmp_path / "bundle").mkdir()
-    with pytest.raises(UserError, match=r"000\.png is no picture"):
+    with pytest.raises(UserError, match=r"000\.png is not an image"):
         build_bundle(Publication(model), tmp_path / "bundle", "you/faces")

@@ -24,8 +24,14 @@ def said(capsys, error, starts_over=False):
     ("number", "says"),
     [
         (errno.ENOSPC, "error: The disk is full ({}: 'runs/x'); free some space and run the same command again."),
-        (errno.EROFS, "error: A file cannot be used ({}: 'runs/x'); fix this and run the same command again."),
-        (errno.EACCES, "error: A file cannot be used ({}: 'runs/x'); fix this and run the same command again."),
+        (
+            errno.EROFS,
+            "error: A file cannot be read or written ({}: 'runs/x'); fix this and run the same command again.",
+        ),
+        (
+            errno.EACCES,
+            "error: A file cannot be read or written ({}: 'runs/x'); fix this and run the same command again.",
+        ),
     ],
 )
 def test_disk_errors_are_one_sentence(capsys, number, says):
@@ -54,9 +60,9 @@ def test_advice_to_rerun_omits_overwrite_output_dir(capsys):
 def test_process_is_killed_safely(capsys, monkeypatch, starts_over):
     line = said(capsys, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), starts_over)
     assert line.startswith("error: A process that decodes images has died (DataLoader worker (pid 7) is killed")
-    assert ("again without --overwrite_output_dir to go on" in line) is starts_over
+    assert ("again without --overwrite_output_dir to resume" in line) is starts_over
     monkeypatch.setattr(errors, "_is_of_lost_rank", lambda error: True)
     monkeypatch.setattr(errors.os, "_exit", sys.exit)
     line = said(capsys, RuntimeError("Connection closed by peer"), starts_over)
     assert line.startswith("error: Another process of this run has ended")
-    assert ("again without --overwrite_output_dir to go on" in line) is starts_over
+    assert ("again without --overwrite_output_dir to resume" in line) is starts_over

@@ -50,7 +50,7 @@ class Everything(Basics):
         ({"rate": 0.0}, "--rate is 0.0; give a number above 0."),
         ({"rate": float("inf")}, "--rate is inf; give a number above 0."),
         ({"mode": "odd"}, "--mode is 'odd'; choose one of plain, fancy."),
-        ({"colour": "red"}, "--colour has no effect without --title; give both or neither."),
+        ({"colour": "red"}, "--colour does nothing without --title; give both or neither."),
     ],
 )
 def test_values_out_of_bounds_are_refused(given, says):

@@ -222,7 +222,9 @@ def test_dry_run_lists_the_space_too(finished, publish):
 
 
 def test_recommended_guidance_is_the_published_default(finished, publish, tiny_unet, tmp_path):
-    assert "--guidance_scale 2 is not for" in publish(finished, "--output_dir", tmp_path / "a", "--guidance_scale", 2)
+    assert "--guidance_scale 2 does not suit" in publish(
+        finished, "--output_dir", tmp_path / "a", "--guidance_scale", 2
+    )
     guided = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1))
     guided.save_pretrained(tmp_path / "guided")
     publish(tmp_path / "guided", "--output_dir", tmp_path / "b", "--guidance_scale", 2)

@@ -241,8 +241,8 @@ def test_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({}, "knows its 4 steps only"),
-        ({"new_noise": True}, "knows its 4 steps only"),
+        ({}, "distilled to 4 steps"),
+        ({"new_noise": True}, "distilled to 4 steps"),
         ({"distill": 3}, "number of steps that divides them"),
         ({"distill": 4}, "number of steps that divides them"),
         ({"distill": 2, "distill_guidance_scale": 1.5}, "omit --distill_guidance_scale"),

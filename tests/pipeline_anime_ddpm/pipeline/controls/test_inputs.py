@@ -57,7 +57,7 @@ HALF = picture(1)[..., :8]
         ({"image": Image.new("RGB", (16, 16)), "mask_image": Image.new("RGBA", (16, 16))}, "transparent in places"),
         ({"image": picture(1), "mask_image": torch.cat([box() * 0 + 0.003])}, "only one colour"),
         ({"image": picture(1), "generator": [torch.Generator()] * 2}, "`batch_size` says how many"),
-        ({"image": picture(1), "inversion": True, "guidance_scale": 2.0}, "leave .*`guidance_scale`"),
+        ({"image": picture(1), "inversion": True, "guidance_scale": 2.0}, "omit .*`guidance_scale`"),
         ({"image": picture(1), "inversion": True}, "Inversion follows DDIM"),
         ({"guidance_scale": 0}, "must be 1, which is no guidance, or more, got 0"),
         ({"callback_on_step_end": 5}, "must be a function, got 5"),

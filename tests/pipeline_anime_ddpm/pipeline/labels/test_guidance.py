@@ -105,5 +105,5 @@ def test_teacher_is_guided_by_any(make_pipe, monkeypatch):
     seen = record(monkeypatch, teacher.pipeline.unet)
     teacher.follow(state, torch.tensor([0, 3]), None, rows)
     assert [classes for _, classes in seen] == [[BLUE_RED, BLONDE_GREEN, 0, 0]] * 2 * teacher.parts
-    with pytest.raises(UserError, match="does not suit the model"):
+    with pytest.raises(UserError, match="cannot use this guidance"):
         Teacher(pipe.unet, scheduler, scale=2.0)
