@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train or fine-tune a DDPM on anime faces, with labels or without.
 
-    accelerate launch train_anime_ddpm.py                            # a small network, on faces it draws itself
+    accelerate launch train_anime_ddpm.py                            # a small network, on synthetic faces
     accelerate launch train_anime_ddpm.py --train_data_dir faces/    # on your own pictures
     accelerate launch train_anime_ddpm.py --train_data_dir faces/ --pretrained_model_name_or_path google/ddpm-cat-256
 
@@ -22,16 +22,22 @@ import pipeline_anime_ddpm  # noqa: F401 (first: it keeps bitsandbytes from comp
 import torch
 from tqdm.auto import tqdm
 
-from pipeline_anime_ddpm.common.errors import again_without, one_sentence_errors
+from pipeline_anime_ddpm.common.errors import advise_without_flag, one_sentence_errors
 from pipeline_anime_ddpm.data import Batch, open_data
 from pipeline_anime_ddpm.publishing.hub import prepare_hub
-from pipeline_anime_ddpm.recipe.resuming import choose_checkpoint, claim_folder, go_back, resume
+from pipeline_anime_ddpm.recipe.resuming import choose_checkpoint, claim_folder, resume, roll_back
 from pipeline_anime_ddpm.recipe.run import Run, build_denoiser, build_judge, build_run, check, describe
-from pipeline_anime_ddpm.recipe.saving import finish, kept_if_data_fail, log_metrics, save_what_is_due, stop_here
+from pipeline_anime_ddpm.recipe.saving import (
+    checkpoint_on_data_error,
+    finish,
+    log_metrics,
+    save_and_stop,
+    save_due_files,
+)
 from pipeline_anime_ddpm.recipe.schedule import RunSchedule
 from pipeline_anime_ddpm.recipe.stopping import StopRequest
-from pipeline_anime_ddpm.runs.folder import keep_others_out, occupy_output_dir, output_lock
-from pipeline_anime_ddpm.runs.numerics import carried_to_gradient
+from pipeline_anime_ddpm.runs.folder import acquire_output_lock, lock_output_dir, output_lock
+from pipeline_anime_ddpm.runs.numerics import with_nan_gradient
 from pipeline_anime_ddpm.runs.tracking import RunLog, end_training, start_trackers
 from pipeline_anime_ddpm.training.config import TrainingConfig, parse_config
 from pipeline_anime_ddpm.training.distillation import distillation_loss
@@ -55,15 +61,15 @@ def train(config: TrainingConfig) -> Path:
         The output folder, from which `AnimeDDPMPipeline.from_pretrained` loads.
 
     Raises:
-        UserError: A sentence on what to do, for anything that the user can put right; mostly before anything is made.
+        UserError: A sentence on what to do, for mistakes of the user; mostly before any file is written.
         SystemExit: With code 130, after Ctrl-C or SIGTERM and a checkpoint. The same call resumes.
     """
     run = set_up(config)
-    with again_without("--overwrite_output_dir", config.overwrite_output_dir):
+    with advise_without_flag("--overwrite_output_dir", config.overwrite_output_dir):
         while not run.is_done:
             training_loop(run)
             if run.state.numerics.diverged:
-                go_back(run)
+                roll_back(run)
         if run.accelerator.is_main_process:
             finish(run)
     end_training(run.accelerator)
@@ -78,7 +84,7 @@ def set_up(config: TrainingConfig) -> Run:
     check_machine(config, accelerator.device)
     lock = output_lock(config)
     if accelerator.is_main_process:
-        keep_others_out(lock)
+        acquire_output_lock(lock)
     accelerator.wait_for_everyone()
 
     # Model and data.
@@ -94,7 +100,7 @@ def set_up(config: TrainingConfig) -> Run:
 
     # The run: new, or where it stopped. From here on the folder is this run's alone.
     if accelerator.is_main_process:
-        occupy_output_dir(config, lock)
+        lock_output_dir(config, lock)
     accelerator.wait_for_everyone()
     run = build_run(config, accelerator, denoiser, schedule, data, judge, hub)
     run.lock = lock  # which would be released where nobody holds it
@@ -120,7 +126,7 @@ def training_loop(run: Run) -> None:
     if config.torch_compile:
         compile_shapes(run)
     feed = run.feed()
-    with contextlib.closing(feed), kept_if_data_fail(run, feed), bar:
+    with contextlib.closing(feed), checkpoint_on_data_error(run, feed), bar:
         for batch in feed:
             gradient_norm = train_step(run, batch)
             bar.update()
@@ -130,10 +136,10 @@ def training_loop(run: Run) -> None:
             if state.numerics.diverged:
                 break
             with log.pause():
-                save_what_is_due(run, log, feed)
+                save_due_files(run, log, feed)
             if stop.requested(state.step) and not run.is_done:
                 bar.close()
-                stop_here(run, feed)
+                save_and_stop(run, feed)
     stop.close()
 
 
@@ -146,7 +152,7 @@ def train_step(run: Run, data: Batch) -> torch.Tensor:
         # gradients are shared between ranks after the last micro-batch
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(run.model):
             loss, error = step_loss(run, part)
-            accelerator.backward(carried_to_gradient(loss, len(part) / len(batch)))
+            accelerator.backward(with_nan_gradient(loss, len(part) / len(batch)))
         state.meter.add(loss, error, part.timesteps)
         state.numerics.add(loss, error, part.timesteps)
     gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
@@ -160,14 +166,14 @@ def train_step(run: Run, data: Batch) -> torch.Tensor:
 
 
 def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is minimised, and the error of each image `(B,)`."""
+    """The loss, and the error of each image `(B,)`."""
     if run.teacher is not None:
         return distillation_loss(run.model, run.teacher, part)
     return diffusion_loss(run.model, run.scheduler, part, space_to_depth(run.unet))
 
 
 def step_batch(run: Run, data: Batch, side: int | None = None) -> tuple[StepBatch, int]:
-    """What this rank trains on in the next step, and how many images of it go into one forward pass.
+    """The batch of this rank in the next step, and how many of its images go into one forward pass.
 
     With patches their side is drawn for the step, unless it is given.
     """

@@ -1,4 +1,4 @@
-"""What every benchmark needs: a word about the machine, a table, and the JSON file that README is rendered from."""
+"""Shared code of the benchmarks: facts of the machine, tables, and the JSON files that the pages are rendered from."""
 
 from __future__ import annotations
 

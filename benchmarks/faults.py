@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What may befall a run, many times over at random moments, and whether the same command makes it good.
+"""Inject faults at random moments of a run, and check that the same command repairs it.
 
     python benchmarks/faults.py --tries 5
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The pictures of README's gallery, from the model that comes with the project.
+"""The pictures of docs/models.md, from the model that comes with the project.
 
 With as many threads on the same machine they are the same files bit for bit.
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of image quality share: an evaluation that is done once, and its numbers."""
+"""Shared by the benchmarks of image quality: an evaluation that runs once, and its numbers."""
 
 from __future__ import annotations
 

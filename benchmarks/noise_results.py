@@ -1,4 +1,4 @@
-"""What the rows of `noise.json` say: which training won, and by how much."""
+"""Results from the rows of `noise.json`: the best training, and its margin."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The pictures of model_card/sampling.md, from a trained pipeline and its own faces.
+"""The pictures of docs/sampling.md, from a trained pipeline and its own faces.
 
 python benchmarks/sampling_figures.py --model runs/mine --distilled runs/four runs/two
 """

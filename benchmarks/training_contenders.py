@@ -1,4 +1,4 @@
-"""What `training.py` compares: diffusers' script, and the recipe with different flags."""
+"""The contenders of `training.py`: diffusers' script, and the recipe with different flags."""
 
 from __future__ import annotations
 

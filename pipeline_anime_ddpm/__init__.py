@@ -28,7 +28,7 @@ _PLACES = {
     "train": "train_anime_ddpm",  # which needs the extra `train`
 }
 
-# Where bitsandbytes is installed it says, whatever is done, that it has no kernel for something that nothing here uses.
+# bitsandbytes warns at import about a kernel that this package does not use.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""The command `anime-ddpm`. Only the subcommand that is asked for is imported, so that `--help` takes no time."""
+"""The command `anime-ddpm`. It imports only the chosen subcommand, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
+from .common.pipes import quiet_on_closed_pipe
 
-# Of each subcommand: what it does, and the module and function that give its parser its flags and `run`.
+# For each subcommand: its help, and the module and function that add its flags and `run` to its parser.
 COMMANDS = {
-    "train": ("train or fine-tune, with the flags of train_anime_ddpm.py", "recipe.command:add_train"),
-    "plan": ("what a training will take in memory and time, from its flags", "planning.report:add_plan"),
-    "evaluate": ("measure how good a model's images are, how varied, and how new", "evaluation.commands:add_evaluate"),
-    "compare": ("results of several evaluations as a table and a plot", "evaluation.commands:add_compare"),
-    "stats": ("compute and keep what evaluations need of real images; the floor", "evaluation.commands:add_stats"),
-    "calibrate": ("measure at which noise a data set's structure is lost", "evaluation.calibration:add_calibrate"),
-    "ema": ("make averages of the weights, of any length, of a finished run", "runs.ema_command:add_ema"),
-    "publish": ("push a pipeline with its code and card, and a Space for it", "publishing.commands:add_publish"),
-    "demo": ("open a page in the browser that draws with a model", "demo.server:add_demo"),
-    "cache": ("list and delete decoded images and statistics", "cache_command:add_cache"),
+    "train": ("train or fine-tune a model", "recipe.command:add_train"),
+    "plan": ("print the memory and arithmetic that a training needs", "planning.report:add_plan"),
+    "evaluate": ("measure the quality, variety and novelty of a model's images", "evaluation.commands:add_evaluate"),
+    "compare": ("print the results of several evaluations as a table", "evaluation.commands:add_compare"),
+    "stats": ("compute the statistics of real images before evaluations", "evaluation.commands:add_stats"),
+    "calibrate": ("measure at which noise level images lose their structure", "evaluation.calibration:add_calibrate"),
+    "ema": ("compute an EMA of any length from a finished run", "runs.ema_command:add_ema"),
+    "publish": ("push a pipeline, its code and its model card to the Hub", "publishing.commands:add_publish"),
+    "demo": ("open the demo of a model in the browser", "demo.server:add_demo"),
+    "cache": ("list and delete cached images and statistics", "cache_command:add_cache"),
 }  # fmt: skip
 
 
@@ -29,13 +30,14 @@ EXTRAS = {"demo": "demo", "evaluate": "eval", "compare": "eval", "stats": "eval"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one subcommand; a user's mistake is one sentence and exit status 2."""
+    """Run one subcommand; print a user's mistake as one sentence, with exit status 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     if chosen not in COMMANDS:
-        _build_parser().parse_args(argv)  # --help, --version, or a name that is none
+        with quiet_on_closed_pipe():
+            _build_parser().parse_args(argv)  # --help, --version, or an unknown command
         return
-    from .common.errors import UserError, needs_extra, one_sentence_errors  # here, as it takes a while
+    from .common.errors import UserError, needs_extra, one_sentence_errors  # here, because the import is slow
     from .common.settings import MAX_INTEGER
 
     with one_sentence_errors():
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise UserError(f"--{name} is {value}; give {MAX_INTEGER} or less.")
         try:
             arguments.run(arguments)
-        except SystemExit as error:  # of the demo, which does without the package's errors in a Space
+        except SystemExit as error:  # the demo runs in Spaces without the package and so without UserError
             if isinstance(error.code, str):
                 raise UserError(error.code) from error
             raise
@@ -58,7 +60,7 @@ def _build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"anime-ddpm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (purpose, location) in COMMANDS.items():
-        # those with all flags of a training read them themselves: without a prefix, nothing looks like a flag
+        # `train` and `plan` parse their flags themselves: with this prefix, argparse sees no flags
         takes_all: dict[str, Any] = {"prefix_chars": "\0", "add_help": False} if name in ("train", "plan") else {}
         command = commands.add_parser(name, help=purpose, **takes_all)
         if name == chosen:

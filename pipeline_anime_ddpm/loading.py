@@ -63,7 +63,7 @@ def load_unet(name: str, cache_dir: str | None = None) -> UNet2DModel:
 
 
 def read_index(name: str | Path, cache_dir: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
-    """What the `model_index.json` of a folder or repository says of its parts; None if it has none.
+    """The parts that the `model_index.json` of a folder or repository names; None if it has none.
 
     Raises:
         ValueError: if it is damaged, or names other parts than our pipeline has.
@@ -212,7 +212,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _quietly(load, name: str | Path, **where: Any):
-    """What libraries raise for a foreign folder can be anything; the first line of it is what a user can use."""
+    """Turn any error that a library raises for an untrusted folder into a ValueError with its first line."""
     try:
         return load(name, **where)
     except Exception as error:

@@ -20,8 +20,8 @@ Call = Callable[..., torch.Tensor]
 def use_openvino(pipeline: AnimeDDPMPipeline) -> AnimeDDPMPipeline:
     """Have the networks of `pipeline` computed by OpenVINO from now on, in float32 on the CPU.
 
-    What is drawn is the same up to rounding (model_card/sampling.md, "How fast, and how good"). Each batch size is
-    compiled when it is first met, which takes seconds, and kept. Weights that are changed afterwards are not seen.
+    The images are the same up to rounding (docs/measured/sampling.md, "OpenVINO and the compiler"). Each batch size is
+    compiled at its first use, which takes seconds, and kept. Later changes of the weights have no effect.
 
     Args:
         pipeline: on the CPU in float32; changed in place.

@@ -37,7 +37,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
-JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (model_card/sampling.md)
+JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (docs/measured/sampling.md)
 TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
 NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
     "latents", "return_trajectory", "return_dict", "mask_image", "jump_n_sample", "strength", "inversion",
@@ -52,7 +52,7 @@ def _refuse(wrong: bool, sentence: str) -> None:
 
 
 class _Traits(NamedTuple):
-    """What the pipeline must know of a scheduler class, and its interface does not tell."""
+    """Properties of a scheduler class that its interface does not expose."""
 
     steps: int = 50  # when the caller names none
     follows_ddim: bool = False  # so that it can be inverted
@@ -97,7 +97,7 @@ def traits_of(scheduler: SchedulerMixin) -> _Traits:
 def coordinate_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Where each pixel lies in the full image, as Patch Diffusion tells the network (arXiv 2304.12526).
+    """Coordinates of each pixel in the full image, as input of the network (Patch Diffusion, arXiv 2304.12526).
 
     Returns:
         `(1, 2, height, width)` of the *full* image; a crop takes a slice. Channel 0 is x, channel 1 is y, each
@@ -248,7 +248,7 @@ def _listed(value: Any) -> Any:
     return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
 
 
-def _images_asked_for(labels: Any, class_labels: Any) -> int:
+def _num_labels_given(labels: Any, class_labels: Any) -> int:
     """The length of the longest list of labels; 1 if there is none."""
     values = [*(labels.values() if isinstance(labels, dict) else ()), class_labels]
     return max((len(value) for value in map(_listed, values) if isinstance(value, (list, tuple))), default=1)
@@ -277,7 +277,7 @@ def _label_value(attribute: str, value: Any, names: list[str]) -> int:
         return int(value) + 1
     raise ValueError(
         f"`labels` has no value {value!r} of {attribute!r} to choose: give one of {names}, an index from 0 to "
-        f'{len(names) - 1}, or None or "any" for any of them.'
+        f'{len(names) - 1}, or None or "any".'
     )
 
 
@@ -318,7 +318,7 @@ class _Level(NamedTuple):
 
     @property
     def size(self) -> float:
-        """What the state has to be divided by to have unit variance."""
+        """Standard deviation of the state: dividing by it gives unit variance."""
         return math.hypot(self.signal, self.noise)
 
 
@@ -334,14 +334,14 @@ def _to_original(prediction_type: str, output: torch.Tensor, state: torch.Tensor
 
 
 def _from_original(prediction_type: str, original: torch.Tensor, state: torch.Tensor, level: _Level) -> torch.Tensor:
-    """What the network would have to say of `state` to mean `original`: the inverse of `_to_original`."""
+    """The network output for `state` that corresponds to `original`: the inverse of `_to_original`."""
     sample, alpha, sigma = state / level.size, level.signal / level.size, level.noise / level.size
     if prediction_type == "epsilon":
         return (sample - alpha * original) / sigma
     return (alpha * sample - original) / sigma if prediction_type == "v_prediction" else original
 
 
-def _noise_again(state: torch.Tensor, here: _Level, there: _Level, generator) -> torch.Tensor:
+def _renoise(state: torch.Tensor, here: _Level, there: _Level, generator) -> torch.Tensor:
     """From the level `here` up to the noisier level `there`."""
     ratio = there.signal / here.signal
     noise = randn_tensor(state.shape, generator, state.device, state.dtype)
@@ -382,7 +382,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_callback(callback: Any, tensor_inputs: list[str]) -> list[str]:
-    """What a callback is given; refuse one that cannot be called."""
+    """Names of the tensors for the callback; refuse a callback that is not callable."""
     is_usable = callback is None or callable(callback)
     _refuse(not is_usable, f"`callback_on_step_end` must be a function, got {callback!r}.")
     own = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
@@ -711,7 +711,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, self._execution_device)
         if _is_whole(batch_size) and batch_size == 1:
-            batch_size = max(1 if given is None else len(given), _images_asked_for(labels, class_labels))
+            batch_size = max(1 if given is None else len(given), _num_labels_given(labels, class_labels))
         self.check_inputs(batch_size, generator, num_inference_steps, eta, timesteps, latents, output_type, names)
         condition = self.prepare_condition(labels, class_labels, batch_size)
         scale = 1 if inversion and guidance_scale is None else guidance_scale
@@ -749,7 +749,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             low, high = plan.interval
             plan.guided = tuple(low <= level.sigma <= high for level in plan.levels[:-1])
             no_step = plan.begin < len(plan.guided) and not any(plan.guided[plan.begin :])
-            _refuse(no_step, f"No step has a σ within the `guidance_interval` {plan.interval}: widen it.")
+            _refuse(no_step, f"No step has a σ inside the `guidance_interval` {plan.interval}: widen it.")
         if plan.begin == 0:
             return latents * self.scheduler.init_noise_sigma
         level = plan.levels[plan.begin]
@@ -778,7 +778,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                 kwargs = self.prepare_extra_step_kwargs(plan.generator, plan.eta)
                 latents = self.scheduler.step(output, t, latents, **kwargs, return_dict=False)[0]
                 if jump > 0:
-                    latents = _noise_again(latents, plan.levels[i + 1], plan.levels[i], plan.generator)
+                    latents = _renoise(latents, plan.levels[i + 1], plan.levels[i], plan.generator)
             if plan.returns_trajectory:
                 trajectory.append(self.postprocess(predicted, plan.output_type))
             if plan.callback is not None:
@@ -798,7 +798,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def _repaint(
         self, plan: _Plan, output: torch.Tensor, latents: torch.Tensor, i: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the network says and the image that it means, outside the mask replaced by the given one."""
+        """The network output and its predicted image, replaced by the given image outside the mask."""
         if plan.levels is None:
             return output, None
         kind, level = self.scheduler.config.prediction_type, plan.levels[i]
@@ -848,7 +848,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             self.scheduler.set_timesteps(num_inference_steps or self.default_num_inference_steps(), device=device)
 
     def begin_at(self, strength: float) -> int:
-        """Of the scheduler's timesteps skip all but the last `strength`; returns the index of the first to be done."""
+        """Skip all but the last `strength` of the scheduler's timesteps; return the index of the first one."""
         calls, order = len(self.scheduler.timesteps), getattr(self.scheduler, "order", 1)
         steps = math.ceil(calls / order)
         done = math.floor(strength * steps + 0.5)
@@ -862,14 +862,14 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         begin = min((steps - done) * order, calls)
         _refuse(
             0 < begin < calls and not traits_of(self.scheduler).starts_anywhere,
-            f"{type(self.scheduler).__name__} starts rightly only from noise: give strength=1, or {ANOTHER_SCHEDULER}.",
+            f"{type(self.scheduler).__name__} can only start from pure noise: give strength=1, or {ANOTHER_SCHEDULER}.",
         )
         self.set_begin_index(begin)
         self._num_timesteps = calls - begin
         return begin
 
     def set_begin_index(self, begin: int) -> None:
-        """Tell a scheduler that can be told, which else looks its first timestep up and waits for the GPU."""
+        """Set the begin index where the scheduler has one; looking it up would wait for the GPU."""
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
 
@@ -878,7 +878,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         name = type(self.scheduler).__name__
         _refuse(
             not traits_of(self.scheduler).tells_levels,
-            f"{name} does not tell its noise levels, so it can only draw new images: {ANOTHER_SCHEDULER}.",
+            f"{name} does not expose its noise levels, so it can only generate new images: {ANOTHER_SCHEDULER}.",
         )
         timesteps = self.scheduler.timesteps.cpu()  # where schedulers look them up one by one
         one = torch.ones(len(timesteps), 1)
@@ -908,19 +908,19 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         count, known, kind = _class_count(self.unet), self.labels, self.unet.config.get("class_embed_type")
         _refuse(
             bool(kind),
-            f"The network has class_embed_type={kind!r}, which this pipeline can't draw with: it takes classes of "
+            f"The network has class_embed_type={kind!r}, which this pipeline does not support: it takes classes of "
             "an embedding table (None).",
         )
         both = labels is not None and class_labels is not None
-        _refuse(both, "Give `labels` or `class_labels`, not both: each says which images to draw.")
+        _refuse(both, "Give `labels` or `class_labels`, not both: each selects the classes.")
         instead = f", and give `class_labels` from 0 to {count - 1}" if count else ""
-        _refuse(labels is not None and not known, f"This model has no labels: leave `labels` out{instead}.")
-        _refuse(class_labels is not None and not count, "This model has no classes: leave `class_labels` out.")
+        _refuse(labels is not None and not known, f"This model has no labels: omit `labels`{instead}.")
+        _refuse(class_labels is not None and not count, "This model has no classes: omit `class_labels`.")
         if not count:
             return UNCONDITIONAL
         _refuse(
             class_labels is None and not known,
-            "This model draws images of given classes and has no labels: give `class_labels`, one or a list of whole "
+            "This model is class-conditional and has no labels: give `class_labels`, one or a list of whole "
             f"numbers from 0 to {count - 1}.",
         )
         if class_labels is not None:
@@ -980,7 +980,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def predict_in_windows(
         self, sample: torch.Tensor, t: torch.Tensor, grid: torch.Tensor, side: int, condition: Condition = UNCONDITIONAL
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the network says that sees but windows of `side` pixels, half overlapping: their mean, and how many."""
+        """Network output from half-overlapping windows of `side` pixels: their mean, and the number of windows."""
         stride = max(side // 2, 1)
         starts = [sorted({*range(0, length - side, stride), length - side}) for length in sample.shape[2:]]
         windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in itertools.product(*starts)]
@@ -1134,7 +1134,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         if unknown := set(kwargs) - set(inspect.signature(type(self).__call__).parameters):
             raise TypeError(f"interpolate() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         if given := NOT_BETWEEN & set(kwargs):
-            raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: leave it out.")
+            raise ValueError(f"`interpolate` takes no `{sorted(given)[0]}`: omit it.")
         names = _check_callback(kwargs.get("callback_on_step_end"), kwargs.get(TENSOR_INPUTS, ["latents"]))
         steps, timesteps, eta = kwargs.get("num_inference_steps"), kwargs.get("timesteps"), kwargs.get("eta", 0.0)
         self.check_inputs(1, None, steps, eta, timesteps, None, output_type, names)
@@ -1148,7 +1148,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             "Give either two generators or two images, at least 2 `num_frames` and a `batch_size` of at least 1.",
         )
         is_guided = image is not None and scale != 1
-        _refuse(is_guided, "Between images the way is the network's own: leave `guidance_scale` out.")
+        _refuse(is_guided, "Interpolation between images takes no guidance: omit `guidance_scale`.")
 
     def _check_ends(self, generator: Any, image: Any) -> list[torch.Generator] | torch.Tensor:
         """The two generators, or the two images as `(2, C, H, W)` in [-1, 1], that `interpolate` goes between."""
@@ -1159,7 +1159,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         else:
             self._check_inversion()
             ends = self.prepare_images(image, None, self._execution_device)[0] * 2 - 1
-        _refuse(len(ends) != 2, f"Give exactly two generators or images to go between, got {len(ends)}.")
+        _refuse(len(ends) != 2, f"Give exactly two generators or images to interpolate, got {len(ends)}.")
         return ends
 
     def _check_deterministic(self, call: dict[str, Any]) -> None:
@@ -1177,7 +1177,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             states.append(state)
         _refuse(
             not torch.equal(*states),
-            f"This {type(self.scheduler).__name__} draws noise at its steps, so no image is between two others. Take a "
+            f"This {type(self.scheduler).__name__} adds noise at each step, so it cannot interpolate. Take a "
             "deterministic one, such as pipe.scheduler = DPMSolverMultistepScheduler.from_config("
             "pipe.scheduler.config).",
         )
@@ -1218,7 +1218,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         takes_eta = solver in (None, "ddim") and "eta" in inspect.signature(self.scheduler.step).parameters
         _refuse(
             bool(eta) and not takes_eta,
-            f"{type(self.scheduler).__name__}{f' with solver={solver!r}' * bool(solver)} takes no `eta`: leave it out, "
+            f"{type(self.scheduler).__name__}{f' with solver={solver!r}' * bool(solver)} takes no `eta`: omit it, "
             f"or use DDIMScheduler. Got {eta}.",
         )
 
@@ -1235,19 +1235,19 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         needed = ("init_noise_sigma", "scale_model_input", "alphas_cumprod")
         serves = all(hasattr(self.scheduler, one) for one in needed) and "prediction_type" in config
         unfit = not serves or "Inverse" in name
-        _refuse(unfit, f"{name} is for models of another kind, or another purpose: {ANOTHER_SCHEDULER}.")
+        _refuse(unfit, f"{name} does not suit this kind of model: {ANOTHER_SCHEDULER}.")
         few = config.get("distilled_steps")
         _refuse(
             bool(few) and (name != "AnimeNoiseScheduler" or bool(eta)),
-            f"The network was distilled to draw in {few} steps of its own scheduler, without `eta`: leave "
-            "pipe.scheduler as it was loaded, or take the network that it was made of.",
+            f"The network was distilled to sample in {few} steps of its own scheduler, without `eta`: keep "
+            "pipe.scheduler as loaded, or use the network that it was distilled from.",
         )
 
     def _check_inversion(self) -> None:
         """Refuse to invert with a scheduler that cannot."""
         config = self.scheduler.config
         is_distilled = bool(config.get("distilled_steps"))
-        _refuse(is_distilled, "A distilled network can't be inverted: take the network that it was made of.")
+        _refuse(is_distilled, "A distilled network can't be inverted: use the network that it was distilled from.")
         _refuse(
             not traits_of(self.scheduler).follows_ddim or config.clip_sample or config.thresholding,
             "Inversion follows DDIM without clipping. Set pipe.scheduler = DDIMScheduler.from_config("
@@ -1255,12 +1255,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         )
 
     def _check_steps(self, num_inference_steps, timesteps) -> None:
-        """How many network calls there are and where."""
+        """Check the number of steps and the timesteps."""
         config, steps = self.scheduler.config, num_inference_steps
         if timesteps is not None:
             few = config.get("distilled_steps")
-            _refuse(bool(few), f"The network was distilled to draw in {few} steps of its own: leave `timesteps` out.")
-            both = "Pass `num_inference_steps` or `timesteps`, not both: the one decides the other."
+            _refuse(bool(few), f"The network was distilled to sample in {few} steps of its own: omit `timesteps`.")
+            both = "Pass `num_inference_steps` or `timesteps`, not both: one decides the other."
             _refuse(steps is not None, both)
             takes_them = "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters
             name = type(self.scheduler).__name__
@@ -1282,18 +1282,18 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             wrong = count not in (1, batch_size)
             _refuse(wrong, f"`{name}` holds {count} for {batch_size} images: give one, or one for each.")
         needless = image is None and (mask is not None or strength is not None or inversion)
-        _refuse(needless, "`mask_image`, `strength` and `inversion` do nothing without `image`: give one.")
+        _refuse(needless, "`mask_image`, `strength` and `inversion` have no effect without `image`: give one.")
         fits = strength is None or (_is_number(strength) and 0 <= strength <= 1)
         _refuse(not fits, f"`strength` must lie between 0 (the image itself) and 1 (a new one), got {strength!r}.")
         is_plain = mask is not None and any(part.all() or not part.any() for part in mask)
-        _refuse(is_plain, "`mask_image` must be white where to repaint and black elsewhere, but is all of one colour.")
+        _refuse(is_plain, "`mask_image` must be white where to repaint and black elsewhere, but has only one colour.")
 
     def _check_inversion_call(self, inversion, mask, eta, guidance_scale) -> None:
         if inversion:
             _refuse(
                 mask is not None or bool(eta) or guidance_scale != 1,
-                "`inversion` varies a whole image, along the network's own path and without fresh noise: leave "
-                "`mask_image`, `eta` and `guidance_scale` out.",
+                "`inversion` varies a whole image, along the network's own path and without fresh noise: omit "
+                "`mask_image`, `eta` and `guidance_scale`.",
             )
             self._check_inversion()
 
@@ -1305,14 +1305,14 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         _refuse(not fits, f"{needs} {jump_n_sample!r}.")
         _refuse(
             jump_n_sample > 1 and not traits_of(self.scheduler).can_repeat,
-            f"{type(self.scheduler).__name__} can't repeat a step: leave `jump_n_sample` out, or {ANOTHER_SCHEDULER}.",
+            f"{type(self.scheduler).__name__} can't repeat a step: omit `jump_n_sample`, or {ANOTHER_SCHEDULER}.",
         )
 
     def _check_guide_classes(self) -> None:
         """Refuse a guide that cannot be called with the network's classes."""
         guide = self.unet if self.guide_unet is None else self.guide_unet
         own, guides = _class_count(self.unet), _class_count(guide)
-        advice = "take a guide that was trained with the same labels"
+        advice = "use a guide that was trained with the same labels"
         _refuse(own != guides, f"The guide has {guides} classes (`num_class_embeds`), but the network {own}: {advice}.")
 
     @staticmethod
@@ -1333,7 +1333,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         _refuse(not fits, f"`guidance_interval` must be two rising σ, 0 or more, got {guidance_interval!r}.")
         if guidance_scale == 1:
             needless = guidance_window is not None or interval != EVERYWHERE
-            _refuse(needless, "`guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1.")
+            _refuse(needless, "`guidance_window` and `guidance_interval` have no effect at a `guidance_scale` of 1.")
         elif guidance_window is not None:
             self._check_window(guidance_window)
         elif self.guide_unet is None:
@@ -1384,7 +1384,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         hub = {key: kwargs.pop(key, None) for key in ("repo_id", "private", "commit_message", "create_pr")}
         token, folder = kwargs.pop("token", None), Path(save_directory)
         if not push_to_hub and any(hub.values()):
-            raise ValueError(f"{[key for key in hub if hub[key]]} would do nothing without `push_to_hub=True`.")
+            raise ValueError(f"{[key for key in hub if hub[key]]} have no effect without `push_to_hub=True`.")
         if push_to_hub:  # first, so that a wrong token or name fails before any work
             repo_id = hub["repo_id"] or folder.resolve().name
             repo_id = create_repo(repo_id, private=hub["private"], token=token, exist_ok=True).repo_id
@@ -1414,7 +1414,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         index_file.write_text(json.dumps(index), encoding="utf-8")
         for file in (index_file, *folder.glob("*/config.json")):
             entries = json.loads(file.read_text(encoding="utf-8"))
-            entries.pop("_name_or_path", None)  # a path on the machine of whoever saved it
+            entries.pop("_name_or_path", None)  # a path on the machine that saved it
             file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod

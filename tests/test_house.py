@@ -75,7 +75,7 @@ def test_files_and_functions_fit_on_a_screen_or_two(path):
         assert [name for name, length in functions(path) if length > 50] == []
 
 
-def test_the_recipe_is_read_in_one_sitting():
+def test_recipe_is_short():
     assert len((ROOT / "train_anime_ddpm.py").read_text().splitlines()) <= 250
     assert len((ROOT / "app.py").read_text().splitlines()) <= 40
 
@@ -95,7 +95,7 @@ def test_arrows_point_one_way():
             assert other == own or floor_of(other) < floor_of(own), f"{path} imports {other}"
 
 
-def test_the_two_files_that_travel_import_nothing_of_ours():
+def test_remote_code_files_import_nothing_of_the_package():
     for path in (PACKAGE / "pipeline_anime_ddpm.py", PACKAGE / "schedulers" / "scheduling_anime_noise.py"):
         assert not any(
             isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("pipeline_anime"))

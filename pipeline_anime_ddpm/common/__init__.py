@@ -1,1 +1,1 @@
-"""What every folder here builds on: one-sentence errors, files that are whole or absent, reading of foreign text."""
+"""Shared by all folders: errors, atomic files, settings, parsing of untrusted text."""

@@ -1,4 +1,4 @@
-"""A user's mistake is answered with one sentence that says what to do, never with a traceback."""
+"""Turn mistakes of the user into one sentence that says what to do, instead of a traceback."""
 
 import contextlib
 import errno
@@ -9,29 +9,31 @@ from collections.abc import Iterator
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
-# Of the HTTP client of huggingface_hub, which is httpx or, since its version 2, httpx2.
+from .pipes import quiet_on_closed_pipe
+
+# The error of the HTTP client of huggingface_hub: httpx or, since version 2, httpx2.
 NETWORK_ERROR: type[Exception] = next(
     base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base.__name__ == "HTTPError"
 )
-# What loading from the Hub or pushing to it raises: refusals, missing files, bad names, a broken network.
+# Errors of loading from the Hub or pushing to it: refusals, missing files, bad names, a broken network.
 HUB_ERRORS = (OSError, ValueError, NETWORK_ERROR)
 
 
 class UserError(Exception):
-    """Something the user can put right; its text is one sentence that says how."""
+    """A mistake that the user can fix; its text is one sentence that says how."""
 
 
 class LostRank(UserError):
-    """Another process of the run has gone; every one that is left says so, for it may be the first."""
+    """Another process of the run has died. Every remaining process prints it, since any may be the first to notice."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library says went wrong, short enough to stand in a sentence of ours."""
+    """Return the first line of an error's message, to quote it in a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
 
 
-# What a disk refuses, whatever is asked of it: no room, no right, no longer there.
+# Errors of disks: no space, no permission, no longer there.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSALS = NO_ROOM | {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EISDIR, errno.ENOTDIR,
@@ -40,15 +42,15 @@ REFUSALS = NO_ROOM | {
 
 
 def refusal(error: Exception) -> int | None:
-    """The number of what a disk has refused; safetensors, whose writing is not Python's, says it in its text alone."""
+    """Return the errno of a disk error, else None. safetensors gives it in its text only."""
     if isinstance(error, SafetensorError):
         return next((number for number in REFUSALS if os.strerror(number) in str(error)), None)
     return error.errno if isinstance(error, OSError) and error.errno in REFUSALS else None
 
 
 @contextlib.contextmanager
-def disk_refusals() -> Iterator[None]:
-    """Turn what a disk refuses, and nobody has foreseen, into a UserError that says what and where."""
+def disk_errors() -> Iterator[None]:
+    """Turn disk errors that nothing else handles into a UserError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -57,52 +59,52 @@ def disk_refusals() -> Iterator[None]:
             raise
         if number in NO_ROOM:
             raise UserError(
-                f"The disk is full ({first_line(error)}); make room and run the same command again."
+                f"The disk is full ({first_line(error)}); free some space and run the same command again."
             ) from error
         raise UserError(
-            f"A file cannot be used ({first_line(error)}); put that right and run the same command again."
+            f"A file cannot be read or written ({first_line(error)}); fix this and run the same command again."
         ) from error
 
 
 @contextlib.contextmanager
-def again_without(flag: str, given: bool) -> Iterator[None]:
-    """Have sentences that ask for the same command say that `flag`, if it was `given`, is to be left out of it."""
+def advise_without_flag(flag: str, given: bool) -> Iterator[None]:
+    """Add to errors that advise the same command that `flag`, if it was `given`, must be omitted."""
     try:
-        with disk_refusals(), lost_processes():
+        with disk_errors(), lost_processes():
             yield
     except UserError as error:
-        error.args = (again(str(error), flag, given),)
+        error.args = (advise_flag_removal(str(error), flag, given),)
         raise
 
 
-def again(sentence: str, flag: str, given: bool) -> str:
-    """`sentence`, with "run the same command again" followed by "without `flag`" if that was `given`."""
-    return sentence.replace(AGAIN, f"{AGAIN} without {flag}") if given else sentence
+def advise_flag_removal(sentence: str, flag: str, given: bool) -> str:
+    """Return `sentence`; after "run the same command again" it says "without `flag`" if the flag was given."""
+    return sentence.replace(SAME_COMMAND, f"{SAME_COMMAND} without {flag}") if given else sentence
 
 
-AGAIN = "the same command again"
+SAME_COMMAND = "the same command again"
 
 
 @contextlib.contextmanager
 def lost_processes() -> Iterator[None]:
-    """Say in one sentence that another process has gone: a rank, which shows in what they share, or a worker.
+    """Turn the death of another process, a rank or a worker of the data loader, into one sentence.
 
     Raises:
         LostRank: instead of the error of PyTorch's backend.
-        UserError: instead of that of its DataLoader.
+        UserError: instead of the error of the data loader.
     """
     try:
         yield
     except RuntimeError as error:
         if _is_of_lost_rank(error):
             raise LostRank(
-                "Another process of this run has ended or cannot be reached; see what it says, and run the same "
-                "command again to go on from the last checkpoint."
+                "Another process of this run has ended or cannot be reached; read its error, then run the same "
+                "command again to resume from the last checkpoint."
             ) from error
         if str(error).startswith("DataLoader worker"):
             raise UserError(
-                f"A process that decodes images has gone ({first_line(error)}); if memory was short, lower "
-                "--shuffle_buffer_size, and run the same command again to go on from the last checkpoint."
+                f"A process that decodes images has died ({first_line(error)}); if memory was short, lower "
+                "--shuffle_buffer_size, and run the same command again to resume from the last checkpoint."
             ) from error
         raise
 
@@ -117,33 +119,33 @@ def _is_of_lost_rank(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Imports of packages that only `extra` installs: one that is missing becomes a sentence on how to install it."""
+    """Turn a missing package that `extra` installs into a sentence on how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f'This needs the package {error.name}; run `pip install "anime-ddpm[{extra}]"`.') from error
+        raise UserError(f'The package {error.name} is missing; run `pip install "anime-ddpm[{extra}]"`.') from error
 
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn a `UserError`, what a disk refuses, or the loss of a process into one line on stderr and exit status 2;
-    Ctrl-C into status 130; no more.
+    """Print a `UserError`, disk error or lost process as one line on stderr and exit with status 2; on Ctrl-C, 130.
 
-    On several ranks only the first of each machine speaks: all of them meet the same mistake, unless one is lost.
+    On several ranks only the first of each machine prints, because all meet the same error, unless a rank is lost.
     """
-    try:
-        with disk_refusals(), lost_processes():
-            yield
-    except UserError as error:
-        _end_with(str(error), is_lost=isinstance(error, LostRank))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with quiet_on_closed_pipe():
+        try:
+            with disk_errors(), lost_processes():
+                yield
+        except UserError as error:
+            _end_with(str(error), is_lost=isinstance(error, LostRank))
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def _end_with(sentence: str, is_lost: bool = False) -> None:
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 or is_lost:
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-    if is_lost:  # the ordinary end of the process would wait for the one that is gone
+    if is_lost:  # a normal exit would wait for the lost process
         sys.stdout.flush()
         os._exit(2)
     sys.exit(2)

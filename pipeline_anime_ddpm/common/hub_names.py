@@ -12,6 +12,6 @@ def check_repository(name: str, flag: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise UserError(
-            f"{flag} {name!r} is no name of a repository on the Hub; give `you/name`, of at most 96 letters, digits "
-            "and single - _ or . within."
+            f"{flag} {name!r} is not a valid repository name; give `you/name`, of at most 96 letters, digits "
+            "and single - _ or . inside."
         ) from error

@@ -15,7 +15,7 @@ EXACT = "donot_use_mm_for_euclid_dist"  # without the rounding, and TF32, of mat
 
 
 class Purpose(enum.IntEnum):
-    """What a generator is for; two purposes never share random numbers."""
+    """The use of a generator; two purposes never share random numbers."""
 
     TIMESTEPS = 0
     NOISE = 1

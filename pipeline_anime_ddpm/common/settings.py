@@ -127,7 +127,7 @@ def listed_numbers(name: str, text: str | None, number: type) -> list:
     try:
         return [number(part) for part in text.split(",")] if text is not None else []
     except ValueError:
-        raise UserError(f"--{name} is {text!r}; give {EXPECTED[number]} or several, with commas between.") from None
+        raise UserError(f"--{name} is {text!r}; give {EXPECTED[number]} or several, separated by commas.") from None
 
 
 # The types of all fields. Working them out anew for each took most of the time of reading a command line.
@@ -177,28 +177,56 @@ class OneSentenceParser(argparse.ArgumentParser):
         raise UserError(f"{message}; `--help` lists every flag.")
 
 
-def _by_section(settings: type[Settings]) -> Iterator[tuple[str, list[Field]]]:
-    """The titles of the classes that the settings were declared in, with their fields."""
+# Of every command's `--help`: examples keep their lines, and flags have a wide column.
+HelpFormatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+
+
+def set_help(command: argparse.ArgumentParser, usage: str, description: str) -> None:
+    """Give a command's `--help` one line of usage and a description that begins with an example."""
+    command.usage, command.description, command.formatter_class = f"%(prog)s {usage}", description, HelpFormatter
+
+
+def _by_section(settings: type[Settings], last: Sequence[type[Settings]]) -> Iterator[tuple[str, list[str]]]:
+    """The titles of the classes that declare the settings, with the settings' names."""
     declared = [one for one in reversed(settings.__mro__) if one is not Settings and issubclass(one, Settings)]
-    for one in declared:
+    for one in [one for one in declared if one not in last] + list(last):
         names = [name for name in inspect.get_annotations(one) if name in settings.__dataclass_fields__]
         if names:
             title = (one.__doc__ or one.__name__).strip().splitlines()[0].rstrip(".")
-            yield title, [settings.__dataclass_fields__[name] for name in names]
+            yield title, names
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """A flag for each setting, in groups; what is not given stays `None`, see `read_flags`."""
-    for title, rules in _by_section(settings):
+def add_flags(
+    parser: argparse.ArgumentParser,
+    settings: type[Settings],
+    first: Sequence[str] = (),
+    last: Sequence[type[Settings]] = (),
+) -> None:
+    """Add a flag for each setting, grouped by the class that declares it. Flags that are not given are `None`.
+
+    Args:
+        first: Names of the settings that `--help` lists first.
+        last: Classes whose settings `--help` lists last.
+    """
+    groups = [("Most used", list(first))] if first else []
+    groups += [(title, [name for name in names if name not in first]) for title, names in _by_section(settings, last)]
+    for title, names in groups:
         group = parser.add_argument_group(title)
-        for one in rules:
-            _add_flag(group, settings, one)
+        for name in names:
+            _add_flag(group, settings, settings.__dataclass_fields__[name])
 
 
 def _add_flag(group: Any, settings: type[Settings], rules: Field) -> None:
     name, value_type = rules.name, _value_type(settings, rules.name)
-    shown = "" if rules.default is None else f" (default: {rules.default})"
+    default: Any = rules.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    shown = "" if default is None else f" (default: {default})"
     text = f"{rules.metadata['help']}{shown}".replace("%", "%%")
+    if value_type is bool and rules.default is False:
+        group.add_argument(f"--{name}", action="store_true", default=None, help=text)
+        group.add_argument(f"--no-{name}", dest=name, action="store_false", default=None, help=argparse.SUPPRESS)
+        return
     if value_type is bool:
         group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
         return
@@ -231,15 +259,15 @@ def read_yaml(settings: type[Settings], path: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); give a YAML file.") from None
     except ValueError as error:
-        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` a line.") from None
+        raise UserError(f"--config {path} cannot be read ({error}); write one `name: value` per line.") from None
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} holds no settings; write one `name: value` a line.")
+        raise UserError(f"--config {path} holds no settings; write one `name: value` per line.")
     for name, value in content.items():
         if name not in settings.__dataclass_fields__:
             raise UserError(f"--config {path} has the unknown setting {name!r}{closest(settings, str(name))}")
         parts = value if isinstance(value, list) else [value]
         if any(isinstance(part, (list, dict, set, tuple)) for part in parts):
-            raise UserError(f"--config {path}: {name} is nested; write one `name: value` a line.")
+            raise UserError(f"--config {path}: {name} is nested; write one `name: value` per line.")
     return {name: convert(settings, name, value) for name, value in content.items()}
 
 

@@ -16,65 +16,59 @@ class DataConfig(Settings):
 
     dataset_name: str | None = setting(
         None,
-        "Dataset on the Hub, or a local folder that `datasets.load_dataset` understands; its train split is used.",
+        "Data set on the Hub, or a local folder that `load_dataset` reads; its train split.",
     )
-    dataset_config_name: str | None = setting(None, "Configuration of the dataset; needed only if it has several.")
+    dataset_config_name: str | None = setting(None, "Configuration of the data set; needed only if it has several.")
     train_data_dir: str | None = setting(
         None,
-        "Folder of your own images (nested folders are fine), of parquet files or of WebDataset tars; ignored with "
-        "--dataset_name.",
+        "Folder of images (nested too), parquet files or WebDataset tars.",
     )
     image_column: str | None = setting(
         None,
-        "Column that holds the images, or WebDataset's field, such as `jpg`; by default found by its type.",
+        "Column or WebDataset field that holds the images; by default found by its type.",
     )
     label_columns: str | None = setting(
         None,
-        "Train a labelled network on these columns, such as `hair eyes`: classes, text or whole numbers. In folders of "
-        "images: columns of metadata.csv or metadata.jsonl, or `label` for the folder's name; in tars: keys of the "
-        "JSON files, or `cls`. A missing value means any.",
+        "Label columns, such as `hair eyes`, of the data set or metadata.csv; `label` for folder names; JSON keys in "
+        "tars.",
         several=True,
     )
     cache_dir: str | None = setting(
         None,
-        "Where decoded images, and downloaded models and datasets, are kept; by default where Hugging Face's libraries "
-        "keep theirs.",
+        "Folder for decoded images and downloads; by default that of the Hugging Face libraries.",
         resume=True,
     )
     streaming: bool | None = setting(
         None,
-        "Decode while training instead of once to a cache on disk; by default only for data sets of the Hub that are "
-        "larger than --cache_limit_gb.",
+        "Decode images while training instead of once into a cache; by default only for Hub data sets larger than "
+        "--cache_limit_gb.",
     )
     cache_limit_gb: float = setting(
         20.0,
-        "Size of the files, in GB, above which a data set of the Hub is streamed; the decoded ones are smaller.",
+        "Size of a Hub data set's files, in GB, above which it is streamed.",
         at_least=0,
         resume=True,
     )
     shuffle_buffer_size: int = setting(
         1024,
-        "Images that each reader mixes while streaming, beside the order of files; two such blocks are in memory.",
+        "Images in the shuffle buffer of each reader while streaming; memory holds two such buffers.",
         at_least=1,
     )
     max_skipped_fraction: float = setting(
         0.01,
-        "Stop when more than this share of the images cannot be decoded; they are listed in skipped.jsonl.",
+        "Stop when more than this fraction of the images cannot be decoded; skipped.jsonl lists them.",
         at_least=0,
         at_most=1,
         resume=True,
     )
-    center_crop: bool = setting(
-        False, "Crop the middle of images that are not square; by default the crop is drawn anew each time."
-    )
+    center_crop: bool = setting(False, "Crop the centre of images that are not square; by default the crop is random.")
     preserve_input_precision: bool = setting(
         False,
-        "Keep 16- and 32-bit images as floats; by default images are kept as 8-bit RGB, a quarter of the space.",
+        "Keep 16- and 32-bit images as floats; by default all images become 8-bit RGB, a quarter of the space.",
     )
     dataloader_num_workers: int = setting(
         0,
-        "Processes that decode while streaming; with 0, threads of this one do. Cached images are decoded already, and "
-        "need none.",
+        "Processes that decode images while streaming; 0 uses threads. Cached images need none.",
         at_least=0,
         resume=True,
     )

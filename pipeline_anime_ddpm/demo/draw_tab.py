@@ -21,7 +21,7 @@ def face_at(shown: list | None, index: Any) -> tuple[str, str]:
 
 
 def steps_slider(model: Model) -> gr.Slider:
-    """Of how many steps; a distilled network leaves no choice."""
+    """The slider of sampling steps; a distilled network has a fixed number."""
     most = max(model.most_steps, 2)  # Gradio needs a range
     return gr.Slider(1, most, model.default_steps, step=1, label="Steps", visible=not model.is_distilled)
 
@@ -68,7 +68,7 @@ def settings_column(model: Model) -> Settings:
         )
         guidance = gr.Slider(
             1, MAX_GUIDANCE, model.default_guidance, step=0.1, label="Guidance", visible=model.has_guide,
-            info="How much to keep away from what a weaker network draws; 1 is not at all",
+            info="Guidance scale, away from the prediction of a weaker network; 1 turns it off",
         )  # fmt: skip
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw-button")
@@ -155,7 +155,7 @@ def connect_picking(said: gr.HTML, pictures: Pictures, picked: gr.State, quiet: 
         rest = [face for face in shelved or [] if face[1] != caption]
         return [(path, caption), *rest][:KEPT], path, path, f"<p>Kept: {html.escape(caption or '')}.</p>"
 
-    def pick_again(event: gr.SelectData, shelved: list) -> tuple:
+    def restore_selection(event: gr.SelectData, shelved: list) -> tuple:
         path, caption = face_at(shelved, event.index)
         return path, path, f"<p>Picked: {html.escape(caption or '')}.</p>"
 
@@ -163,4 +163,4 @@ def connect_picking(said: gr.HTML, pictures: Pictures, picked: gr.State, quiet: 
     pictures.drawn.select(pick, [pictures.drawn, shelf], [shelf, picked, pictures.download, said], **quiet).then(
         lambda: gr.Column(visible=True), None, pictures.kept_column, **quiet
     )
-    shelf.select(pick_again, shelf, [picked, pictures.download, said], **quiet)
+    shelf.select(restore_selection, shelf, [picked, pictures.download, said], **quiet)

@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a drawing is: steps done and in all, seconds left, and what it will become, if that can be shown."""
+    """Progress of a drawing: steps done, steps in total, seconds left, and a preview if there is one."""
 
     done: int
     steps: int
@@ -98,8 +98,8 @@ class Drawing:
         return {}
 
 
-def plain_errors(handler: Callable) -> Callable:
-    """Whatever goes wrong, the visitor gets a sentence; what it was is in the log of the server."""
+def hide_tracebacks(handler: Callable) -> Callable:
+    """Show the visitor one sentence instead of a traceback, which goes to the log of the server."""
 
     @functools.wraps(handler)
     def safe(*arguments: Any, **named: Any) -> Iterator:
@@ -119,7 +119,7 @@ def plain_errors(handler: Callable) -> Callable:
     return safe
 
 
-class Stops:
+class StopEvents:
     """The drawings that are on their way, by visitor, so that a visitor can stop his own."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the page and its API do. Each handler is a generator: pictures on the way, then the result."""
+"""The handlers of the page and its API. Each handler is a generator: pictures on the way, then the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import gradio as gr
 import torch
 from PIL import Image, ImageOps
 
-from .drawing import Drawing, Progress, Stops, plain_errors
+from .drawing import Drawing, Progress, StopEvents, hide_tracebacks
 from .limits import MAX_FACES, MAX_FRAMES, MAX_GUIDANCE, MAX_SEED, checked
 from .model import OWN, Model
 from .uploads import on_white, painted, read_upload
@@ -29,12 +29,12 @@ CANVAS = 448  # pixels of the picture that a mask is painted on
 
 
 class Handlers:
-    """What the page and its API do. Each method is a generator: pictures on the way, then the result."""
+    """The handlers of the page and its API. Each method is a generator: pictures on the way, then the result."""
 
     def __init__(self, model: Model):
-        self.model, self.stops = model, Stops()
+        self.model, self.stops = model, StopEvents()
 
-    @plain_errors
+    @hide_tracebacks
     def generate(
         self, faces: int, seed: int, steps: int, sampler: str, guidance: float = 1.0, request: gr.Request = None
     ) -> Iterator[tuple]:
@@ -73,7 +73,7 @@ class Handlers:
         said = self.finished(drawing, f"{faces} face{'s' * (faces > 1)}", urllib.parse.urlencode(settings))
         yield self.labelled(images, seeds), said
 
-    @plain_errors
+    @hide_tracebacks
     def vary(self, image: str, strength: float, seed: int, steps: int, request: gr.Request = None) -> Iterator[tuple]:
         """Vary a picture.
 
@@ -91,7 +91,7 @@ class Handlers:
         picture = on_white(read_upload(image, "picture"))
         yield from self.edit(picture, None, seed, steps, strength, request)
 
-    @plain_errors
+    @hide_tracebacks
     def inpaint(self, editor: dict, seed: int, steps: int, request: gr.Request = None) -> Iterator[tuple]:
         """Repair a picture: draw anew what is painted over.
 
@@ -136,7 +136,7 @@ class Handlers:
         facts = self.model.facts(seed=seed, steps=steps, strength=strength, repaired=True if mask else None)
         yield (before, with_facts(drawing.result[0], facts)), self.finished(drawing, "Drawn")
 
-    @plain_errors
+    @hide_tracebacks
     def interpolate(
         self,
         seed_from: int,
@@ -198,9 +198,9 @@ class Handlers:
             number("guidance", 1, MAX_GUIDANCE, model.default_guidance, float),
         )
 
-    @plain_errors
+    @hide_tracebacks
     def example(self, for_mask: bool, request: gr.Request = None) -> Iterator[tuple]:
-        """A face for whoever has no picture at hand, large if a mask is to be painted on it."""
+        """Generate a face as an example input, enlarged if the visitor paints a mask on it."""
         pipeline, steps, seed = self.model.with_sampler(OWN), self.model.default_steps, new_seed()
         with self.stops.of(request) as stop:
             drawing = Drawing(
@@ -209,7 +209,7 @@ class Handlers:
             for progress in drawing:
                 yield gr.skip(), status(progress)
         (face,) = drawing.result
-        yield for_painting(face) if for_mask else face, self.finished(drawing, f"Seed {seed}")
+        yield editor_value(face) if for_mask else face, self.finished(drawing, f"Seed {seed}")
 
     def checked_settings(self, faces: Any, seed: Any, steps: Any) -> tuple[int, int, int]:
         return (
@@ -222,8 +222,8 @@ class Handlers:
         return [(image, f"seed {seed}") for image, seed in zip(images, seeds, strict=True)]
 
     def finished(self, drawing: Drawing, what: str, query: str = "") -> str:
-        told = f' data-query="{html.escape(query)}"' if query else ""
-        return f"<p{told}>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
+        query_data = f' data-query="{html.escape(query)}"' if query else ""
+        return f"<p{query_data}>{what} in {time.monotonic() - drawing.begin:.1f} s.</p>"
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
@@ -253,7 +253,7 @@ def save_film(frames: list[Image.Image], path: Path) -> Path:
     return path
 
 
-def for_painting(image: Image.Image) -> Image.Image:
+def editor_value(image: Image.Image) -> Image.Image:
     """So large that one can paint on it."""
     return ImageOps.contain(image.convert("RGB"), (CANVAS, CANVAS), Image.Resampling.BICUBIC)
 

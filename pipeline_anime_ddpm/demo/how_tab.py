@@ -1,4 +1,4 @@
-"""What the model was taught, and what is known about it."""
+"""The tab "How it works": noise, training and measurements of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = (0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1)  # shares of a trajectory
 
 
 def how_tab(model: Model) -> None:
-    """What the model was taught, and what is known about it."""
+    """The tab "How it works": noise, training and measurements of the model."""
     scheduler = model.pipeline.scheduler
     gr.Markdown(
         "**The noise.** The network has learnt to tell faces from noise at each of the levels below: on the left the "
@@ -68,7 +68,7 @@ def metrics(model: Model) -> list[list[str]]:
         records = [records] if isinstance(records, dict) else records
         return [metric_row(metric) for record in records for metric in record["metrics"].values()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        print(f"{path} is left out: {type(error).__name__}: {error}")
+        print(f"{path} is not shown: {type(error).__name__}: {error}")
         return []
 
 

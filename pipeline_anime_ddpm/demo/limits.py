@@ -1,4 +1,4 @@
-"""What one visitor can ask for at a time; checked here, whatever the page lets through."""
+"""Limits of one request, checked on the server independently of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_FACES, MAX_STEPS, MAX_FRAMES, MAX_SEED = 16, 100, 32, 2**31 - 1
 MAX_GUIDANCE = 4.0
 MAX_BYTES, MAX_PIXELS = 8_000_000, 16_000_000  # of an upload
 SECONDS = 120  # that a request may take once it is its turn
-WAITING = 32  # requests that wait for their turn; whoever comes then is told that the page is busy
+WAITING = 32  # waiting requests; further visitors read that the page is busy
 MAX_LAYERS, MAX_CANVAS, CANVASES = 4, 4_000_000, 16  # bytes of a part of a canvas; canvases that wait for their turn
 HOURS = 3  # that pictures are kept on the server
 VISITORS = 100  # whose last picked face is remembered; each takes a fifth of a megabyte

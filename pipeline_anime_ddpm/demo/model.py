@@ -69,7 +69,7 @@ class Model:
         return pipeline
 
     def facts(self, **more: Any) -> dict[str, str]:
-        """What a picture's file says, so that the picture can be drawn again."""
+        """The metadata of a picture file, with which the picture can be generated again."""
         known = {"model": self.title, "revision": self.revision} | more
         return {name: str(value) for name, value in known.items() if value is not None}
 

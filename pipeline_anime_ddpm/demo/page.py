@@ -8,7 +8,7 @@ import gradio as gr
 
 from .draw_tab import draw_tab
 from .edit_tabs import between_tab, repair_tab, vary_tab
-from .handlers import Handlers, for_painting
+from .handlers import Handlers, editor_value
 from .how_tab import how_tab
 from .limits import HOURS
 from .model import Model
@@ -47,12 +47,12 @@ def build_demo(model: Model) -> gr.Blocks:
             with picked_here:
                 button = gr.Button(label, size="sm", min_width=80)
             enlarge = tab == "repair"
-            button.click(functools.partial(hand_over, tab, enlarge), picked, [tabs, target], **quiet)
+            button.click(functools.partial(send_picture, tab, enlarge), picked, [tabs, target], **quiet)
     return demo
 
 
-def hand_over(tab: str, enlarge: bool, picked: str | None) -> tuple:
+def send_picture(tab: str, enlarge: bool, picked: str | None) -> tuple:
     """The picked face, given to another tab."""
     if picked is None:
         raise gr.Error("Click a face first.", print_exception=False)
-    return gr.Tabs(selected=tab), for_painting(on_white(read_upload(picked, "face"))) if enlarge else picked
+    return gr.Tabs(selected=tab), editor_value(on_white(read_upload(picked, "face"))) if enlarge else picked

@@ -1,4 +1,4 @@
-"""Serve the page: which model it shows, and where."""
+"""Choose the model and serve the page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .model import Model
 from .page import build_demo
 from .theme import CSS, READ_OUT, THEME
 
-SETTINGS = "app_settings.json"  # of a Space: which model it shows, and at which revision
-MODELS = ("hub_model", "anime-ddpm-model")  # the first that is there is shown
+SETTINGS = "app_settings.json"  # in a Space: the model and its revision
+MODELS = ("hub_model", "anime-ddpm-model")  # the first that exists is the default
 
 
 async def fetch_nothing(*_: Any, **__: Any) -> str:
-    """In the place of Gradio's own, which fetches a picture from whatever address a request names."""
-    raise gr.Error("Upload the picture; it is not fetched from an address.", print_exception=False)
+    """Replace Gradio's function, which downloads an image from any address that a request names."""
+    raise gr.Error("Upload the picture; addresses are not downloaded.", print_exception=False)
 
 
 def launch(demo: gr.Blocks, waiting: int = WAITING, **settings: Any) -> Any:
@@ -42,26 +42,28 @@ def launch(demo: gr.Blocks, waiting: int = WAITING, **settings: Any) -> Any:
 
 
 def choose_model(given: str | None, folder: Path = Path()) -> str:
-    """The model that was asked for, or the first that is there."""
+    """Return the given model, or the first of `MODELS` that exists."""
     there = [str(path) for path in (folder / MODELS[0], Path(MODELS[1])) if (path / "model_index.json").is_file()]
     if given is None and not there:
-        raise SystemExit("There is no model to show. Train one (README's first commands), or give --model FOLDER.")
+        raise SystemExit("No model found. Train one with `anime-ddpm train`, or give --model FOLDER.")
     return given or there[0]
 
 
 def add_demo(command: argparse.ArgumentParser, folder: Path = Path()) -> None:
-    """The flags.
+    """Add the flags of `anime-ddpm demo`.
 
     Args:
-        folder: where `app.py` is, with the settings of a Space or the model of a clone; by default here.
+        folder: where `app.py` is, with the settings of a Space or the model of a clone; by default the current folder.
     """
+    command.usage, command.formatter_class = "%(prog)s [flags]", argparse.RawDescriptionHelpFormatter
+    command.description = "Open the demo of a model in the browser.\n\n  %(prog)s --model anime-ddpm-model"
     settings: dict[str, str | None] = {"model": None, "revision": None}
     if (folder / SETTINGS).is_file():
         settings = json.loads((folder / SETTINGS).read_text())
-    command.add_argument("--model", default=settings["model"], help="a folder, or a repository of the Hub")
-    command.add_argument("--revision", help="commit of a repository on the Hub")
-    command.add_argument("--port", type=int)
-    command.add_argument("--openvino", action="store_true", help="draw by OpenVINO: sooner, with few faces at a time")
+    command.add_argument("--model", default=settings["model"], help="pipeline: a folder or a repository on the Hub")
+    command.add_argument("--revision", help="commit of the repository")
+    command.add_argument("--port", type=int, help="port of the server (default: the first free one from 7860)")
+    command.add_argument("--openvino", action="store_true", help="sample with OpenVINO: faster on CPUs for few images")
     command.set_defaults(run=lambda arguments: serve(arguments, settings, folder))
 
 

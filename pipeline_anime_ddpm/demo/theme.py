@@ -1,4 +1,4 @@
-"""How the page looks, and the JavaScript that it needs."""
+"""Theme, CSS and JavaScript of the page."""
 
 import gradio as gr
 
@@ -47,7 +47,7 @@ TO_ADDRESS = """(said) => {
   const found = /data-query="([^"]*)"/.exec(said);
   if (found) history.replaceState(null, "", "?" + found[1].replaceAll("&amp;", "&"));
 }"""
-# What changes there is read out to who does not see it; a tab is built when it is opened.
+# Screen readers announce changes of the status; a tab is built when it is opened.
 READ_OUT = """() => {
   const mark = () => {
     for (const one of document.querySelectorAll(".status:not([role])")) one.setAttribute("role", "status");

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ..common.errors import UserError, needs_extra
+from ..common.settings import set_help
 from ..schedulers import AnimeNoiseScheduler
 from ..schedulers.scheduling_anime_noise import share_lost
 from ..training.noise_levels import RECORD, octaves
@@ -33,6 +34,10 @@ FEWEST, SMALLEST = 64, 16  # images, and pixels: SSIM's window needs 11
 ENOUGH = 1_000  # images
 BATCH = 100
 IMAGE_RANGE = 2.0  # images are in [-1, 1]
+EXAMPLE = """\
+Measure at which noise level a data set loses its structure, for --noise_calibration of a training.
+
+  anime-ddpm calibrate --dataset faces/ --resolution 64"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on one data set.
+    """The measurements of one data set.
 
     Attributes:
         images: facts of the images: source, split, n, resolution, fingerprint.
@@ -128,7 +133,7 @@ def measure_bands(pixels: np.ndarray) -> list[Band]:
         of_band = power[(frequency >= low) & (frequency <= high)].mean().item()
         if of_band < 1e-12:
             raise UserError(
-                f"The images hold nothing at {low} to {high} cycles an image; give varied images with detail."
+                f"The images have no detail at {low} to {high} cycles an image; give varied images with detail."
             )
         bands.append(Band(low, high, 0.5 * math.log(of_band)))
     return bands
@@ -185,8 +190,8 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
             left.plot(data.logsnr, data.ssim, "k" + style, lw=2, label=f"SSIM, {Path(data.images['source']).name}")
     left.set(
         xlabel="log SNR",
-        ylabel="share that noise leaves",
-        title=f"What noise hides at {measured.images['resolution']} pixels",
+        ylabel="share that remains visible",
+        title=f"Structure that noise hides at {measured.images['resolution']} pixels",
     )
     left.legend(fontsize=7, frameon=False)
     tables: dict[str, dict[str, Any]] = {
@@ -208,17 +213,23 @@ def plot_calibration(path: Path, measured: Calibration, other: Calibration | Non
 
 
 def add_calibrate(command: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Add the flags of `anime-ddpm calibrate`."""
+    set_help(command, "--dataset DATASET [flags]", EXAMPLE)
     command.add_argument("--dataset", required=True, help="data set on the Hub, or a local folder of images")
     command.add_argument("--dataset_config_name", help="configuration of the data set; needed only if it has several")
-    command.add_argument("--image_column", help="column that holds the images; by default found by its type")
-    command.add_argument("--split", default="train", help="split to measure; by default train")
-    command.add_argument("--resolution", type=int, default=64, help="side of the training images in pixels; 64")
-    command.add_argument("--num_images", type=int, default=1_000, help="how many, chosen by a fixed seed; 1000")
-    command.add_argument("--compare", metavar="DATASET", help="other images to plot beside, such as photographs")
-    command.add_argument("--seed", type=int, default=0, help="of the noise")
-    command.add_argument("--cache_dir", help="where decoded images are kept, as in training")
-    command.add_argument("--output_dir", type=Path, default=Path("calibration"), help="calibration")
+    command.add_argument("--image_column", help="column that holds the images (default: found by its type)")
+    command.add_argument("--split", default="train", help="split to measure (default: train)")
+    command.add_argument("--resolution", type=int, default=64, help="side of the images in pixels (default: 64)")
+    command.add_argument("--num_images", type=int, default=1_000, help="images, chosen by a fixed seed (default: 1000)")
+    command.add_argument("--compare", metavar="DATASET", help="other images to plot for comparison, such as photos")
+    command.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    command.add_argument("--cache_dir", help="folder for decoded images (default: as in training)")
+    command.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("calibration"),
+        help="folder for the numbers, the plot and the scheduler (default: calibration)",
+    )
     command.set_defaults(run=_run)
 
 
@@ -231,7 +242,7 @@ def _run(arguments: argparse.Namespace) -> None:
     measured = _measure(arguments, arguments.dataset, arguments.dataset_config_name, arguments.image_column)
     other = _measure(arguments, arguments.compare) if arguments.compare else None
     write_calibration(arguments.output_dir, measured, other)
-    print(f"Written to {arguments.output_dir}; train with it: --noise_calibration {arguments.output_dir}")
+    print(f"Written to {arguments.output_dir}. To train with it, give --noise_calibration {arguments.output_dir}")
 
 
 def _measure(
@@ -247,5 +258,5 @@ def _measure(
         print(f"  noise is as strong as {band.name} at log σ = {band.log_sigma:.2f}")
     print(f"  SSIM is a half at log σ = {np.interp(0.5, measured.ssim, measured.logsnr) / -2:.2f}")
     if len(images) < ENOUGH:
-        print(f"  These are few images: {ENOUGH:,} or more give numbers that can be relied on.")
+        print(f"  These are few images: {ENOUGH:,} or more give reliable numbers.")
     return measured

@@ -105,7 +105,7 @@ def comparison_table(records: Sequence[dict[str, Any]], names: Sequence[str], al
         name, row = next(iter(unlike.items()))
         raise UserError(
             f"These results cannot be compared: the {name} differ ({' and '.join(map(str, dict.fromkeys(row)))}); "
-            "measure them alike, or give --allow_unlike to see them side by side all the same."
+            "evaluate them in the same way, or give --allow_unlike to compare them anyway."
         )
     tables, floors = tables_of(records)
     columns = _columns(tables)
@@ -179,7 +179,7 @@ def _notes(records: Sequence[dict[str, Any]], names: Sequence[str], unlike: dict
     if not unlike:
         facts = "; ".join(f"{name} {value}" for name, value in _shared(records).items())
         return [f"Measured alike: {facts}."]
-    notes = ["**Not comparable without care**, for these differ:", ""]
+    notes = ["**Compare with care**, because these differ:", ""]
     for name, row in unlike.items():
         notes.append(f"- {name}: " + "; ".join(f"{n} {v}" for n, v in zip(names, row, strict=True)))
     return notes

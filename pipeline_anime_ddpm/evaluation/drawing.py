@@ -60,16 +60,18 @@ def check_pipeline(pipeline: AnimeDDPMPipeline) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     if channels != 3 or height != width:
-        raise UserError(f"The model draws {channels} x {height} x {width} values; only RGB squares can be evaluated.")
+        raise UserError(
+            f"The model generates {channels} x {height} x {width} values; only square RGB images can be evaluated."
+        )
     has_classes = pipeline.unet.config.get("num_class_embeds") or pipeline.unet.config.get("class_embed_type")
     if has_classes and not pipeline.labels:
         raise UserError(
-            "The model draws images of a given class and does not name its classes; only unconditional and labelled "
+            "The model is class-conditional but its classes have no names; only unconditional and labelled "
             "models can be evaluated."
         )
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
         raise UserError(
-            "Some weights of the model are not finite, so all of its images would be broken; choose another."
+            "Some weights of the model are not finite, so all of its images would be broken; choose another model."
         )
 
 
@@ -101,7 +103,9 @@ def choose_sampler(pipeline: AnimeDDPMPipeline, name: str | None, options: dict[
         try:
             pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
         except (ValueError, NotImplementedError, TypeError) as error:
-            raise UserError(f"--sampler {kind.__name__} cannot be used so ({first_line(error)}).") from error
+            raise UserError(
+                f"--sampler {kind.__name__} does not accept these options ({first_line(error)})."
+            ) from error
 
 
 def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: dict[str, Any]) -> None:
@@ -111,7 +115,7 @@ def _check_options(kind: type[SchedulerMixin], options: dict[str, Any], given: d
         raise UserError(f"--sampler_options: {kind.__name__} has no option {sorted(unknown)[0]}.")
     for name, value in given.items():
         if name in OF_TRAINING:
-            raise UserError(f"--sampler_options: {name} was decided in training; leave it away.")
+            raise UserError(f"--sampler_options: {name} is fixed by the training; omit it.")
         default = parameters[name].default
         numbers = isinstance(default, (int, float)) and not isinstance(default, bool)
         kinds = (int, float) if numbers else type(default)
@@ -136,11 +140,11 @@ def checked_guidance(
         guidance = {"guidance_scale": own} | guidance
         pipeline.check_guidance(**guidance, is_labelled=condition.is_labelled)
     except ValueError as error:
-        raise UserError(f"The model cannot be guided so: {first_line(error)}") from error
+        raise UserError(f"This guidance does not suit the model: {first_line(error)}") from error
     return {} if guidance["guidance_scale"] == 1 else guidance
 
 
-def try_drawing(
+def check_sampling(
     pipeline: AnimeDDPMPipeline,
     steps: int,
     guidance: dict[str, Any] | None = None,
@@ -156,10 +160,10 @@ def try_drawing(
         draw_batch(pipeline, range(1), tried, seed=0, guidance=guidance, labels=labels)
     except UserError:
         raise
-    except Exception as error:  # whatever a sampler raises that was made for other models
+    except Exception as error:  # a sampler for other models may raise any error
         sampler = type(pipeline.scheduler).__name__
         raise UserError(
-            f"{sampler} cannot draw with this model ({first_line(error)}); choose another --sampler."
+            f"{sampler} cannot sample this model ({first_line(error)}); choose another --sampler."
         ) from error
 
 
@@ -170,12 +174,12 @@ def check_steps(pipeline: AnimeDDPMPipeline, steps: int | None) -> int:
         pipeline.check_inputs(1, None, steps, 0.0, None, None, "pt", [])
         pipeline.prepare_timesteps(steps, None, "cpu")
     except ValueError as error:
-        raise UserError(f"--num_inference_steps {steps} cannot be taken: {first_line(error)}.") from error
+        raise UserError(f"--num_inference_steps {steps} is not possible: {first_line(error)}.") from error
     return steps
 
 
 def sampler_facts(scheduler: SchedulerMixin) -> dict[str, Any]:
-    """The sampler's class and settings; a table of a thousand numbers is told by its digest."""
+    """The sampler's class and settings; long tables are given as a digest."""
     settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     table = settings.get("trained_betas")
     if table is not None:
@@ -217,12 +221,12 @@ class Drawing:
 
     @property
     def side(self) -> int:
-        """Of the images, in pixels."""
+        """Side of the images in pixels."""
         return self.pipeline.image_shape[-1]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the images."""
+        """Everything that determines the images."""
         settings = {name: str(value) if isinstance(value, tuple) else value for name, value in self.guidance.items()}
         guided: dict[str, Any] = {"guidance": settings} if settings else {}
         if self.guidance and "guidance_window" not in self.guidance and self.pipeline.guide_unet is not None:
@@ -239,7 +243,7 @@ class Drawing:
 
     @property
     def paths(self) -> list[Path]:
-        """Of all images, there or not."""
+        """Paths of all images, existing or not."""
         return [self.path(number) for number in range(self.count)]
 
     def path(self, number: int) -> Path:
@@ -259,7 +263,9 @@ class Drawing:
         if not record.exists():
             cut_off = record.with_name(f".{FACTS}.partial")  # by a kill while it was written
             if any(path != cut_off for path in self.folder.iterdir()):
-                raise UserError(f"{self.folder} holds files of something else; choose another --output_dir.")
+                raise UserError(
+                    f"{self.folder} holds files that are not of this evaluation; choose another --output_dir."
+                )
             write_whole(record, lambda path: path.write_text(json.dumps(facts | {"keep": keep}, indent=1)))
             return
         try:
@@ -270,7 +276,7 @@ class Drawing:
             leftover.unlink()
         if different := [name for name in facts if before.get(name) != facts[name]]:
             raise UserError(
-                f"{self.folder} holds images that were drawn with other {' and '.join(different)}; choose another "
+                f"{self.folder} holds images that were sampled with other {' and '.join(different)}; choose another "
                 "--output_dir, or delete that folder."
             )
         if keep and not before.get("keep"):

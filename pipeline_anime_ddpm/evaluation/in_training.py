@@ -34,7 +34,7 @@ class TrainingJudge:
         steps: of sampling.
 
     Raises:
-        UserError: if the extractor or the real images cannot be had, or are too few.
+        UserError: if the extractor or the real images cannot be loaded, or there are too few images.
     """
 
     def __init__(self, config: TrainingConfig, resolution: int, steps: int, accelerator: Accelerator):
@@ -66,8 +66,8 @@ class TrainingJudge:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         self.conditions = f"c{digest}"  # never a number, whatever the digest
         self.description = (
-            f"Every {config.eval_steps} steps, {self.count:,} images are judged by {config.eval_metrics} "
-            f"({extractor.label or 'inception'}) against {len(real):,} images of the {real.split} split."
+            f"Every {config.eval_steps} steps: {config.eval_metrics} of {self.count:,} sampled images "
+            f"against {len(real):,} images of the {real.split} split, with {extractor.label or 'inception'} features."
         )
 
     def measure(self, pipeline: AnimeDDPMPipeline) -> dict[str, float]:

@@ -21,11 +21,11 @@ from ..training.hardware import check_launcher
 from .drawing import (
     Drawing,
     check_pipeline,
+    check_sampling,
     check_steps,
     checked_guidance,
     choose_sampler,
     load_pipeline,
-    try_drawing,
 )
 from .image_sets import ImageSet, read_folder, read_images
 from .metrics.distances import feature_metrics
@@ -59,15 +59,15 @@ def evaluate(
             its name in the record.
 
     Returns:
-        The content of `metrics.json` on the first process, None on the others. README's section on evaluation says what
-        each number means.
+        The content of `metrics.json` on the first process, None on the others. docs/evaluate.md explains the
+        numbers.
 
     Raises:
-        UserError: a sentence on what to do, for anything that the caller can put right.
+        UserError: a sentence on what to do, for mistakes of the caller.
     """
     state, device = choose_device(config.device)
     if pipeline is not None and config.images is not None:
-        raise UserError("Finished --images are judged, or a pipeline is drawn from; give one of the two.")
+        raise UserError("Give --images, a folder of finished images, or a pipeline; not both.")
     drawing = prepare_drawing(config, pipeline, device) if config.images is None else None
     images = prepare_images(config) if config.images is not None else None
     with contextlib.ExitStack() as stack:
@@ -109,9 +109,7 @@ def choose_device(asked: str | None) -> tuple[PartialState, torch.device]:
         device = torch.device(asked or state.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {asked} cannot be used ({first_line(error)}); give cpu, or leave it away."
-        ) from error
+        raise UserError(f"--device {asked} cannot be used ({first_line(error)}); give cpu, or omit it.") from error
     return state, device
 
 
@@ -127,7 +125,7 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     pipeline.set_progress_bar_config(disable=True)
     labels = config.parsed_labels
     guidance = checked_guidance(pipeline, config.guidance, labels)
-    try_drawing(pipeline, steps, guidance, labels)
+    check_sampling(pipeline, steps, guidance, labels)
     images = config.folder / "images"
     return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, guidance, labels)
 
@@ -155,7 +153,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"Another evaluation is at work in {folder}; choose another --output_dir.") from None
+        raise UserError(f"Another evaluation is running in {folder}; choose another --output_dir.") from None
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be written to ({error.strerror}); choose another.") from error
     try:
@@ -222,7 +220,7 @@ def is_held_out(reference: Reference, model: str) -> bool:
 def judged_by(reference: Reference, extractor: FeatureExtractor, images: ImageSet) -> dict[str, Any]:
     """The distances between features of one judge, its facts, and the floor."""
     config = reference.config
-    title = f"Features of {len(images):,} judged images"
+    title = f"Features of {len(images):,} evaluated images"
     features = extractor.extract(images.pixels, config.extractor_batch_size, title, reference.show_progress)
     real = reference.features(reference.real, extractor)
     result = {"extractor": extractor.facts, "metrics": feature_metrics(config, extractor, features, real)}
@@ -247,7 +245,7 @@ def perceptual_metrics(reference: Reference, images: ImageSet) -> dict[str, Any]
 
 
 def search_copies(reference: Reference, images: ImageSet, folder: Path) -> dict[str, Any]:
-    """How near the images come to training images: by LPIPS, and by the features that find altered copies best.
+    """Distances of the images to training images: by LPIPS, and by the features that find altered copies best.
 
     The sheet of the nearest ones is by the latter where both are there.
     """

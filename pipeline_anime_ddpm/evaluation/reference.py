@@ -1,4 +1,4 @@
-"""What images are judged against: the real split, the training split, the networks, and what is kept of them."""
+"""The reference of an evaluation: real split, training split, networks and their cached results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reference:
         training: the images among which copies are searched for, and the floor is taken from; None if there are none,
             or they are not wanted.
         extractors: the judges, in the order of `--extractor`, without those that cannot be loaded.
-        distance, copy_distance: None if they are not wanted or not to be had.
+        distance, copy_distance: None if they are not wanted or not available.
         skipped: what cannot be measured, and why.
     """
 
@@ -63,7 +63,7 @@ class Reference:
 
     @property
     def device(self) -> torch.device:
-        """Of the networks."""
+        """Device of the networks."""
         networks: list[FeatureExtractor | PerceptualDistance | FeatureDistance]
         networks = [*self.extractors, self.distance, self.copy_distance]
         return next(network.device for network in networks if network)
@@ -90,7 +90,7 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
     """Open the real images at `side` pixels, load the networks, and refuse what cannot be measured.
 
     Raises:
-        UserError: if the data set is not there or too small, or none of the wanted metrics can be had.
+        UserError: if the data set is not there or too small, or none of the wanted metrics is available.
     """
     data = config.data_set
     split = data.held_out(config.split)
@@ -127,7 +127,7 @@ def check_counts(config: ReferenceConfig, real: ImageSet) -> None:
 
 
 def load_networks(reference: Reference, side: int, device: torch.device) -> None:
-    """Load what the wanted metrics need; one that cannot be had is skipped with its reason, if others are left."""
+    """Load what the wanted metrics need; skip one that is not available, with its reason, if others remain."""
     config = reference.config
     for name, label in config.extractors if config.wanted_features else []:
         weights = config.extractor_weights if name == INCEPTION else None
@@ -163,7 +163,7 @@ def measure_floor(reference: Reference, extractor: FeatureExtractor, count: int)
     """The metrics of `count` training images: what a perfect generator would get at this n."""
     training = reference.training
     if training is None or not reference.is_held_out:
-        return {"skipped": "the data set has no split beside the one that is compared with"}
+        return {"skipped": "the data set has no other split than the one compared with"}
     chosen = training.take(count)
     if len(chosen) < count:
         return {"skipped": f"the {training.split} split has {len(chosen):,} images, too few for this n"}
@@ -174,7 +174,7 @@ def measure_floor(reference: Reference, extractor: FeatureExtractor, count: int)
 def memorisation(
     reference: Reference, distance: PerceptualDistance | FeatureDistance, distances: np.ndarray
 ) -> dict[str, Any]:
-    """How many images come nearer to a training image than `copy_threshold`, beside how many unseen images do.
+    """Count the images that are nearer to a training image than `copy_threshold`, and the unseen images that are.
 
     Args:
         distances: `(n,)` of each image to its nearest training image, by `distance`.

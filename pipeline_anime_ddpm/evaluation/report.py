@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics.json, a grid of the images, and a sheet of them beside the nearest of training."""
+"""Files of an evaluation: metrics.json, a grid, and a sheet of images beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def summary(record: dict[str, Any]) -> str:
     if copies := copy_check(record):
         share, unseen = copies["memorised_share"], copies["held_out"]["memorised_share"]
         lines.append(
-            f"  memorised: {copies['memorised']} of {copies['n']:,} images come nearer than "
+            f"  memorised: {copies['memorised']} of {copies['n']:,} images are nearer than "
             f"{copies['threshold']:.4f} to a training image ({share:.1%}; of {copies['held_out']['what']}, "
             f"{unseen:.1%})" + (": SUSPICIOUS" if copies["suspicious"] else "")
         )

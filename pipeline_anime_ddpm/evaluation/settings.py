@@ -31,53 +31,55 @@ NAMED = {INCEPTION: INCEPTION, EFFICIENTNET: EFFICIENTNET_LABEL}  # extractors w
 
 @dataclass(kw_only=True)
 class ReferenceConfig(Settings):
-    """What images are judged against, and by what."""
+    """Real images and metrics."""
 
-    # --- what it is compared with ---
-    dataset: str | None = setting(None, "Data set of real images: a local folder or Hub id that `datasets` loads.")
+    dataset: str | None = setting(None, "Real images: a local folder or a data set on the Hub.")
     dataset_config_name: str | None = setting(None, "Configuration of the data set; needed only if it has several.")
     image_column: str | None = setting(None, "Column that holds the images; by default found by its type.")
     split: str | None = setting(
-        None, "Real split; by default `validation` or `test`, which the model has not seen, and else `train`."
+        None,
+        "Split of the real images; by default `validation` or `test`, which the model has not seen, otherwise `train`.",
     )
-    train_split: str = setting("train", "Split that the model was trained on, in which copies are searched for.")
-    num_real_images: int | None = setting(None, "Take so many of the real split; by default all.", at_least=1)
+    train_split: str = setting("train", "Split that the model was trained on; copies are searched for in it.")
+    num_real_images: int | None = setting(None, "Images of the real split; by default all.", at_least=1)
     max_skipped_fraction: float = setting(
         DataConfig.max_skipped_fraction,
-        "Stop when more than this share of the real images cannot be decoded.",
+        "Stop when more than this fraction of the real images cannot be decoded.",
         at_least=0,
         at_most=1,
     )
 
-    # --- how ---
-    metrics: str = setting(",".join(METRICS), "Which metrics, with commas between: fid, kid, prc, mind, lpips, copies.")
+    metrics: str = setting(",".join(METRICS), "Metrics, separated by commas: fid, kid, prc, mind, lpips, copies.")
     extractor: str = setting(
         INCEPTION,
-        "Network for the features: `inception`, `efficientnet-lite0` (works offline), or the Hub id or folder of a "
-        "vision model of transformers. Several with commas between judge the same images.",
+        "Feature extractor: `inception`, `efficientnet-lite0` (works offline), or a vision model of transformers (Hub "
+        "id or folder). Separate several by commas.",
     )
     extractor_weights: str | None = setting(None, "File with the weights of `inception`, instead of a download.")
     extractor_label: str | None = setting(
         None,
-        "What to call a vision model in results (FD-<label>); by default the last part of its name. For several such "
-        "models, give as many labels with commas between.",
+        "Name of a vision model in results (FD-<label>); by default the last part of its id. Separate several by "
+        "commas.",
     )
     extractor_batch_size: int = setting(32, "Images in one pass of the extractor.", at_least=1)
-    kid_subset_size: int = setting(1000, "Images in each of KID's subsets; at most as many as there are.", at_least=2)
-    kid_subsets: int = setting(100, "How many subsets KID is the mean over.", at_least=2)
+    kid_subset_size: int = setting(1000, "Images in each subset of KID, at most.", at_least=2)
+    kid_subsets: int = setting(100, "Subsets over which KID is averaged.", at_least=2)
     lpips: str = setting(
         "alex",
-        "Backbone of LPIPS: `alex`, `vgg`; `st-alex`, `st-vgg` (ST-LPIPS, works offline); `pixels` for none at all.",
+        "Perceptual distance: `alex`, `vgg`; `st-alex`, `st-vgg` (ST-LPIPS, work offline); `pixels` (needs no "
+        "network).",
         choices=tuple(DISTANCES),
     )
-    lpips_weights: str | None = setting(None, "File with the weights of that backbone, instead of a download.")
-    floor: bool = setting(True, "Also measure as many training images against the real split: as good as can be.")
+    lpips_weights: str | None = setting(None, "File with the weights of the --lpips network, instead of a download.")
+    floor: bool = setting(
+        True, "Also measure the same number of training images against the real split: the best possible result."
+    )
 
-    cache_dir: str | None = setting(None, "Where decoded images and statistics are kept; by default as in training.")
-    device: str | None = setting(None, "`cuda`, `cpu`, ...; by default what the launcher or the machine offers.")
+    cache_dir: str | None = setting(None, "Folder for decoded images and statistics; by default as in training.")
+    device: str | None = setting(None, "`cuda`, `cpu`, ...; by default the fastest available.")
     num_images: int = setting(
         2000,
-        "How many images are drawn, or taken of --images. Distances depend on it: compare at equal numbers alone.",
+        "Images sampled, or taken from --images. Compare results of equal numbers only.",
         at_least=1,
     )
 
@@ -104,12 +106,12 @@ class ReferenceConfig(Settings):
         if self.extractor_weights is not None and INCEPTION not in names:
             raise UserError("--extractor_weights is for inception; give the folder of another model as --extractor.")
         if self.extractor_label is not None and not set(names) - NAMED.keys():
-            raise UserError(f"--extractor_label is for vision models; {names[0]} has a name in results already.")
+            raise UserError(f"--extractor_label is for vision models; omit it for {names[0]}.")
         called = [label or NAMED.get(name, Path(name).name) for name, label in self.extractors]
         if twice := [label for number, label in enumerate(called) if label in called[:number]]:
             raise UserError(f"--extractor names {twice[0]!r} twice; give another one, or --extractor_label.")
         if self.lpips_weights is not None and (self.lpips == "pixels" or "lpips" not in self.wanted):
-            raise UserError("--lpips_weights is for a network of LPIPS, and none is wanted; leave it away.")
+            raise UserError("--lpips_weights needs the metric lpips and a network for it; omit --lpips_weights.")
 
     @property
     def wanted(self) -> list[str]:
@@ -129,7 +131,7 @@ class ReferenceConfig(Settings):
         if labels and len(labels) != len(models):
             raise UserError(
                 f"--extractor_label has {len(labels)} labels for {len(models)} vision models in --extractor; give one "
-                "for each, with commas between."
+                "for each, separated by commas."
             )
         given = dict(zip(models, labels, strict=True)) if labels else {}
         return [(name, given.get(name)) for name in names]
@@ -145,15 +147,15 @@ class ReferenceConfig(Settings):
         return [name for name in self.wanted if name in FEATURE_METRICS]
 
     def least_images(self, metric: str) -> int:
-        """How many images `metric` needs on either side."""
+        """The least number of images, on both sides, for `metric`."""
         if metric in FEATURE_METRICS:
             return FEATURE_METRICS[metric].least_images(self)
         return 20 if metric == "lpips" else 2
 
     def advice(self, metric: str) -> str:
-        """What to do where there are fewer."""
+        """Advice for fewer images."""
         known = FEATURE_METRICS.get(metric)
-        return (known and known.advice) or f"leave {metric} out of --metrics"
+        return (known and known.advice) or f"omit {metric} from --metrics"
 
     @property
     def data_set(self) -> DataSet:
@@ -164,51 +166,45 @@ class ReferenceConfig(Settings):
 
 @dataclass(kw_only=True)
 class EvaluationConfig(ReferenceConfig):
-    """What is judged, and how it is drawn."""
+    """Model and sampling."""
 
-    # --- what is judged ---
-    model: str | None = setting(None, "Pipeline to draw from: a folder or Hub id of any DDPM or DDIM pipeline.")
-    images: str | None = setting(None, "Folder of finished images to judge, instead of drawing with --model.")
+    model: str | None = setting(None, "DDPM or DDIM pipeline to evaluate: a folder or Hub id.")
+    images: str | None = setting(None, "Folder of finished images to evaluate, instead of --model.")
     seed: int = setting(
         0,
-        "Base seed: image i is drawn from seed * 1,000,000 + i, whatever the batches and ranks.",
+        "Base seed: image i uses seed * 1,000,000 + i, at any batch size and rank.",
         at_least=0,
         below=MAX_SEEDS,
     )
-    batch_size: int = setting(64, "Images drawn at a time.", at_least=1)
-    num_inference_steps: int | None = setting(
-        None, "Steps of the sampler; by default the pipeline's own number.", at_least=1
-    )
+    batch_size: int = setting(64, "Images sampled at a time.", at_least=1)
+    num_inference_steps: int | None = setting(None, "Sampling steps; by default the pipeline's.", at_least=1)
     sampler: str | None = setting(
         None,
-        "`dpmsolver++`, `ddim`, `ddpm`, or a scheduler class of diffusers, such as UniPCMultistepScheduler; by default "
-        "the pipeline's own.",
+        "`dpmsolver++`, `ddim`, `ddpm`, or a diffusers scheduler class, such as UniPCMultistepScheduler; by default "
+        "the pipeline's.",
     )
     sampler_options: str | None = setting(
-        None, "Settings of the sampler, such as `thresholding=true,timestep_spacing=trailing`."
+        None, "Scheduler settings, such as `thresholding=true,timestep_spacing=trailing`."
     )
     labels: str | None = setting(
         None,
-        "Draw these labels, such as `hair=blue,eyes=red`, with a labelled model; by default any. They "
-        "are compared with all real images.",
+        "Labels for a labelled model, such as `hair=blue,eyes=red`; by default any. The real images are not filtered.",
     )
     guidance_scale: float | None = setting(
         None,
-        "Lead each image away from what a weaker network says: the pipeline's guide, or without one the labelled "
-        "network asked for any; 1 does not. By default as the model itself recommends.",
+        "Guidance scale, relative to the pipeline's guide network or to the unlabelled prediction; 1 turns it off. By "
+        "default the model's.",
     )
-    guidance_window: int | None = setting(
-        None, "The weaker network is the pipeline's own, restricted to windows of so many pixels."
-    )
+    guidance_window: int | None = setting(None, "Guide the network by itself in windows of this side in pixels.")
     guidance_interval: str | None = setting(
-        None, "Guide only from and to these sigma, such as `0.2,5`; by default all."
+        None, "Lowest and highest sigma at which to guide, such as `0.2,5`; by default all."
     )
-    output_dir: str = setting("evaluation", "Where metrics.json and the pictures go.")
-    keep_images: bool = setting(False, "Keep the drawn images, in images/; by default they go when all is measured.")
+    output_dir: str = setting("evaluation", "Folder for metrics.json and pictures.")
+    keep_images: bool = setting(False, "Keep the sampled images in OUTPUT_DIR/images.")
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.images is None):
-            raise UserError("Give --model, to draw from, or --images, a folder of finished images; not both.")
+            raise UserError("Give --model, a pipeline, or --images, a folder of finished images; not both.")
         super().__post_init__()
         drawing = (
             "num_inference_steps", "sampler", "sampler_options", "guidance_scale", "guidance_window",
@@ -216,7 +212,7 @@ class EvaluationConfig(ReferenceConfig):
         )  # fmt: skip
         given = [name for name in drawing if self.is_given(name)]
         if self.images is not None and given:
-            raise UserError(f"--{given[0]} is for drawing, and --images are drawn already; leave one of them away.")
+            raise UserError(f"--{given[0]} is for sampling, and --images are finished; omit one of the two.")
         self.parsed_sampler_options  # noqa: B018 (raises what is wrong with them)
         self.guidance, self.parsed_labels  # noqa: B018 (likewise)
 
@@ -229,7 +225,7 @@ class EvaluationConfig(ReferenceConfig):
                 low, high = map(float, self.guidance_interval.split(","))
             except ValueError:
                 raise UserError(
-                    f"--guidance_interval is {self.guidance_interval!r}; give two numbers with a comma between."
+                    f"--guidance_interval is {self.guidance_interval!r}; give two numbers separated by a comma."
                 ) from None
             given["guidance_interval"] = (low, high)
         given = {name: value for name, value in given.items() if value != getattr(type(self), name)}
@@ -245,7 +241,7 @@ class EvaluationConfig(ReferenceConfig):
         for part in listed(self.labels or ""):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if not (equals and name and value):
-                raise UserError(f"--labels has {part!r}; give ATTRIBUTE=VALUE, several with commas between.")
+                raise UserError(f"--labels has {part!r}; give ATTRIBUTE=VALUE, several separated by commas.")
             if name in labels:
                 raise UserError(f"--labels names {name} twice; give one value for each attribute.")
             labels[name] = value
@@ -267,7 +263,7 @@ def parse_sampler_options(text: str) -> dict[str, Any]:
     for part in filter(str.strip, re.split(r",(?![^\[]*\])", text)):  # at commas outside of a list
         name, equals, value = part.partition("=")
         if not (equals and name.strip()):
-            raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several with commas between.")
+            raise UserError(f"--sampler_options has {part!r}; give NAME=VALUE, several separated by commas.")
         try:
             options[name.strip()] = parse_yaml(value)
         except ValueError as error:

@@ -17,7 +17,7 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         resolution: side of the images of the models that will be judged, in pixels.
 
     Yields:
-        What to tell the user, line by line.
+        The output, line by line.
 
     Raises:
         UserError: as for `evaluate`.
@@ -50,6 +50,6 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         values, what = held_out_distances(reference, distance)
         yield (
             f"{distance.name} from {len(values):,} {what} to the nearest of {len(reference.training):,} "
-            f"training images: {values.mean():.4f} on average, least {values.min():.4f}."
+            f"training images: {values.mean():.4f} on average, at least {values.min():.4f}."
         )
     yield f"Kept in {reference.statistics}; `anime-ddpm cache ls` lists it."

@@ -1,4 +1,4 @@
-"""Counting on fake tensors: what is alive, what is computed, and what CUDA would cast."""
+"""Count the live bytes and the FLOP of fake tensors, with the casts that CUDA's autocast makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _attention_flops(name: str) -> Callable[..., int]:
     return flop_registry[getattr(torch.ops.aten, name)]
 
 
-# The CPU's attention kernel stands for CUDA's, which keeps the same tensors; PyTorch counts the operations of CUDA's.
+# The CPU's attention kernel keeps the same tensors as CUDA's; PyTorch only knows the FLOP of CUDA's.
 _FLOPS = flop_registry | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops("_scaled_dot_product_flash_attention"),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_flops(
@@ -38,7 +38,7 @@ class FakeMeter(TorchDispatchMode):
         self.start()
 
     def start(self) -> None:
-        """Begin a new record."""
+        """Reset `course` and `flops`."""
         self.course: list[int] = []
         self.flops = 0
 
@@ -49,28 +49,28 @@ class FakeMeter(TorchDispatchMode):
             self.flops += _FLOPS[function.overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, FakeTensor):
-                self._see(tensor.untyped_storage())
+                self._count_storage(tensor.untyped_storage())
         if function is torch.ops.aten.convolution_backward.default:
             self.course.append(self.in_use + _layout_copies(*args[:2]))
         return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
+    def _count_storage(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._alive:  # a view has the storage of another tensor
             self._alive.add(key)
             self.in_use += size
             self.course.append(self.in_use)
-            weakref.finalize(storage, self._forget, key, size)
+            weakref.finalize(storage, self._release_storage, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
+    def _release_storage(self, key: int, size: int) -> None:
         self._alive.remove(key)
         self.in_use -= size
 
 
 def _layout_copies(gradient: torch.Tensor, x: torch.Tensor) -> int:
-    """Bytes that the backward pass of a convolution needs inside: its kernels work on copies in a layout of their own.
+    """Bytes of the copies that the backward kernels of a convolution make in their own memory layout.
 
-    So do oneDNN's on CPUs, where this was measured, and cuDNN's on tensor cores, but not with channels last.
+    oneDNN on CPUs (measured) and cuDNN on tensor cores make these copies, unless channels are last.
     """
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return 0 if last else gradient.numel() * gradient.element_size() + x.numel() * x.element_size()
@@ -78,7 +78,7 @@ def _layout_copies(gradient: torch.Tensor, x: torch.Tensor) -> int:
 
 @contextlib.contextmanager
 def cuda_casts() -> Iterator[None]:
-    """Let the CPU's autocast cast as CUDA's does, which computes norms, and returns them, in float32."""
+    """Make the CPU's autocast compute norms in float32, as CUDA's does."""
     stock = {name: getattr(F, name) for name in ("group_norm", "layer_norm")}
 
     def in_float32(function: Callable, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:

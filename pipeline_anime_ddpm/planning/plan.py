@@ -1,11 +1,11 @@
-"""What a training step costs in memory and arithmetic, found out without data, GPU or weights.
+"""The memory and arithmetic of a training step, measured without data, GPU or weights.
 
 The step itself runs, on PyTorch's fake tensors: they have shapes and types but no contents, so that a network for any
-GPU can be tried on any machine within seconds. Nothing is computed from formulas of this project, except the state of
-8-bit AdamW, which is taken from bitsandbytes' documentation.
+GPU can be measured on any machine within seconds. No size is computed from a formula, except the state of 8-bit
+AdamW, which follows bitsandbytes' documentation.
 
-What counts is a GPU's memory, as tensors fill it, with the copies that kernels of convolutions make inside. What a
-process needs beside that does not: CUDA's own context, other workspaces, and gaps between tensors.
+The result counts tensors in GPU memory and the copies inside convolution kernels. It does not count CUDA's context,
+other workspaces and fragmentation.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class StepCost:
 
     Attributes:
         parameters: their number.
-        weight_bytes, gradient_bytes, optimizer_bytes, average_bytes: what there is of each, whatever the batch.
-        saved_activation_bytes: what the first forward pass keeps for its backward pass, weights apart but with the
-            copies of them that mixed precision makes; each storage counts once.
-        peak_bytes: the most that all tensors of the step occupy at one time, those of the batch included.
-        flops: of all forward and backward passes, what is computed a second time included.
+        weight_bytes, gradient_bytes, optimizer_bytes, average_bytes: independent of the batch size.
+        saved_activation_bytes: activations that the first forward pass keeps for its backward pass, and the copies
+            of weights in lower precision; each storage counts once.
+        peak_bytes: the most that all tensors of the step occupy at one time, the batch included.
+        flops: of all forward and backward passes, recomputation included.
     """
 
     parameters: int
@@ -63,8 +63,8 @@ class PassCost:
 
     Attributes:
         batch_bytes: of the images, noise, timesteps and coordinates.
-        course: `(tensors made,)` int64: the bytes in use after each, over weights, optimiser, averages and batch.
-        saved_bytes: what was kept between forward and backward.
+        course: `(allocations,)` int64: bytes in use after each, beyond weights, optimiser, averages and batch.
+        saved_bytes: activations kept between forward and backward.
         flops: floating point operations.
     """
 
@@ -87,22 +87,22 @@ def plan_step(
     optimizer: str = "adamw",
     averages: int = 1,
 ) -> StepCost:
-    """The cost of one training step, as `train_anime_ddpm.py` takes it.
+    """Measure one training step of `train_anime_ddpm.py`.
 
     Args:
-        unet_config: of a `UNet2DModel`. With two more input than output channels, these are for coordinates.
+        unet_config: of a `UNet2DModel`. Two more input than output channels are coordinates.
         side: of the square images or patches, in pixels: a multiple of `2 ** (levels - 1)`.
         batch: the most images in one forward pass.
-        step_images: images in the whole step, which is cut into passes as equal as can be; by default `batch`.
-        precision, recomputation, fold_upsampling, channels_last, optimizer: as the flags `mixed_precision`,
-            `gradient_checkpointing` and so on; by default channels are last in half precision, as on CUDA.
-        averages: how many averages of the weights (EMA) the device holds; 0 if they are on the host.
+        step_images: images in the whole step, split into nearly equal passes; by default `batch`.
+        precision, recomputation, fold_upsampling, channels_last, optimizer: as the flags of a training; by default
+            channels are last in half precision, as on CUDA.
+        averages: averages of the weights (EMA) on the device; 0 if they are on the host.
 
     Raises:
-        ValueError: for a precision, optimiser or recomputation that is not known, or a count below 1.
-        RuntimeError: from PyTorch, for a side that the network cannot take.
+        ValueError: for an unknown precision, optimiser or recomputation, or a count below 1.
+        RuntimeError: from PyTorch, for a side that the network does not support.
     """
-    rehearsal = Rehearsal(
+    dry_run = DryRun(
         unet_config,
         precision=precision,
         recomputation=recomputation,
@@ -111,17 +111,17 @@ def plan_step(
         optimizer=optimizer,
         averages=averages,
     )
-    return rehearsal.step(side, batch, step_images)
+    return dry_run.step(side, batch, step_images)
 
 
-class Rehearsal:
-    """A network with its optimiser and averages, all fake, on which steps of any size can be tried.
+class DryRun:
+    """A network with its optimiser and averages, all fake tensors, to measure steps of any size.
 
     Takes the arguments of `plan_step` that are not about images.
 
     Attributes:
         weight_bytes, gradient_bytes, optimizer_bytes, average_bytes: as in `StepCost`.
-        update_bytes: peak of clipping, optimiser and averages over what the three hold, the gradients included.
+        update_bytes: peak of clipping, optimiser and averages beyond `resident_bytes`, the gradients included.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Rehearsal:
         self._dtype = PRECISIONS[precision]
         self._meter = FakeMeter()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)  # the scheduler's tables are real
-        self._noise = AnimeNoiseScheduler()  # which one hardly matters
-        with self._rehearsing():
+        self._noise = AnimeNoiseScheduler()  # its settings do not affect memory
+        with self._fake_tensors():
             self.unet = UNet2DModel.from_config(dict(unet_config)).train()
             if precision != "no" if channels_last is None else channels_last:
                 _put_channels_last(self.unet)
@@ -159,19 +159,19 @@ class Rehearsal:
 
     @property
     def resident_bytes(self) -> int:
-        """What is there between two steps."""
+        """Bytes in use between two steps."""
         return self.weight_bytes + self.average_bytes + self.optimizer_bytes
 
     def step(self, side: int, batch: int, step_images: int | None = None) -> StepCost:
-        """The cost of a step; the arguments are those of `plan_step`."""
+        """Measure a step; for the arguments see `plan_step`."""
         count = batch if step_images is None else step_images
         if min(batch, count) < 1:
-            raise ValueError(f"A step of {count} images in passes of {batch} is none; give 1 or more of each.")
+            raise ValueError(f"A step of {count} images in passes of {batch} is not possible; give 1 or more of each.")
         parts = equal_parts(count, batch)
-        first = self.one_pass(side, parts[0])
+        first = self.pass_cost(side, parts[0])
         passes = [first]
-        if len(parts) > 1:  # those that follow add to the first one's gradients, and none is larger than the second
-            passes.append(self.one_pass(side, parts[1], accumulating=True))
+        if len(parts) > 1:  # later passes accumulate gradients; none is larger than the second
+            passes.append(self.pass_cost(side, parts[1], accumulating=True))
         highest = max(self.update_bytes, *(int(one.course.max()) for one in passes))
         return StepCost(
             parameters=self.unet.num_parameters(),
@@ -184,11 +184,11 @@ class Rehearsal:
             flops=first.flops * count // parts[0],
         )
 
-    def one_pass(self, side: int, images: int, accumulating: bool = False) -> PassCost:
-        """Noise `images` images of `side` pixels, and take the loss forward and backward.
+    def pass_cost(self, side: int, images: int, accumulating: bool = False) -> PassCost:
+        """Measure a forward and backward pass of the loss on `images` images of `side` pixels.
 
         Args:
-            accumulating: there are gradients already, as in all passes of a step but the first.
+            accumulating: gradients exist already, as in all passes of a step but the first.
         """
         saved: dict[int, int] = {}
         weights = {p.untyped_storage()._cdata for p in self.unet.parameters()}
@@ -199,7 +199,7 @@ class Rehearsal:
                 saved[storage._cdata] = storage.nbytes()
             return tensor
 
-        with self._rehearsing():
+        with self._fake_tensors():
             batch = self._batch(side, images)
             batch_bytes = self._meter.in_use - self.resident_bytes
             if accumulating:
@@ -213,16 +213,16 @@ class Rehearsal:
         return PassCost(batch_bytes, course, sum(saved.values()), self._meter.flops)
 
     def batch_bytes(self, side: int, images: int) -> int:
-        """What the images of a step, their noise and coordinates occupy."""
-        with self._rehearsing():
+        """Bytes of the images of a step, their noise and coordinates."""
+        with self._fake_tensors():
             batch = self._batch(side, images)
             size = self._meter.in_use - self.resident_bytes
-            del batch  # which had to live until here
+            del batch  # must live until here
         return size
 
     @contextlib.contextmanager
-    def _rehearsing(self) -> Iterator[None]:
-        # A collection at some moment of its own could make two rehearsals differ, and there is nothing to collect.
+    def _fake_tensors(self) -> Iterator[None]:
+        # Garbage collection at a random moment would make two measurements differ.
         enabled = gc.isenabled()
         gc.disable()
         try:
@@ -233,14 +233,14 @@ class Rehearsal:
                 gc.enable()
 
     def _model(self, noisy: torch.Tensor, timesteps: torch.Tensor, return_dict: bool, **classes: torch.Tensor):
-        """The network as `accelerate` wraps it: in mixed precision, and no further than its output."""
+        """The network under mixed precision, as `accelerate` wraps it."""
         if self._dtype is None:
             return self.unet(noisy, timesteps, return_dict=return_dict, **classes)
         with torch.autocast("cpu", self._dtype):
             return self.unet(noisy, timesteps, return_dict=return_dict, **classes)
 
     def _batch(self, side: int, images: int) -> StepBatch:
-        """As `draw_step` leaves it: patches and their coordinates are two views of one tensor."""
+        """A batch as `draw_step` returns it: patches and their coordinates are two views of one tensor."""
         noise, timesteps = torch.empty(images, 3, side, side), torch.empty(images, dtype=torch.int64)
         labels = torch.empty(images, dtype=torch.int64) if self.unet.config.num_class_embeds else None
         if not takes_coordinates(self.unet):
@@ -260,7 +260,7 @@ class Rehearsal:
             parameter.grad = None
 
     def _build_optimizer(self, name: str) -> None:
-        """An optimiser that has its state, as after a first step."""
+        """Build the optimiser with its state, as after a first step."""
         self._optimizer = None
         if name == "adamw8bit":
             self._state = _state_of_8_bits(self.unet.parameters())
@@ -271,7 +271,7 @@ class Rehearsal:
         self._drop_gradients()
 
     def _update(self) -> int:
-        """Clip, step and average; sets `gradient_bytes`, and returns the peak over what was there before."""
+        """Clip, step and average; set `gradient_bytes`, and return the peak beyond the bytes in use before."""
         before = self._meter.in_use
         self._make_gradients()
         self.gradient_bytes = self._meter.in_use - before
@@ -287,10 +287,10 @@ class Rehearsal:
 
 
 def measured_peak_bytes(step: Callable[[], None]) -> int:
-    """The most that PyTorch's CPU allocator has given out at one time while `step` ran, in bytes.
+    """The peak of PyTorch's CPU allocations while `step` runs, in bytes.
 
-    What was there before counts as well: every tensor of the process that Python knows of. The rest comes from the
-    profiler, which sees each allocation and release, those inside of operations included. Nothing of the plan is used.
+    Tensors that exist before `step` count too. The profiler reports each allocation and release, also inside of
+    operations. Independent of the plan, so that tests can compare the two.
     """
     before = _bytes_of_live_tensors()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -306,7 +306,7 @@ def _bytes_of_live_tensors() -> int:
     found = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter) and o.device.type == "cpu"]
     found += [o.grad for o in found if o.is_leaf and o.grad is not None]
     storages = {s._cdata: s for s in (o.untyped_storage() for o in found if o.layout == torch.strided)}
-    return sum(s.nbytes() for s in storages.values() if s.resizable())  # the others belong to NumPy, or are files
+    return sum(s.nbytes() for s in storages.values() if s.resizable())  # other storages belong to NumPy or to files
 
 
 def _check(name: str, value: str | None, valid: Iterable) -> None:
@@ -315,7 +315,7 @@ def _check(name: str, value: str | None, valid: Iterable) -> None:
 
 
 def _put_channels_last(unet: torch.nn.Module) -> None:
-    """What `unet.to(memory_format=torch.channels_last)` does, which fake parameters refuse."""
+    """Like `unet.to(memory_format=torch.channels_last)`, which does not support fake parameters."""
     for module in unet.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.dim() == 4:
@@ -324,7 +324,7 @@ def _put_channels_last(unet: torch.nn.Module) -> None:
 
 
 def _state_of_8_bits(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """The state of bitsandbytes' AdamW8bit, whose kernels refuse fake tensors.
+    """The state of bitsandbytes' AdamW8bit, whose kernels do not support fake tensors.
 
     Its documentation, and version 0.50: two bytes a parameter, and two float32 scales for each block of 256; tensors
     of less than 4096 elements keep both moments in float32.

@@ -1,4 +1,4 @@
-"""`anime-ddpm plan`: a table of what a training would need, in every way that the recipe can compute it."""
+"""`anime-ddpm plan`: a table of the memory and arithmetic of a training, for each kind of gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -14,48 +14,56 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline_anime_ddpm.loading import read_network_config
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
+from ..common.settings import HelpFormatter
 from ..data.sources import open_source
 from ..training.config import TrainingConfig, parse_config
 from ..training.labels import labelled_config, run_labels
 from ..training.models import build_patches, new_unet, set_resolution
 from ..training.patches import PatchTrainingAdapter, equal_parts, full_side
-from .plan import PassCost, Rehearsal
+from .plan import DryRun, PassCost
 
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 RECOMPUTATIONS = {"kept": None, "selective": "selective", "blocks": "blocks"}
-LARGEST_BATCH = 2**16  # looked no further
+LARGEST_BATCH = 2**16  # upper bound of the search
 
-HELP = """Say what a training needs, without training: put it before the flags that train_anime_ddpm.py is to have. It
-needs no GPU, of the data only the labels (with --label_columns) and, of a pre-trained model, only its config."""
+HELP = """\
+Print the memory and arithmetic that a training needs, without training.
 
-NOTES = """A * marks what the flags say. Units: 1 GB = 1e9 bytes, 1 MB = 1e6 bytes, 2 floating point operations for each
-multiplication and addition.
-  activations   kept, or computed a second time: --gradient_checkpointing selective or blocks
+  anime-ddpm plan --resolution 64 --train_batch_size 16 --memory 8GB 24GB
+
+Takes the flags of `anime-ddpm train`. Needs no GPU, no images and no pre-trained weights."""
+
+NOTES = """The rows marked * are those of the flags. 1 GB = 1e9 bytes, 1 MB = 1e6 bytes; a multiply-add is 2 FLOP.
+  activations   kept, or recomputed by --gradient_checkpointing selective or blocks
   images/pass   images (or patches) in one forward pass
-  kept/image    what each of them keeps for the backward pass
-  peak          of all tensors in a step. A GPU needs more: CUDA's own context, workspaces and gaps between tensors,
-                often 1 GB or more; leave as much of its memory free.
-  GFLOP/image   forward and backward, with what is computed twice"""
+  kept/image    activations that each of them keeps for the backward pass
+  peak          of all tensors in a step. Leave 1 GB or more of a GPU's memory free for CUDA's context, workspaces and
+                fragmentation.
+  GFLOP/image   forward and backward, recomputation included"""
 
 
 def add_plan(command: argparse.ArgumentParser) -> None:
-    """All that follows is left to `parse_config`."""
+    """Leave all flags to `run_plan`."""
     command.add_argument("flags", nargs=argparse.REMAINDER)
     command.set_defaults(run=lambda arguments: run_plan(arguments.flags))
 
 
 def run_plan(flags: Sequence[str]) -> None:
-    """Print the plan that `flags` ask for.
+    """Print the plan for `flags`.
 
     Raises:
-        UserError: for flags that the training would refuse, an unknown model, or a memory size that cannot be read.
+        UserError: for flags that a training refuses, an unknown model, or a memory size that cannot be read.
     """
     parser = argparse.ArgumentParser(
-        prog="anime-ddpm plan", description=HELP, add_help=False, allow_abbrev=False,
-        usage="anime-ddpm plan [--memory SIZE ...] [flags of train_anime_ddpm.py]",
+        prog="anime-ddpm plan", description=HELP, add_help=False, allow_abbrev=False, formatter_class=HelpFormatter,
+        usage="anime-ddpm plan [--memory SIZE ...] [flags of anime-ddpm train]",
     )  # fmt: skip
-    parser.add_argument("--memory", nargs="*", metavar="SIZE", help="such as 8GB 24GB: the largest batch that fits")
-    parser.add_argument("-h", "--help", action="store_true", help="show this; train_anime_ddpm.py --help has the rest")
+    parser.add_argument(
+        "--memory", nargs="*", metavar="SIZE", help="also print the largest batch that fits, such as in 8GB 24GB"
+    )
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show this help; `anime-ddpm train --help` lists the other flags"
+    )
     own, rest = parser.parse_known_args(flags)
     if own.help:
         parser.print_help()
@@ -68,16 +76,16 @@ def run_plan(flags: Sequence[str]) -> None:
 
 
 def read_size(text: str) -> int:
-    """The bytes that `8GB` or `23.5 GiB` says.
+    """Convert a size such as `8GB` or `23.5 GiB` to bytes.
 
     Raises:
-        UserError: if it cannot be read, or is nothing.
+        UserError: if it cannot be read, or is less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
     units = {name.lower(): unit for name, unit in UNITS.items()}
     size = float(match[1]) * units.get(match[2].lower(), 0) if match else 0
     if size < 1:
-        raise UserError(f"--memory {text!r} is no size; give a number and a unit ({', '.join(UNITS)}), such as 8GB.")
+        raise UserError(f"--memory {text!r} is not a size; give a number and a unit ({', '.join(UNITS)}), such as 8GB.")
     return int(size)
 
 
@@ -85,7 +93,7 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
     """The network of a run, widened if it trains on patches, with fake weights.
 
     Raises:
-        UserError: if a model cannot be had or trained as a DDPM, or cannot take the resolution or a patch side.
+        UserError: if a model cannot be loaded or trained as a DDPM, or does not support the resolution or a patch side.
     """
     fake = FakeTensorMode()
     with fake:
@@ -99,24 +107,24 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
 
 
 def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
-    """What the config of a pre-trained model says; its weights are not read, nor downloaded."""
+    """The network of a pre-trained model, from its config; the weights are not downloaded."""
     name = config.pretrained_model_name_or_path
     try:
         return UNet2DModel.from_config(read_network_config(name, config.cache_dir))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
         raise UserError(
-            f"--pretrained_model_name_or_path {name!r} has no config that can be read ({first_line(error)}); give a "
+            f"--pretrained_model_name_or_path {name!r} has no readable config ({first_line(error)}); give a "
             "DDPM or DDIM pipeline or a UNet2DModel."
         ) from error
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """How steps on one side are cut into passes.
+    """The passes of a step on one image or patch side.
 
     Attributes:
         side: of images or patches, in pixels.
-        images: of a `--train_batch_size`, the images in the whole step and the most in one forward pass.
+        images: maps a `--train_batch_size` to the images of a step and the most in one forward pass.
     """
 
     side: int
@@ -124,7 +132,7 @@ class StepShape:
 
 
 def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> list[StepShape]:
-    """One for each side that a run meets."""
+    """A `StepShape` for each side that the run uses."""
     accumulation = config.gradient_accumulation_steps
     if patches is None:
         return [StepShape(full_side(unet), lambda batch: (batch * accumulation, batch))]
@@ -137,47 +145,47 @@ def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainin
 
 
 class PeakCurve:
-    """The peak of steps on one side, for any number of images, from passes of two and of three.
+    """The peak memory of steps on one side, for any number of images, extrapolated from passes of two and three.
 
-    Every tensor of a pass grows linearly with its images, and is made and released in the same order however many
-    there are: the bytes in use at each moment are a straight line, the peak is the highest of them all. `verify`
-    compares this with a larger pass; should it fail, or for single images, passes are measured one by one.
+    Every tensor of a pass grows linearly with the number of images, and is allocated and released in the same order.
+    So the bytes in use at each moment are linear, and the peak is their maximum. `verify` compares this with a larger
+    pass; if it differs, and for single images, each pass is measured.
     """
 
-    def __init__(self, rehearsal: Rehearsal, side: int):
-        self.rehearsal, self.side = rehearsal, side
+    def __init__(self, dry_run: DryRun, side: int):
+        self.dry_run, self.side = dry_run, side
         self.measured = False
         self._passes: dict[tuple[int, bool], PassCost] = {}
 
-    def one_pass(self, images: int, accumulating: bool = False) -> PassCost:
-        """That pass, measured once."""
+    def pass_cost(self, images: int, accumulating: bool = False) -> PassCost:
+        """Measure a pass, or return the earlier measurement."""
         key = (images, accumulating)
         if key not in self._passes:
-            self._passes[key] = self.rehearsal.one_pass(self.side, images, accumulating)
+            self._passes[key] = self.dry_run.pass_cost(self.side, images, accumulating)
         return self._passes[key]
 
     def peak(self, count: int, most: int) -> int:
         """`peak_bytes` of a step on `count` images in passes of at most `most`."""
         parts = equal_parts(count, most)
         highest = [self._highest(parts[0], False)] + [self._highest(images, True) for images in parts[1:2]]
-        two, three = self.one_pass(2).batch_bytes, self.one_pass(3).batch_bytes
+        two, three = self.pass_cost(2).batch_bytes, self.pass_cost(3).batch_bytes
         batch_bytes = two + (count - 2) * (three - two)
-        return self.rehearsal.resident_bytes + batch_bytes + max(self.rehearsal.update_bytes, *highest)
+        return self.dry_run.resident_bytes + batch_bytes + max(self.dry_run.update_bytes, *highest)
 
     def verify(self, images: int) -> None:
-        """Measure a pass, and from now on all of them if it is not what was expected."""
-        if images > 3 and self._highest(images, False) != int(self.one_pass(images).course.max()):
+        """Measure a pass; if the extrapolation is wrong, measure all passes from now on."""
+        if images > 3 and self._highest(images, False) != int(self.pass_cost(images).course.max()):
             self.measured = True
 
     def _highest(self, images: int, accumulating: bool) -> int:
-        two, three = (self.one_pass(n, accumulating).course for n in (2, 3))
+        two, three = (self.pass_cost(n, accumulating).course for n in (2, 3))
         if images == 1 or self.measured or len(two) != len(three):
-            return int(self.one_pass(images, accumulating).course.max())
+            return int(self.pass_cost(images, accumulating).course.max())
         return int((two + (images - 2) * (three - two)).max())
 
 
 def largest_batch(shape: StepShape, peak: Callable[[int, int], int], memory: int) -> int:
-    """A `--train_batch_size` whose steps fit in `memory` bytes while those of one more do not; 0 for none."""
+    """The largest `--train_batch_size` whose steps fit in `memory` bytes; 0 if none does."""
 
     def fits(batch: int) -> bool:
         return peak(*shape.images(batch)) <= memory
@@ -197,7 +205,7 @@ def largest_batch(shape: StepShape, peak: Callable[[int, int], int], memory: int
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table; `largest` has a batch, or 0, for each memory."""
+    """A row of the table; `largest` has the largest batch size for each memory, or 0."""
 
     side: int
     recomputation: str
@@ -213,16 +221,16 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
     """The lines of the plan.
 
     Args:
-        memories: how each is called, and its bytes.
+        memories: names and bytes of the memory sizes.
     """
     unet, patches = fake_model(config)
     shapes = step_shapes(config, unet, patches)
     rows: list[Row] = []
     for name, recomputation in RECOMPUTATIONS.items():
-        rehearsal = build_rehearsal(config, unet, recomputation)
+        dry_run = build_dry_run(config, unet, recomputation)
         if not rows:
-            yield from _facts(config, unet, patches, rehearsal)
-        rows += [plan_row(config, rehearsal, shape, name, memories) for shape in shapes]
+            yield from _facts(config, unet, patches, dry_run)
+        rows += [plan_row(config, dry_run, shape, name, memories) for shape in shapes]
     rows.sort(key=lambda row: row.side)
     yield from _table(rows, [name for name, _ in memories])
     if len(shapes) > 1:
@@ -233,9 +241,9 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
         yield "  in 8GB, ...   the largest --train_batch_size that fits there".replace("8GB", memories[0][0])
 
 
-def build_rehearsal(config: TrainingConfig, unet: UNet2DModel, recomputation: str | None) -> Rehearsal:
-    """The flags' training with another recomputation; averages that are on the host do not count."""
-    return Rehearsal(
+def build_dry_run(config: TrainingConfig, unet: UNet2DModel, recomputation: str | None) -> DryRun:
+    """Build a dry run of the training with this recomputation; averages in host memory do not count."""
+    return DryRun(
         unet.config,
         precision=_precision(config),
         recomputation=recomputation,
@@ -251,10 +259,10 @@ def _precision(config: TrainingConfig) -> str:
 
 
 def plan_row(
-    config: TrainingConfig, rehearsal: Rehearsal, shape: StepShape, name: str, memories: Sequence[tuple[str, int]]
+    config: TrainingConfig, dry_run: DryRun, shape: StepShape, name: str, memories: Sequence[tuple[str, int]]
 ) -> Row:
-    """Measure one way of computing steps on one side."""
-    curve = PeakCurve(rehearsal, shape.side)
+    """Measure the steps on one side, with the recomputation `name`."""
+    curve = PeakCurve(dry_run, shape.side)
 
     def most(batch: int) -> int:
         return equal_parts(*shape.images(batch))[0]
@@ -264,7 +272,7 @@ def plan_row(
 
     largest = all_largest()
     curve.verify(max(most(batch) for batch in (config.train_batch_size, *largest) if batch))
-    two, three = curve.one_pass(2), curve.one_pass(3)
+    two, three = curve.pass_cost(2), curve.pass_cost(3)
     return Row(
         side=shape.side,
         recomputation=name,
@@ -278,9 +286,9 @@ def plan_row(
 
 
 def _facts(
-    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, rehearsal: Rehearsal
+    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, dry_run: DryRun
 ) -> Iterator[str]:
-    """What holds for all rows."""
+    """The lines that hold for all rows."""
     side, passes = full_side(unet), config.gradient_accumulation_steps
     yield f"A network of {unet.num_parameters() / 1e6:.2f} M parameters, for images of {side} x {side} pixels."
     yield (
@@ -291,14 +299,14 @@ def _facts(
         yield patches.description
     yield ""
     kinds = {
-        "weights": rehearsal.weight_bytes,
-        "gradients": rehearsal.gradient_bytes,
-        f"state of {config.optimizer}": rehearsal.optimizer_bytes,
-        "averages (EMA)" + (", on the host" if config.offload_ema else ""): rehearsal.average_bytes,
+        "weights": dry_run.weight_bytes,
+        "gradients": dry_run.gradient_bytes,
+        f"state of {config.optimizer}": dry_run.optimizer_bytes,
+        "averages (EMA)" + (", on the host" if config.offload_ema else ""): dry_run.average_bytes,
     }
     for kind, size in kinds.items():
         yield f"  {kind:<29}{_size(size):>10}"
-    yield f"  {'together, whatever the batch':<29}{_size(sum(kinds.values())):>10}"
+    yield f"  {'sum, at any batch size':<29}{_size(sum(kinds.values())):>10}"
     yield ""
 
 
@@ -328,7 +336,7 @@ def _table(rows: Sequence[Row], memories: Sequence[str]) -> Iterator[str]:
 
 
 def _whole_run(chosen: Sequence[Row], memories: Sequence[str]) -> Iterator[str]:
-    """A run meets all sides: the one that needs most decides."""
+    """The peak and the largest batch size of a run that uses all sides."""
     worst = max(chosen, key=lambda row: row.peak_bytes)
     yield ""
     yield f"The run's peak is {_size(worst.peak_bytes)}, on {worst.side} x {worst.side} pixels."

@@ -35,7 +35,7 @@ DRAWN = 16  # where nobody has drawn samples yet
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to be published, and how.
+    """The inputs of a publication.
 
     Attributes:
         source: folder of a finished pipeline: a run, its `best/`, an average that `anime-ddpm ema` has made, or any
@@ -70,13 +70,15 @@ class Publication:
         if scale is None:
             return pipeline
         if self.stock:
-            raise UserError("--guidance_scale is for our own pipeline; leave it or --export_stock away.")
+            raise UserError(
+                "--guidance_scale needs the pipeline of this package, which --export_stock replaces; omit one."
+            )
         try:
             pipeline = AnimeDDPMPipeline(**pipeline.components | {"default_guidance_scale": scale})
             if not pipeline.labels:
                 pipeline.check_guidance(scale)
         except ValueError as error:
-            raise UserError(f"--guidance_scale {scale:g} is not for {self.source}: {first_line(error)}.") from error
+            raise UserError(f"--guidance_scale {scale:g} does not suit {self.source}: {first_line(error)}.") from error
         return pipeline
 
 
@@ -117,14 +119,16 @@ def load_source(source: Path) -> AnimeDDPMPipeline:
         UserError: if there is none, or its weights are not finite.
     """
     if not (source / AnimeDDPMPipeline.config_name).is_file():
-        raise UserError(f"{source} holds no finished pipeline; give the --output_dir of a training that has ended.")
+        raise UserError(f"{source} holds no finished pipeline; give the --output_dir of a finished training.")
     try:
         pipeline = load_pipeline(source)
         pipeline.image_shape  # noqa: B018 (raises for a network that draws no image)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{source} cannot be loaded as a pipeline ({first_line(error)}); train it again.") from error
     if not all(parameter.isfinite().all() for parameter in pipeline.unet.parameters()):
-        raise UserError(f"Some weights in {source} are not finite, so every image would be broken; publish another.")
+        raise UserError(
+            f"Some weights in {source} are not finite, so every image would be broken; publish another model."
+        )
     return pipeline
 
 
@@ -140,30 +144,29 @@ def read_evaluations(path: Path, pipeline: AnimeDDPMPipeline) -> list[Evaluation
         weights = {record["drawn"]["weights"] for record in records if record["metrics"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--evaluation {path} is not what `anime-ddpm evaluate --model` writes; give its metrics.json."
+            f"--evaluation {path} was not written by `anime-ddpm evaluate --model`; give its metrics.json."
         ) from error
     if weights != {state_digest(pipeline.unet.state_dict())}:
-        raise UserError(f"--evaluation {path} is of other weights; evaluate the pipeline that is to be published.")
+        raise UserError(f"--evaluation {path} belongs to other weights; evaluate the pipeline that you publish.")
     return [Evaluation(path, without_paths(record)) for record in records]
 
 
 def check_stock(pipeline: AnimeDDPMPipeline) -> None:
-    """Raise a UserError for what no pipeline of diffusers draws with."""
+    """Raise a UserError if no pipeline of diffusers can sample this model."""
     channels = pipeline.unet.config.in_channels - pipeline.unet.config.out_channels
     if channels:
         raise UserError(
-            f"The network takes {channels} channels of coordinates, as it was trained on patches, and no pipeline of "
-            "diffusers gives them; leave --export_stock away."
+            f"The network was trained on patches and takes {channels} coordinate channels, which no pipeline of "
+            "diffusers supports; omit --export_stock."
         )
     if pipeline.config.space_to_depth > 1:
         raise UserError(
-            "The network sees blocks of pixels as channels, which no pipeline of diffusers does; leave --export_stock "
-            "away."
+            "The network uses --space_to_depth, which no pipeline of diffusers supports; omit --export_stock."
         )
     if pipeline.unet.config.num_class_embeds:
-        raise UserError("The network draws labels, which no pipeline of diffusers gives it; omit --export_stock.")
+        raise UserError("The network draws labels, which no pipeline of diffusers supports; omit --export_stock.")
     if pipeline.scheduler.config.get("distilled_steps"):
-        raise UserError("A distilled network draws with our own scheduler alone; leave --export_stock away.")
+        raise UserError("A distilled network needs the scheduler of this package; omit --export_stock.")
 
 
 def save_weights(publication: Publication, folder: Path) -> None:
@@ -195,7 +198,7 @@ def name_stock_class(folder: Path) -> None:
 def save_record(
     publication: Publication, training: TrainingRecord | None, evaluations: list[Evaluation], folder: Path
 ) -> None:
-    """How it was trained, without paths of this machine; its curve; and what was measured."""
+    """Write the training record without local paths, the loss curve and the evaluations."""
     if training is not None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(training.config, sort_keys=False))
         if (publication.run / CURVE_NAME).is_file():
@@ -225,7 +228,7 @@ def check_own(file: Path, folder: Path) -> None:
         if place.is_symlink():
             kind = "folder" if place.is_dir() else "file"
             raise UserError(
-                f"{place} is a link, and may lead to what is private; put the {kind} itself there, or remove it."
+                f"{place} is a link, which may lead to private files; replace it by the {kind} itself, or remove it."
             )
 
 
@@ -242,11 +245,11 @@ def save_samples(
     for grid in grids:
         copy_own(grid, publication.source, folder / SAMPLES_NAME / grid.name)
     if grids:
-        return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at seeds that follow from 0, none left out.")
+        return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at consecutive seeds from 0, not selected.")
     pipeline.set_progress_bar_config(disable=True)
     steps = pipeline.default_num_inference_steps()
     generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWN)]
     pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps, return_dict=False)[0]
     make_grid(pictures).save(folder / SAMPLES_NAME / GRID_NAME)
-    caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, none left out."
+    caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, not selected."
     return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", caption)

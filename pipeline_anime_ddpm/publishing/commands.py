@@ -11,43 +11,49 @@ from diffusers.utils import logging as diffusers_logging
 
 from ..common.errors import UserError
 from ..common.hub_names import check_repository
+from ..common.settings import set_help
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
-from .hub import create_repository, full_name, hub_trouble, push_folder
+from .hub import create_repository, full_name, hub_errors, push_folder
 from .space import build_space, pin_model
+
+EXAMPLE = """\
+Push a pipeline, its code and its model card to the Hub.
+
+  anime-ddpm publish anime-ddpm-model --repo_id you/anime-faces
+  anime-ddpm publish anime-ddpm-model --dry_run"""
 
 
 def add_publish(publish: argparse.ArgumentParser) -> None:
-    """The flags."""
-    publish.add_argument(
-        "source", type=Path, metavar="RUN", help="--output_dir of a training, its best/, an average, or any pipeline"
-    )
-    publish.add_argument("--repo_id", help="the repository, `you/name`; it is made if it is not there")
-    publish.add_argument("--private", action="store_true", help="make it private, from the first byte")
+    """Add the flags of `anime-ddpm publish`."""
+    set_help(publish, "RUN [flags]", EXAMPLE)
+    publish.add_argument("source", type=Path, metavar="RUN", help="--output_dir of a training, or any pipeline folder")
+    publish.add_argument("--repo_id", help="repository, `you/name`; created if it does not exist")
+    publish.add_argument("--private", action="store_true", help="create the repository as private")
     publish.add_argument(
         "--evaluation", type=Path, nargs="+", default=[], help="metrics.json of `anime-ddpm evaluate` on these weights"
     )
-    publish.add_argument("--card", help="YAML with what only you know: data, licence, limits, ... (README says more)")
-    publish.add_argument("--replace_card", action="store_true", help="also if its README was written by hand")
+    publish.add_argument("--card", help="YAML with facts for the model card: data, licence, limits, ...")
+    publish.add_argument("--replace_card", action="store_true", help="replace a README that was written by hand")
     publish.add_argument(
-        "--weights", choices=tuple(PRECISIONS), default="float32", help="as they are stored (default: float32)"
+        "--weights", choices=tuple(PRECISIONS), default="float32", help="precision of the files (default: float32)"
     )
     publish.add_argument(
-        "--export_stock", action="store_true", help="in classes of diffusers alone, for those who run no remote code"
+        "--export_stock", action="store_true", help="use only classes of diffusers, so that loading runs no remote code"
     )
     publish.add_argument(
-        "--guidance_scale", type=float, help="what the pipeline is to draw with by default; 1 for no guidance"
+        "--guidance_scale", type=float, help="default guidance scale of the pipeline; 1 turns guidance off"
     )
-    publish.add_argument("--output_dir", type=Path, help="write what would be pushed to this new folder as well")
-    publish.add_argument("--dry_run", action="store_true", help="list what would be pushed, and push nothing")
-    publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, that shows the model")
-    publish.add_argument("--message", default="Publish the pipeline", help="of the commit")
-    publish.add_argument("--hub_token", help="by default the one you are logged in with")
+    publish.add_argument("--output_dir", type=Path, help="also write the files to this new folder")
+    publish.add_argument("--dry_run", action="store_true", help="list the files without pushing")
+    publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, with the demo of the model")
+    publish.add_argument("--message", default="Publish the pipeline", help="commit message")
+    publish.add_argument("--hub_token", help="token (default: the one you are logged in with)")
     publish.set_defaults(run=publish_run)
 
 
 def publish_run(arguments: argparse.Namespace) -> None:
-    """Gather, look through, list, push: in this order, so that nothing is half published by a mistake."""
+    """Build, scan, list, then push, so that a mistake never publishes half of a model."""
     check_arguments(arguments)
     diffusers_logging.disable_progress_bar()  # of loading, which takes a moment
     facts = CardFacts.read(arguments.card) if arguments.card else CardFacts()
@@ -59,7 +65,7 @@ def publish_run(arguments: argparse.Namespace) -> None:
     pushes = arguments.repo_id and not arguments.dry_run
     name = arguments.repo_id or f"you/{arguments.source.resolve().name}"
     if pushes:  # a wrong token fails before any work, and the card has the full name
-        with hub_trouble(name, "check the token"):
+        with hub_errors(name, "check the token"):
             name = full_name(name, arguments.hub_token)
     with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as temporary:
         folder = Path(temporary) / "model"
@@ -86,31 +92,31 @@ def publish_run(arguments: argparse.Namespace) -> None:
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise a UserError for flags that cannot be meant together."""
+    """Raise a `UserError` for flags that exclude each other."""
     if not (arguments.repo_id or arguments.output_dir or arguments.dry_run):
-        raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to look.")
+        raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to list the files.")
     for name in ("repo_id", "space"):
         if getattr(arguments, name):
             check_repository(getattr(arguments, name), f"--{name}")
     folder = arguments.output_dir
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output_dir {folder} holds something already; give a new folder.")
+        raise UserError(f"--output_dir {folder} is not empty; give a new folder.")
     for name in ("private", "replace_card", "space"):
         if getattr(arguments, name) and not arguments.repo_id:
-            raise UserError(f"--{name} is for a push; give --repo_id as well.")
+            raise UserError(f"--{name} needs --repo_id; give both.")
     if arguments.space and arguments.export_stock:
-        raise UserError("The Space shows what our own pipeline can do; leave --export_stock or --space away.")
+        raise UserError("--space needs this package's pipeline, which --export_stock replaces; omit one of the two.")
 
 
 def open_repository(arguments: argparse.Namespace, name: str) -> None:
-    with hub_trouble(name, "check --repo_id and the token"):
+    with hub_errors(name, "check --repo_id and the token"):
         create_repository(name, private=arguments.private, token=arguments.hub_token)
 
 
 def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str = "model") -> str:
     """Upload `folder`, say so, and return the revision that the repository now has."""
-    again = "run the same command again, which sends only what is missing"
-    with hub_trouble(name, again):
+    again = "run the same command again, which sends only the missing files"
+    with hub_errors(name, again):
         revision, changed = push_folder(
             folder,
             name,
@@ -119,19 +125,19 @@ def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str 
             repo_type=repo_type,
             replace_card=arguments.replace_card,
         )
-    print(listing(folder, f"{name} is at {revision}:") if changed else f"{name} has all of it already, at {revision}.")
+    print(listing(folder, f"{name} is at {revision}:") if changed else f"{name} is up to date, at {revision}.")
     return revision
 
 
 def push_space(arguments: argparse.Namespace, folder: Path, model: str) -> None:
     """Make the Space and upload it."""
-    with hub_trouble(arguments.space, "check --space and the token"):
+    with hub_errors(arguments.space, "check --space and the token"):
         name = create_repository(
             arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"
         )
     push(arguments, folder, name, "space")
     if arguments.private:
-        print(f"To read {model}, which is private, {name} needs a token as its secret HF_TOKEN, in its settings.")
+        print(f"{model} is private: add a token that can read it to the settings of {name}, as the secret HF_TOKEN.")
 
 
 def listing(folder: Path, title: str) -> str:

@@ -19,7 +19,7 @@ from ..training.config import TrainingConfig
 from .bundle import CARD_NAME, Publication, build_bundle
 from .card import CardFacts, is_made_here
 
-# What earlier pushes of ours may have left, and a later one no longer has; nothing else in a repository is deleted.
+# Files of earlier pushes that a later push deletes; no other file of a repository is deleted.
 OURS = {
     "model": (
         "unet/*", "guide_unet/*", "scheduler/*", "samples/*", "pipeline_anime_ddpm.py", "metrics.json", "loss.png",
@@ -47,19 +47,19 @@ def create_repository(
         PermissionError: if `private` is asked for but the repository exists and is public.
     """
     api = HfApi(token=token)
-    made = _try(lambda: api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True, **more))
-    if private and not _try(lambda: api.repo_info(made.repo_id, repo_type=repo_type)).private:
-        raise PermissionError("it exists and is public, but a private one was asked for")
+    made = _retry(lambda: api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True, **more))
+    if private and not _retry(lambda: api.repo_info(made.repo_id, repo_type=repo_type)).private:
+        raise PermissionError("it exists and is public, but --private was given")
     return made.repo_id
 
 
 def full_name(repo_id: str, token: str | None = None) -> str:
-    """`repo_id` with its owner, who is whoever the token belongs to if none is given; nothing is made.
+    """`repo_id` with its owner, by default the owner of the token; creates nothing.
 
     Raises:
         One of `HUB_ERRORS`, for a token that is not valid.
     """
-    user = _try(lambda: HfApi(token=token).whoami())["name"]
+    user = _retry(lambda: HfApi(token=token).whoami())["name"]
     return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
@@ -87,11 +87,11 @@ def push_folder(
         One of `HUB_ERRORS`, if the Hub is still away after some tries, or refuses.
     """
     api = HfApi(token=token)
-    before = _try(lambda: api.repo_info(repo_id, repo_type=repo_type)).sha
-    kept = () if replace_card or not _is_by_hand(api, repo_id, repo_type) else (CARD_NAME,)
+    before = _retry(lambda: api.repo_info(repo_id, repo_type=repo_type)).sha
+    kept = () if replace_card or not _is_handwritten(api, repo_id, repo_type) else (CARD_NAME,)
     if kept:
-        print(f"{repo_id} has a README.md that was written by hand; it stays, unless --replace_card is given.")
-    commit = _try(
+        print(f"{repo_id} has a README.md that was written by hand; it is kept. Give --replace_card to replace it.")
+    commit = _retry(
         lambda: api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
@@ -104,16 +104,16 @@ def push_folder(
     return commit.oid, commit.oid != before
 
 
-def _is_by_hand(api: HfApi, repo_id: str, repo_type: str) -> bool:
+def _is_handwritten(api: HfApi, repo_id: str, repo_type: str) -> bool:
     token: Any = api.token  # `load` takes False too, but is not annotated so
     try:
-        card = _try(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=token, ignore_metadata_errors=True))
+        card = _retry(lambda: RepoCard.load(repo_id, repo_type=repo_type, token=token, ignore_metadata_errors=True))
     except EntryNotFoundError:
         return False
     return bool(card.text.strip()) and not is_made_here(card.content) and UNTOUCHED_SPACE not in card.content
 
 
-def _try(call: Callable[[], Answer]) -> Answer:
+def _retry(call: Callable[[], Answer]) -> Answer:
     """`call`, again after a while if the Hub or the network was away."""
     for attempt in range(TRIES):
         try:
@@ -124,14 +124,14 @@ def _try(call: Callable[[], Answer]) -> Answer:
             if not away or attempt == TRIES - 1:
                 raise
             wait = WAIT * 2**attempt
-            logging.warning("The Hub is away (%s); trying again in %.0f s.", first_line(error), wait)
+            logging.warning("The Hub does not respond (%s); trying again in %.0f s.", first_line(error), wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
-def hub_trouble(repo_id: str, advice: str) -> Iterator[None]:
-    """What the Hub refuses or cannot do becomes one sentence, with advice by the kind of trouble."""
+def hub_errors(repo_id: str, advice: str) -> Iterator[None]:
+    """Turn errors of the Hub into one sentence, with advice that depends on the error."""
     try:
         yield
     except HUB_ERRORS as error:
@@ -139,16 +139,16 @@ def hub_trouble(repo_id: str, advice: str) -> Iterator[None]:
         if status == 401:
             advice = "log in with `hf auth login`, or give a valid --hub_token"
         elif status == 403:
-            advice = "use a token that may write there and has room left, or another name"
+            advice = "use a token with write access and free storage, or another name"
         reason = first_line(error)
         if type(error) is ValueError and CARD_NAME in reason:  # the Hub has read the card's YAML
-            reason, advice = " ".join(str(error).split()), "correct what the card is made of"
+            reason, advice = " ".join(str(error).split()), "correct the YAML that --card names"
         raise UserError(f"{repo_id!r} cannot be used ({reason}); {advice}.") from error
 
 
 @dataclass(frozen=True)
 class HubTarget:
-    """Where a run is pushed to, by its full name, and what its card says beside what the run records."""
+    """The repository of a run, by its full name, and the facts for its card."""
 
     repo_id: str
     facts: CardFacts
@@ -166,7 +166,7 @@ def prepare_hub(config: TrainingConfig, facts: CardFacts) -> HubTarget | None:
     if not config.push_to_hub:
         return None
     repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
-    with hub_trouble(repo_id, "check --hub_model_id and the token"):
+    with hub_errors(repo_id, "check --hub_model_id and the token"):
         made = create_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
     return HubTarget(made, facts)
 
@@ -181,7 +181,7 @@ def run_facts(config: TrainingConfig) -> CardFacts:
 
 
 def push_run(config: TrainingConfig, hub: HubTarget, message: str, last: bool) -> None:
-    """Upload the finished pipeline of a run with its card; whatever is wrong before the end does not end the run.
+    """Upload the finished pipeline of a run with its card; before the end, errors do not end the run.
 
     Raises:
         UserError: if the `last` push fails, or something private would travel in it.
@@ -191,9 +191,9 @@ def push_run(config: TrainingConfig, hub: HubTarget, message: str, last: bool) -
         with tempfile.TemporaryDirectory(prefix="anime-ddpm-") as folder:
             publication = Publication(Path(config.output_dir), facts=hub.facts)
             build_bundle(publication, Path(folder), hub.repo_id, secrets=(token,) if token else ())
-            with hub_trouble(hub.repo_id, "run the same command again"):
+            with hub_errors(hub.repo_id, "run the same command again"):
                 push_folder(Path(folder), hub.repo_id, message=message, token=token)
     except UserError as error:
         if last:
             raise UserError(f"The run has ended, but its pipeline is not on the Hub. {error}") from error
-        logging.warning("The pipeline is not pushed this time: %s The next save tries again.", error)
+        logging.warning("The pipeline was not pushed: %s The next save tries again.", error)

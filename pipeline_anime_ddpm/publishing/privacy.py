@@ -1,4 +1,4 @@
-"""What must not leave this machine: tokens, paths, pickled code. Every file is looked through before any upload."""
+"""Scan every file for tokens, local paths and pickled code before any upload."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = ()) -> 
         UserError: that names the file, and what is in it, but not the secret.
     """
     tokens = [secret for secret in (*secrets, *known_secrets()) if len(secret) >= 8]
-    exact = {token.encode(): "a token that is in use here" for token in tokens}
+    exact = {token.encode(): "a token that this machine uses" for token in tokens}
     places = {str(source.resolve()), os.getcwd(), str(Path.home())}
     exact |= {f"{place}/".encode(): "a path of this machine" for place in places if len(Path(place).parts) > 1}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or path.suffix not in KNOWN:
-            raise UserError(f"{name} is of a kind that may hold code or what is private; remove it from {source}.")
+            raise UserError(f"{name} is of a file type that may hold code or private data; remove it from {source}.")
         for what in _found(path, exact):
-            raise UserError(f"{name} holds {what}, and nothing was uploaded; remove it from {source}, and try again.")
+            raise UserError(f"{name} holds {what}, so nothing was uploaded; remove it from {source} and try again.")
 
 
 def _found(path: Path, exact: dict[bytes, str]) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _found(path: Path, exact: dict[bytes, str]) -> Iterator[str]:
 
 
 def _text_of(path: Path, content: bytes) -> str:
-    """What a file says in words: all of it, or what its header has beside tensors or pixels."""
+    """The text in a file: all of it, or the header of files with tensors or pixels."""
     if path.suffix in TEXT:
         return content.decode(errors="replace")
     if path.suffix == ".safetensors":
@@ -91,9 +91,7 @@ def _text_of(path: Path, content: bytes) -> str:
             image.load()  # some of the text comes after the pixels
             return " ".join(map(str, image.info.values())) + str(dict(image.getexif()))
     except Exception as error:  # decoders raise almost anything on a broken file
-        raise UserError(
-            f"{path.name} is no picture ({first_line(error)}); remove it from where it comes from."
-        ) from error
+        raise UserError(f"{path.name} is not an image ({first_line(error)}); remove it from its source.") from error
 
 
 def known_secrets() -> Iterator[str]:

@@ -41,7 +41,9 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
     try:
         gradio = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError('A Space is made for the gradio that is here; run `pip install "anime-ddpm[demo]"`.') from error
+        raise UserError(
+            'A Space needs the installed version of Gradio; run `pip install "anime-ddpm[demo]"`.'
+        ) from error
     template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
         find_asset(TEMPLATE).read_text()
     )

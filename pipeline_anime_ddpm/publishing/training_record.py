@@ -1,4 +1,4 @@
-"""What a run's folder tells of its training, as it may be published."""
+"""The training record of a run, in a form that may be published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..runs.provenance import read_provenance
 from ..runs.tracking import CSV_NAME, CURVE_NAME
 from .privacy import without_paths
 
-# Of a run's settings these say nothing about the model, but where its maker keeps things.
+# Settings that do not describe the model but the folders and accounts of its maker.
 AT_HOME = frozenset(
     "output_dir overwrite_output_dir cache_dir cache_limit_gb logging_dir logger report_to local_rank hub_card "
     "resume_from_checkpoint checkpoints_total_limit push_to_hub hub_model_id hub_private_repo hub_strategy".split()
@@ -25,7 +25,7 @@ ORIGINS = {"dataset_name": "data", "pretrained_model_name_or_path": "went_on_fro
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a network came about.
+    """The training of a network.
 
     Attributes:
         config: the settings of the run, without those that are about its maker's machine.
@@ -52,18 +52,18 @@ def read_training(run: Path) -> TrainingRecord:
         settings = parse_yaml((run / CONFIG_NAME).read_text())
         config = {name: value for name, value in settings.items() if name not in AT_HOME}
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{run / CONFIG_NAME} is damaged; put back the file that the training wrote.") from error
+        raise UserError(f"{run / CONFIG_NAME} is damaged; restore the file that the training wrote.") from error
     for name in PATHS:
         config[name] = config.get(name) and Path(config[name]).name
-    images, hours = _seen(run / CSV_NAME)
+    images, hours = _last_progress(run / CSV_NAME)
     provenance = {"data": None, "machines": []} | without_paths(read_provenance(run))
-    for name, what in ORIGINS.items():  # told when the run began, for a folder may be gone by now
+    for name, what in ORIGINS.items():  # recorded when the run began, since the folder may be deleted since
         if config.get(name) and provenance.get(what):
             config[name] = provenance[what]["name"]
     return TrainingRecord(without_paths(config), images, hours, provenance, (run / CURVE_NAME).is_file())
 
 
-def _seen(table: Path) -> tuple[int | None, float | None]:
+def _last_progress(table: Path) -> tuple[int | None, float | None]:
     """Images and hours by a run's metrics.csv, whose rows have the speed since the row before."""
     if not table.is_file():
         return None, None

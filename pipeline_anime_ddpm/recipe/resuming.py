@@ -1,4 +1,4 @@
-"""Where a run starts: new, from a checkpoint, or from the last good one after its gradients diverged."""
+"""Start a run: new, from a checkpoint, or from the last good one after its gradients diverged."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..runs.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from ..runs.folder import asked_before, claim_output_dir, load_guide, save_guide
-from ..runs.numerics import check_divergence, drop_events_after, slow_down
+from ..runs.folder import claim_output_dir, is_same_resume_request, load_guide, save_guide
+from ..runs.numerics import check_divergence, drop_events_after, lower_learning_rate
 from ..runs.provenance import write_provenance
 from ..runs.snapshots import drop_snapshots_after
 from ..training.config import TrainingConfig
@@ -28,7 +28,7 @@ def choose_checkpoint(config: TrainingConfig, denoiser: Denoiser) -> Path | None
     """The newest checkpoint, or the one asked for, made sure that it is this model's; None for a new run."""
     if config.overwrite_output_dir:
         return None
-    checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint, asked_before(config))
+    checkpoint = find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint, is_same_resume_request(config))
     if checkpoint is not None:
         averages = [f"power-{length:g}" for length in config.ema_lengths] + ["ema"] * config.use_ema
         check_checkpoint(checkpoint, denoiser.unet, denoiser.scheduler, averages=averages)
@@ -44,18 +44,20 @@ def resume(run: Run, checkpoint: Path | None) -> None:
     check_ranks_agree(run)
     total = run.schedule.images(run.schedule.total_steps)
     if run.is_done:
-        run.accelerator.print(f"All {total:,} images are done; to train on, raise --max_train_images or --num_epochs.")
+        run.accelerator.print(
+            f"All {total:,} images are done. To train further, raise --max_train_images or --num_epochs."
+        )
     else:
         left = total - run.images_seen
-        run.accelerator.print(f"{left:,} images to go, {run.schedule.images_per_step} at a step.")
+        run.accelerator.print(f"{left:,} images to go, {run.schedule.images_per_step} per step.")
 
 
 def other_ranks(run: Run) -> str:
-    """What it means that the run had another number of processes before; nothing if it had not."""
+    """A sentence on the effect of a changed number of processes; empty if it is the same."""
     before, now = len(run.state.feeds), run.accelerator.num_processes
     if before in (0, now) or any(run.state.feeds):  # where the data stand by rank, `feed_of` refuses it
         return ""
-    what = "rounding" if run.unet.config.dropout == 0 else "rounding and the masks of dropout"
+    what = "rounding" if run.unet.config.dropout == 0 else "rounding and dropout masks"
     return (
         f" It had {before} processes and has {now} now: each step sees the same images with the same noise, and only "
         f"{what} will differ."
@@ -78,7 +80,10 @@ def claim_folder(run: Run, guide: UNet2DModel | None) -> None:
     Main process only.
     """
     config, state, folder = run.config, run.state, run.folder
-    if config.resume_from_checkpoint not in (None, "latest"):  # before that is written down: see `asked_before`
+    if config.resume_from_checkpoint not in (
+        None,
+        "latest",
+    ):  # before that is written down: see `is_same_resume_request`
         drop_checkpoints_after(folder, state.step)
     claim_output_dir(config)
     drop_snapshots_after(folder, run.images_seen)
@@ -89,14 +94,14 @@ def claim_folder(run: Run, guide: UNet2DModel | None) -> None:
         save_guide(guide, folder)
 
 
-def go_back(run: Run) -> None:
+def roll_back(run: Run) -> None:
     """To the last checkpoint before too many gradients in a row were not finite: once, at a lower learning rate."""
     state, checkpoint = run.state, last_good_checkpoint(run.folder)
     check_divergence(state.numerics, state.step, checkpoint, run.folder, run.accelerator.is_main_process)
     load_checkpoint(checkpoint, state)
     state.meter.keep_on_first(run.accelerator)
     state.numerics.went_back = True
-    slow_down(state.optimizer, state.lr_scheduler)
+    lower_learning_rate(state.optimizer, state.lr_scheduler)
     run.accelerator.wait_for_everyone()  # until all have loaded what is now written again
     if run.accelerator.is_main_process:
         drop_checkpoints_after(run.folder, state.step)

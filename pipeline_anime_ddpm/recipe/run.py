@@ -30,7 +30,7 @@ from ..training.config import TrainingConfig
 from ..training.distillation import Teacher, build_teacher
 from ..training.execution import prepare_unet
 from ..training.labels import RunLabels, run_labels
-from ..training.models import build_model, build_patches, introduction, kept_guide
+from ..training.models import build_model, build_patches, introduction, load_guide_to_keep
 from ..training.optimizers import build_optimizer
 from ..training.patches import PatchTrainingAdapter, full_side, space_to_depth
 from .samples import drawing_steps, sampling_pipeline
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def images_seen(self) -> int:
-        """How far the run is."""
+        """Progress of the run."""
         return self.schedule.images(self.state.step)
 
     @property
@@ -88,7 +88,7 @@ class Run:
         return sampling_pipeline(self.config, self.unet, self.scheduler, self.labels)
 
     def finished_pipeline(self) -> AnimeDDPMPipeline:
-        """What is saved: the network as it is now, with its own noise, and its guide if there is one by now."""
+        """The pipeline to save: the current network, its scheduler, and its guide if there is one."""
         names = self.labels.names if self.labels else None
         return AnimeDDPMPipeline(self.unet, self.scheduler, load_guide(self.folder), space_to_depth(self.unet), names)
 
@@ -126,7 +126,7 @@ def check(config: TrainingConfig) -> CardFacts | None:
 
 @dataclass
 class Denoiser:
-    """What is trained: a network with its noise.
+    """The trained parts: network and noise scheduler.
 
     Attributes:
         labels: None for a network without labels.
@@ -148,17 +148,17 @@ def build_denoiser(config: TrainingConfig) -> Denoiser:
     source = open_source(config) if config.label_columns else None
     labels = run_labels(config, source)
     unet, scheduler = build_model(config, labels)
-    guide = kept_guide(config, unet, labels)
+    guide = load_guide_to_keep(config, unet, labels)
     return Denoiser(unet, scheduler, labels, build_patches(config, unet), guide, source)
 
 
 def describe(config: TrainingConfig, denoiser: Denoiser) -> str:
-    """What the run is, in words."""
+    """One or two sentences that describe the run, for the log."""
     return introduction(config, denoiser.unet, denoiser.patches, denoiser.labels)
 
 
 def build_judge(config: TrainingConfig, denoiser: Denoiser, accelerator: Accelerator) -> TrainingJudge | None:
-    """What measures the run at intervals, if that is asked for."""
+    """The evaluation at intervals, if --eval_steps is given."""
     if config.eval_steps is None:
         return None
     with needs_extra("eval"):
@@ -178,14 +178,14 @@ def build_run(
     judge: TrainingJudge | None = None,
     hub: HubTarget | None = None,
 ) -> Run:
-    """How the network is computed, its optimiser, learning rate and averages."""
+    """Set up the computation of the network, its optimiser, learning rate and averages."""
     unet, scheduler, labels = denoiser.unet, denoiser.scheduler, denoiser.labels
     teacher = build_teacher(config, unet, scheduler, accelerator.device, labels)  # before a checkpoint is loaded
     prepare_unet(unet, config, accelerator.device, accelerator.mixed_precision)
     optimizer = build_optimizer(config, unet)
     if config.lr_warmup_steps >= schedule.total_steps:
         logging.warning(
-            "The learning rate is still warming up when the run ends after %d steps; lower --lr_warmup_steps.",
+            "The run ends after %d steps, before the end of the warm-up; lower --lr_warmup_steps.",
             schedule.total_steps,
         )
     lr_scheduler = get_scheduler(
@@ -209,7 +209,7 @@ def initial_state(
     schedule: RunSchedule,
     data: CachedData | StreamedData,
 ) -> TrainingState:
-    """What a checkpoint keeps, as it is before the first step."""
+    """The state that checkpoints hold, before the first step."""
     return TrainingState(
         unet=denoiser.unet,
         scheduler=denoiser.scheduler,

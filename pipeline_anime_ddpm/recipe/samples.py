@@ -11,7 +11,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline
 from ..schedulers import AnimeNoiseScheduler
 from ..training.config import TrainingConfig
 from ..training.labels import RunLabels
-from ..training.models import fitting_solver
+from ..training.models import default_solver
 from ..training.patches import space_to_depth
 
 
@@ -20,7 +20,7 @@ def sampling_pipeline(
 ) -> AnimeDDPMPipeline:
     """The network with a solver that is fast and fits it."""
     if not config.distill:
-        solver = fitting_solver(scheduler.config.prediction_type)
+        solver = default_solver(scheduler.config.prediction_type)
         scheduler = AnimeNoiseScheduler.from_config(scheduler.config, solver=solver)
     names = labels.names if labels else None
     pipeline = AnimeDDPMPipeline(unet, scheduler, space_to_depth=space_to_depth(unet), labels=names)

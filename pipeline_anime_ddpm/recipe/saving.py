@@ -1,4 +1,4 @@
-"""What a run writes, and when: checkpoints, the pipeline, averages, grids, metrics, evaluations."""
+"""Write the files of a run when they are due: checkpoints, pipeline, EMA, sample grids, metrics, evaluations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from accelerate.utils import gather_object
 
-from ..common.errors import UserError, again
+from ..common.errors import UserError, advise_flag_removal
 from ..data import Feed
 from ..publishing.hub import push_run
 from ..runs.checkpoints import checkpoint_folder, prune_checkpoints, save_checkpoint
@@ -21,7 +21,7 @@ from .run import Run
 from .samples import draw_samples
 
 
-def save_what_is_due(run: Run, log: RunLog, feed: Feed) -> None:
+def save_due_files(run: Run, log: RunLog, feed: Feed) -> None:
     """Samples, pipeline, evaluation and checkpoint, each at its own interval and most of them also at the end."""
     config, state, schedule, last = run.config, run.state, run.schedule, run.is_done
     if run.judge and (state.step % config.eval_steps == 0 or last):
@@ -54,7 +54,7 @@ def evaluate(run: Run, log: RunLog) -> None:
 
 
 def save_everything(run: Run, feed: Feed) -> None:
-    """Write a checkpoint on the main process, with what every rank has to tell, unless this step has one already."""
+    """Write a checkpoint on the main process, with the state of every rank, unless this step already has one."""
     state = run.state
     if state.kept_step == state.step:  # writing it again would put it away for a moment, and it may be the only one
         return
@@ -107,7 +107,7 @@ def log_metrics(run: Run, log: RunLog, gradient_norm: torch.Tensor, feed: Feed) 
 
 
 @contextlib.contextmanager
-def kept_if_data_fail(run: Run, feed: Feed) -> Iterator[None]:
+def checkpoint_on_data_error(run: Run, feed: Feed) -> Iterator[None]:
     """A data set that cannot be read on ends the run, but not what it has learned (on several ranks: since the last
     checkpoint, for the others are waiting for this one's gradients)."""
     try:
@@ -118,15 +118,17 @@ def kept_if_data_fail(run: Run, feed: Feed) -> Iterator[None]:
         raise
 
 
-def stop_here(run: Run, feed: Feed) -> None:
+def save_and_stop(run: Run, feed: Feed) -> None:
     """Ctrl-C or a preempted machine: keep everything and say how to go on."""
     save_everything(run, feed)
-    run.accelerator.wait_for_everyone()  # whoever ends first has the launcher end the others, in the middle of saving
+    run.accelerator.wait_for_everyone()  # when one process ends, the launcher stops the others, even while they save
     end_training(run.accelerator)
     if run.accelerator.is_main_process:  # the last that is said: W&B has summed up by now
         checkpoint = checkpoint_folder(run.folder, run.state.step)
-        sentence = f"Stopped; everything is in {checkpoint}. To resume, run the same command again."
-        print("\n" + again(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True)
+        sentence = f"Stopped; the state is saved in {checkpoint}. To resume, run the same command again."
+        print(
+            "\n" + advise_flag_removal(sentence, "--overwrite_output_dir", run.config.overwrite_output_dir), flush=True
+        )
     sys.exit(130)
 
 
@@ -135,5 +137,5 @@ def finish(run: Run) -> None:
     save_model(run)
     # those that a kill has kept from being deleted
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
-    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To draw a face with it:\n")
+    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
     print(usage(run.folder))

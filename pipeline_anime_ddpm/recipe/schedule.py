@@ -1,4 +1,4 @@
-"""How long a run is and when it pauses to save or draw: everything is converted to optimiser steps once."""
+"""Length of a run, and when it saves and samples, converted to optimiser steps once."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ class RunSchedule:
             total_steps = config.max_train_steps
         elif num_images is None and not config.max_train_images:
             raise UserError(
-                "How many images the data set has is known only after reading it; give --max_train_images or "
-                "--max_train_steps."
+                "The size of the data set is unknown until it is read; give --max_train_images or --max_train_steps."
             )
         else:
             total_steps = math.ceil((config.max_train_images or config.num_epochs * num_images) / images_per_step)
         if (config.save_guide_at or 0) >= total_steps * images_per_step:
             raise UserError(
-                f"--save_guide_at {config.save_guide_at} is not before the run's end; give about a sixteenth of its "
+                f"--save_guide_at {config.save_guide_at} is after the end of the run; give about a sixteenth of its "
                 f"{total_steps * images_per_step} images."
             )
         return cls(num_images, images_per_step, total_steps)

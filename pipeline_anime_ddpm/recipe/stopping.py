@@ -20,7 +20,7 @@ LAUNCHERS = frozenset({
 def find_launcher() -> int | None:
     """The process that has started this one, if it is `accelerate launch` or `torchrun`.
 
-    Whoever ends that means this one as well; but `accelerate launch`, if it is told to end, does so alone.
+    Stopping the launcher should stop this process too, but `accelerate launch` ends alone.
     """
     try:
         parent = psutil.Process(os.getppid())
@@ -40,31 +40,33 @@ class StopRequest:
     """Remembers that the user or the machine's scheduler wants the run to stop; a second Ctrl-C stops at once.
 
     Args:
-        every: with several ranks, the steps between two agreements on whether one of them was told to stop.
+        every: with several ranks, the steps between two checks of whether one of them was asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator, every: int):
         self.accelerator, self.every = accelerator, every
-        self._told = False
-        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._requested = False
+        self._before = {
+            number: signal.signal(number, self._record_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def close(self) -> None:
         """Give the signals back their usual meaning."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+    def _record_signal(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.accelerator.print("\nStopping after this step …", flush=True)
 
     def requested(self, step: int) -> bool:
         """True on every rank after the same step."""
-        if LAUNCHER not in (None, os.getppid()) and not self._told:
-            self._remember(signal.SIGTERM, None)
+        if LAUNCHER not in (None, os.getppid()) and not self._requested:
+            self._record_signal(signal.SIGTERM, None)
         if self.accelerator.num_processes == 1:
-            return self._told
+            return self._requested
         if step % self.every:
             return False
-        told = torch.tensor(float(self._told), device=self.accelerator.device)
-        return self.accelerator.reduce(told, reduction="sum").item() > 0
+        requested = torch.tensor(float(self._requested), device=self.accelerator.device)
+        return self.accelerator.reduce(requested, reduction="sum").item() > 0

@@ -1,1 +1,1 @@
-"""What a training keeps in its output folder: checkpoints, averages, metrics, settings and where it came from."""
+"""The output folder of a training: checkpoints, EMA, metrics, settings, provenance."""

@@ -58,13 +58,13 @@ class WeightAverage:
         Args:
             taken: a bool on the parameters' device; if it is false, the shadow stays as it is and the step only counts.
         """
-        weights = self._beside_shadow(list(parameters))
+        weights = self._copy_to_shadow_device(list(parameters))
         new_share = 1.0 - self.decay(self.step + 1)
         shares = new_share if taken is None else [taken.to(self.shadow[0].device) * new_share] * len(weights)
         torch._foreach_lerp_(self.shadow, weights, shares)
         self.step += 1
 
-    def _beside_shadow(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _copy_to_shadow_device(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
         """The weights in the average's type and place."""
         here, there = self.shadow[0].device, weights[0].device
         if here == there and all(weight.dtype == torch.float32 for weight in weights):

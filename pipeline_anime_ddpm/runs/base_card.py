@@ -1,4 +1,4 @@
-"""What the card of a model says, for the cards of what is trained from it: licence, data, limits, and its own base."""
+"""Read the card of a base model for the cards of derived models: licence, data, limits, its own base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARD_NAME = "README.md"
 RECORD_NAME = "provenance.json"  # what a run was made from and on
 MAX_BYTES = 1_000_000  # of a card; longer ones are not read
 METADATA = ("license", "license_name", "license_link", "datasets")
-# How our own cards mark the sentences that their maker wrote, so that cards of derived models can quote them.
+# Marks in our model cards around sentences by their author, so that cards of derived models can quote them.
 FACTS = ("data", "who_is_drawn", "intended_use", "limits")
 MARKED = re.compile(r"<!-- fact: (\w+) -->(.*?)<!-- /fact -->", re.DOTALL)
 FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*$", re.DOTALL | re.MULTILINE)
@@ -61,7 +61,7 @@ def read_card(name: str | None, cache_dir: str | None = None) -> dict[str, Any]:
 
 
 def _card_of_run(folder: Path) -> dict[str, Any]:
-    """Of a run that was not published: the card of what it began with, which says the same of licence and limits."""
+    """For an unpublished run, the card of its base model, which has the same licence and limits."""
     for place in (folder, folder.absolute().parent):  # an average, or the best so far, lies in its run
         start = read_record(place / RECORD_NAME).get("went_on_from")
         if start:

@@ -1,4 +1,4 @@
-"""What is in a checkpoint: tensors in safetensors, the rest in progress.json, and the SHA-256 of each file."""
+"""Files of a checkpoint: tensors in safetensors, the rest in progress.json, and the SHA-256 of each file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DamagedCheckpoint(UserError):
 
     def __init__(self, folder: Path, error: Exception):
         self.found = f"{folder} is damaged ({first_line(error)})"
-        super().__init__(f"{self.found}; delete it to resume from the one before.")
+        super().__init__(f"{self.found}; delete it to resume from the previous one.")
 
 
 def write_files(folder: Path, state: TrainingState) -> None:
@@ -79,13 +79,13 @@ def read_files(folder: Path, progress: dict[str, Any], state: TrainingState) -> 
     in_blocks = any(tensor.dtype == torch.uint8 for tensor in optimizer_tensors.values())
     if in_blocks and progress["channels_last"] != _is_channels_last(state.unet):
         raise UserError(
-            f"{folder} has the state of adamw8bit, whose blocks follow the order in memory; train on with the same "
+            f"{folder} has the state of adamw8bit, whose blocks follow the memory layout; resume with the same "
             "--channels_last, or choose another --output_dir."
         )
     _check_same_optimizer(folder, progress, state)
     state.unet.load_state_dict(weights)
     state.optimizer.load_state_dict(_join_optimizer(optimizer_tensors, progress["optimizer"]))
-    _lay_out(state.optimizer)
+    _restore_memory_layout(state.optimizer)
     state.lr_scheduler.load_state_dict(progress["lr_scheduler"])
     state.meter.sums.copy_(meter["sums"])
     if state.scaler and progress["scaler"]:
@@ -113,7 +113,7 @@ def _check_same_optimizer(folder: Path, progress: dict[str, Any], state: Trainin
 
 
 def model_facts(unet: UNet2DModel, scheduler: AnimeNoiseScheduler, *, averages: Iterable[str]) -> dict[str, Any]:
-    """What a checkpoint and a run must have in common, as JSON gives it back; `averages` are the names of theirs."""
+    """Properties that must be equal in a checkpoint and a run, as JSON; `averages` are the names of the EMAs."""
     architecture = {k: v for k, v in unet.config.items() if not k.startswith("_") and k != "sample_size"}
     noise = {
         "prediction_type": scheduler.config.prediction_type,
@@ -136,7 +136,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(folder, error) from error
     if not whole:
-        raise DamagedCheckpoint(folder, ValueError("progress.json does not hold what it should"))
+        raise DamagedCheckpoint(folder, ValueError("progress.json has unexpected content"))
     return progress
 
 
@@ -146,7 +146,7 @@ def check_whole(folder: Path) -> None:
         if (folder / DIGESTS).exists() or read_progress(folder).get("has_digests"):
             digests = parse_json((folder / DIGESTS).read_text())
             if not digests.keys() >= ALWAYS or any(Path(name).name != name for name in digests):
-                raise ValueError(f"{DIGESTS} does not hold what it should")
+                raise ValueError(f"{DIGESTS} has unexpected content")
             for name, digest in digests.items():
                 if _digest(folder / name) != digest:
                     raise ValueError(f"{name} has changed since it was written")
@@ -202,7 +202,7 @@ def _is_channels_last(unet: UNet2DModel) -> bool:
     return not unet.conv_in.weight.is_contiguous()
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+def _restore_memory_layout(optimizer: torch.optim.Optimizer) -> None:
     """Give the state of each parameter its order in memory, which a channels-last one has lost by being saved.
 
     Fused kernels walk through memory, and would otherwise pair each weight with the state of another.

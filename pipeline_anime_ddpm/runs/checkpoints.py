@@ -43,8 +43,8 @@ def save_checkpoint(output_dir: Path, state: TrainingState, keep: int | None = N
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            f"{final} cannot be written ({first_line(error)}); make room, or put right what is wrong there, and run "
-            "the same command again to go on from the checkpoint before."
+            f"{final} cannot be written ({first_line(error)}); free some space or fix the error, and run "
+            "the same command again to resume from the previous checkpoint."
         ) from error
     prune_checkpoints(output_dir, keep, final)
     return final
@@ -79,7 +79,7 @@ def _check_same_run(folder: Path, progress: dict[str, Any], state: TrainingState
         there = progress["data"].get(name)
         if there != here:
             raise UserError(
-                f"{folder} was written for other data ({name}: {there} there, {here} now); bring the data back, or "
+                f"{folder} was written for other data ({name}: {there} there, {here} now); restore the data, or "
                 "choose another --output_dir."
             )
     if progress["images_per_step"] != state.images_per_step:
@@ -99,7 +99,7 @@ def check_checkpoint(
     if changed:
         raise UserError(
             f"{folder} was written for another model ({changed[0]} is {there.get(changed[0])} there and "
-            f"{here.get(changed[0])} here); train the same one, or choose another --output_dir."
+            f"{here.get(changed[0])} here); train the same model, or choose another --output_dir."
         )
     if kept != wanted:
         raise UserError(
@@ -120,7 +120,7 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def last_good_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that is whole and after a step that had a finite gradient, if there is one."""
-    for checkpoint in _whole_ones(list_checkpoints(output_dir)):
+    for checkpoint in _intact_checkpoints(list_checkpoints(output_dir)):
         if not read_progress(checkpoint)["numerics"].get("in_a_row"):
             return checkpoint
     return None
@@ -133,20 +133,20 @@ def drop_checkpoints_after(output_dir: Path, step: int) -> None:
             remove_folder(checkpoint)
 
 
-def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = False) -> Path | None:
-    """The checkpoint to resume from: the one asked for, else the newest that is whole, else None.
+def find_checkpoint(output_dir: Path, asked: str | None, is_same_resume_request: bool = False) -> Path | None:
+    """Return the checkpoint to resume from: the one asked for, else the newest intact one, else None.
 
     Args:
         asked: `latest`, the name of a checkpoint in `output_dir`, or the path of any.
-        asked_before: whether the run there has gone on from `asked` already. If it has got to a later checkpoint by
-            now, it goes on from the newest.
+        is_same_resume_request: whether the run has already resumed from `asked`. If it has written later checkpoints
+            since, it resumes from the newest.
 
     Raises:
         UserError: if the one asked for by name is not there or damaged, or if all are damaged.
     """
     checkpoints = list_checkpoints(output_dir)
-    if asked is None or asked == "latest" or (asked_before and _is_further(checkpoints, Path(asked))):
-        newest = next(_whole_ones(checkpoints), None)
+    if asked is None or asked == "latest" or (is_same_resume_request and _is_later(checkpoints, Path(asked))):
+        newest = next(_intact_checkpoints(checkpoints), None)
         if checkpoints and newest is None:
             raise UserError(f"All checkpoints in {output_dir} are damaged; give --overwrite_output_dir to start over.")
         return newest
@@ -159,18 +159,18 @@ def find_checkpoint(output_dir: Path, asked: str | None, asked_before: bool = Fa
     raise UserError(f"--resume_from_checkpoint {asked} is not a checkpoint; in {output_dir} there are: {there}.")
 
 
-def _is_further(checkpoints: list[Path], asked: Path) -> bool:
+def _is_later(checkpoints: list[Path], asked: Path) -> bool:
     named = CHECKPOINT_NAME.fullmatch(asked.name)
     step = int(named[1]) if named else read_progress(asked)["step"]
     return bool(checkpoints) and int(CHECKPOINT_NAME.fullmatch(checkpoints[-1].name)[1]) > step
 
 
-def _whole_ones(checkpoints: list[Path]) -> Iterator[Path]:
+def _intact_checkpoints(checkpoints: list[Path]) -> Iterator[Path]:
     """From the newest on, passing over those that are damaged and saying so."""
     for checkpoint in reversed(checkpoints):
         try:
             check_whole(checkpoint)
         except DamagedCheckpoint as error:
-            logging.warning("%s; going on from the one before.", error.found)
+            logging.warning("%s; resuming from the previous one.", error.found)
         else:
             yield checkpoint

@@ -1,4 +1,4 @@
-"""`anime-ddpm ema`: averages of the weights, of any length, of a run that has ended."""
+"""`anime-ddpm ema`: compute an EMA of any length from the snapshots of a finished run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from diffusers import UNet2DModel
 from .. import AnimeDDPMPipeline
 from ..common.atomic import publish_folder, remove
 from ..common.errors import UserError, first_line
+from ..common.settings import set_help
 from ..loading import load_pipeline
 from .averages import gamma_of_sigma_rel
 from .posthoc import Reconstruction, check_images, reconstruct
 from .snapshots import SNAPSHOTS, list_snapshots
 
-WELL_EXPRESSED = 0.1  # relative error of a profile above which the user is told how to come closer
+LARGE_ERROR = 0.1  # relative error of a profile above which the output advises how to reduce it
+EXAMPLE = """\
+Compute an EMA of any length from the snapshots of a finished run, and save it as a pipeline.
+The run needs --ema_sigma_rels.
+
+  anime-ddpm ema anime-ddpm-model --sigma_rel 0.08"""
 
 
 def add_ema(command: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Add the flags of `anime-ddpm ema`."""
+    set_help(command, "RUN --sigma_rel LENGTH [LENGTH ...] [flags]", EXAMPLE)
     command.add_argument("run_folder", type=Path, metavar="RUN", help="the --output_dir of the training")
     command.add_argument(
-        "--sigma_rel", type=float, nargs="+", required=True, help="lengths, as shares of the run: 0 to 0.28"
+        "--sigma_rel", type=float, nargs="+", required=True, help="EMA lengths, as fractions of the run: 0 to 0.28"
     )
-    command.add_argument("--images", type=int, help="the time in the run; by default its end")
-    command.add_argument("--output_dir", type=Path, help="where the pipeline goes; by default RUN/ema-<sigma_rel>")
+    command.add_argument("--images", type=int, help="images seen at the end of the EMA (default: the whole run)")
+    command.add_argument("--output_dir", type=Path, help="folder for the pipeline (default: RUN/ema-<sigma_rel>)")
     command.set_defaults(run=_make_averages)
 
 
@@ -40,13 +47,13 @@ def _make_averages(arguments: argparse.Namespace) -> None:
 def export_averages(
     run: Path, sigma_rels: Sequence[float], images: int | None = None, output_dir: Path | None = None
 ) -> Iterator[str]:
-    """Write a complete pipeline for each length, and say where and how exact it is; what `anime-ddpm ema` does.
+    """Write a pipeline for each EMA length and yield a line with its folder and relative error.
 
     Args:
         run: the output folder of a training run.
         images: as for `reconstruct`.
-        output_dir: the pipeline's folder, or for several lengths the one around theirs; by default `run`. Those
-            inside it are named `ema-<sigma_rel>`.
+        output_dir: the pipeline's folder; for several lengths, the parent of folders `ema-<sigma_rel>`. By default
+            their parent is `run`.
 
     Raises:
         UserError: before anything is written, if the arguments are wrong; while reading, if a file is damaged.
@@ -60,25 +67,25 @@ def export_averages(
         except ValueError as error:
             raise UserError(f"--{error}") from error
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise UserError(f"{folder} is there already; choose another --output_dir, or delete it.")
+            raise UserError(f"{folder} exists already; choose another --output_dir, or delete it.")
     check_images(run, list_snapshots(run), images)
     pipeline = _load_pipeline(run)
     for length, folder in folders.items():
-        made = reconstruct(run, length, images)
-        _load_weights(pipeline.unet, made.weights, run)
+        average = reconstruct(run, length, images)
+        _load_weights(pipeline.unet, average.weights, run)
         _save_pipeline(pipeline, folder)
-        yield _describe(made, length, folder)
+        yield _describe(average, length, folder)
 
 
-def _describe(made: Reconstruction, length: float, folder: Path) -> str:
-    advice = " A smaller --ema_snapshot_images, or nearer --ema_sigma_rels, when training makes it smaller."
-    says = f"{folder}: sigma_rel {length:g} at {made.images:,} images; relative error of its profile {made.error:.2%}."
-    return says + advice * (made.error > WELL_EXPRESSED)
+def _describe(average: Reconstruction, length: float, folder: Path) -> str:
+    result = f"{folder}: sigma_rel {length:g} at {average.images:,} images; relative error {average.error:.2%}."
+    advice = " To reduce it, train with a smaller --ema_snapshot_images or closer --ema_sigma_rels."
+    return result + advice * (average.error > LARGE_ERROR)
 
 
 def _load_pipeline(run: Path) -> AnimeDDPMPipeline:
     if not (run / "model_index.json").is_file():
-        raise UserError(f"{run} has no pipeline; give the --output_dir of a training run that has ended.")
+        raise UserError(f"{run} has no pipeline; give the --output_dir of a finished training run.")
     try:
         return load_pipeline(run)
     except ValueError as error:
@@ -88,7 +95,9 @@ def _load_pipeline(run: Path) -> AnimeDDPMPipeline:
 def _load_weights(unet: UNet2DModel, weights: dict[str, torch.Tensor], run: Path) -> None:
     shapes = {name: parameter.shape for name, parameter in unet.named_parameters()}
     if shapes != {name: weight.shape for name, weight in weights.items()}:
-        raise UserError(f"{run / SNAPSHOTS} holds averages of another network than {run / 'unet'}; delete that folder.")
+        raise UserError(
+            f"{run / SNAPSHOTS} holds snapshots of another network than {run / 'unet'}; delete {run / SNAPSHOTS}."
+        )
     unet.load_state_dict(weights, strict=False)  # the rest are buffers, which do not change
 
 

@@ -69,8 +69,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     return before if isinstance(before, dict) else None
 
 
-def asked_before(config: TrainingConfig) -> bool:
-    """Whether the run in the output folder was told already to go on from this `--resume_from_checkpoint`."""
+def is_same_resume_request(config: TrainingConfig) -> bool:
+    """Whether the run in the output folder was already started with this `--resume_from_checkpoint`."""
     before = _recorded(Path(config.output_dir)) or {}
     return before.get("resume_from_checkpoint") == config.resume_from_checkpoint
 
@@ -84,15 +84,15 @@ def _check_writable(folder: Path) -> None:
 
 
 def output_lock(config: TrainingConfig) -> FileLock:
-    """What keeps other runs out of the output folder once it is taken, for as long as it and its process live."""
+    """The lock that keeps other runs out of the output folder while this process lives."""
     return FileLock(Path(config.output_dir) / LOCK_NAME, timeout=PATIENCE, is_singleton=True)
 
 
-def keep_others_out(lock: FileLock) -> None:
-    """Take the lock, if its folder is there yet, and make good what a kill has left half replaced. Main process only.
+def acquire_output_lock(lock: FileLock) -> None:
+    """Take the lock if its folder exists, and repair a replacement that a kill interrupted. Main process only.
 
     Raises:
-        UserError: if another run is at work in the folder.
+        UserError: if another run uses the folder.
     """
     folder = Path(lock.lock_file).parent
     if not folder.is_dir():
@@ -101,23 +101,25 @@ def keep_others_out(lock: FileLock) -> None:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"--output_dir {folder}: another run is at work there; wait for its end, or choose another folder."
+            f"--output_dir {folder}: another run is using it; wait until it ends, or choose another folder."
         ) from error
     restore_replaced(folder)
 
 
-def occupy_output_dir(config: TrainingConfig, lock: FileLock) -> None:
-    """Make the folder if need be, and take its lock: what is read of it from now on stays true. Main process only.
+def lock_output_dir(config: TrainingConfig, lock: FileLock) -> None:
+    """Create the folder if needed and take its lock, so that no other run changes it. Main process only.
 
     Raises:
-        UserError: if it cannot be made, and as `keep_others_out` and `check_output_dir`.
+        UserError: if it cannot be made, and as `acquire_output_lock` and `check_output_dir`.
     """
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be made ({error.strerror}); choose another folder.") from error
-    keep_others_out(lock)
+        raise UserError(
+            f"--output_dir {folder} cannot be created ({error.strerror}); choose another folder."
+        ) from error
+    acquire_output_lock(lock)
     check_output_dir(config)  # another run may have come and gone since the first look
 
 

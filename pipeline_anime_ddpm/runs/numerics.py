@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite, and losses that stand out: left out, counted, written down.
 
-A step is left out on the device: the optimiser's own kernel and the averages are told, and the host learns of it when
+A step is skipped on the device by the optimiser's own kernel and the averages, and the host learns of it when
 it next reads the losses anyway. The gradient's norm decides, which all ranks share, so that all leave out the same.
 """
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What is to be told of a step: `facts` are the same on every rank."""
+    """A step to report: `facts` are the same on every rank."""
 
     facts: dict[str, Any]
     step: Step
@@ -130,7 +130,7 @@ class Numerics:
         self.__post_init__()
 
 
-def carried_to_gradient(loss: torch.Tensor, share: float) -> torch.Tensor:
+def with_nan_gradient(loss: torch.Tensor, share: float) -> torch.Tensor:
     """`share · loss`, whose gradient is NaN if the loss is not finite: the gradient is what all ranks get to see."""
     return loss * (share + 0 * loss.detach())
 
@@ -160,7 +160,7 @@ def spike_bound(losses: Sequence[float]) -> float:
     return math.exp(min(median + SPIKE_DEVIATIONS * deviation, 700.0))
 
 
-def slow_down(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+def lower_learning_rate(optimizer: torch.optim.Optimizer, lr_scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
     """Lower the learning rate, now and for the rest of its course; both keep it in their state."""
     lr_scheduler.base_lrs = [rate * SLOWER for rate in lr_scheduler.base_lrs]
     for group in optimizer.param_groups:
@@ -181,15 +181,15 @@ def check_divergence(numerics: Numerics, step: int, checkpoint: Path | None, fol
     facts = {"event": STOPPED if stops else WENT_BACK, "step": step, "attempt": int(numerics.went_back)}
     if speaks:
         write_event(folder, facts | {"checkpoint": checkpoint and checkpoint.name})
-    what = f"{numerics.limit} steps in a row had no finite loss or gradient"
+    what = f"{numerics.limit} steps in a row had a non-finite loss or gradient"
     if stops:
-        why = "also at half the learning rate" if numerics.went_back else "and no whole checkpoint is from before them"
+        why = "also at half the learning rate" if numerics.went_back else "and no intact checkpoint precedes them"
         raise UserError(
             f"{what}, {why}; look at their images and noise levels in {folder / EVENTS_NAME}, and train in another "
             "--output_dir with a lower --learning_rate, or with --mixed_precision bf16 instead of fp16."
         )
     if speaks:
-        print(f"\n{what}; going back to {checkpoint}, once, and on at half the learning rate.", flush=True)
+        print(f"\n{what}; resuming once from {checkpoint}, at half the learning rate.", flush=True)
 
 
 def write_events(
@@ -227,7 +227,7 @@ def _batch_of(step: Step, images: Sequence[int | str], scheduler: AnimeNoiseSche
 
 def _sentence(steps: list[int], path: Path) -> str:
     what = f"Step {steps[0]:,}" if len(steps) == 1 else f"{len(steps)} steps from {steps[0]:,} to {steps[-1]:,}"
-    return f"\n{what} had no finite loss or gradient and left the weights alone; images and noise levels: {path}"
+    return f"\n{what} had a non-finite loss or gradient and were skipped; their images and noise levels are in {path}"
 
 
 def write_event(folder: Path, facts: dict[str, Any]) -> None:

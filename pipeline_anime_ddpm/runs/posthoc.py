@@ -44,7 +44,7 @@ def profile_product(
 
 
 def solve_weights(profiles: Sequence[tuple[float, float]], time: float, gamma: float) -> tuple[np.ndarray, float]:
-    """How to add up averages so that their profiles come nearest to p_{gamma,time} (appendix C.3).
+    """Weights of the averages whose summed profiles are nearest to p_{gamma,time} (appendix C.3).
 
     Minimises ‖Σ w_i p_{γ_i,t_i} - p_{γ,t}‖² / ‖p_{γ,t}‖² + ρ² Σ w_i² subject to Σ w_i = 1, through its normal
     equations with a Lagrange multiplier. Two things are not the paper's:
@@ -116,7 +116,7 @@ def reconstruct(folder: Path, sigma_rel: float, images: int | None = None) -> Re
 def check_images(folder: Path, snapshots: list[Snapshot], images: int | None) -> int:
     """The time that an average is asked for, by default the run's end; refused where no snapshot is near."""
     if not snapshots:
-        raise UserError(f"{folder} has no averages to make others of; train with --ema_sigma_rels 0.05,0.10.")
+        raise UserError(f"{folder} has no EMA snapshots; train with --ema_sigma_rels 0.05,0.10.")
     first, last = snapshots[0].images, snapshots[-1].images
     if images is None:
         return last
@@ -130,11 +130,11 @@ def _add_snapshot(total: dict[str, torch.Tensor], path: Path, share: float) -> N
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             if total and names != total.keys():
-                raise RuntimeError("it is of another network")
+                raise RuntimeError("it belongs to another network")
             for name in names:
                 part = file.get_tensor(name)
                 if name not in total:
                     total[name] = torch.zeros(part.shape)
                 total[name].add_(part, alpha=share)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be used ({first_line(error)}); delete it to do without it.") from error
+        raise UserError(f"{path} cannot be used ({first_line(error)}); delete it to continue without it.") from error

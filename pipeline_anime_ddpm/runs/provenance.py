@@ -1,4 +1,4 @@
-"""What a run was made from and on: data, network it went on from, machine, versions. For the model card."""
+"""Provenance of a run for the model card: data, base network, machine, versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..training.config import TrainingConfig
 from .base_card import RECORD_NAME, read_card
 
 PACKAGES = ("anime-ddpm", "torch", "diffusers", "accelerate", "datasets")
-DRAWN_FACES = "faces that the project draws itself"
+DRAWN_FACES = "synthetic faces"
 
 
 def write_provenance(
@@ -55,7 +55,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 
 def data_origin(config: TrainingConfig) -> dict[str, Any]:
-    """Where the images of a run come from, as `origin` tells it."""
+    """The origin of a run's images."""
     if config.uses_drawn_faces:
         return {"name": DRAWN_FACES, "local": True}
     return origin(config.dataset_name or config.train_data_dir)

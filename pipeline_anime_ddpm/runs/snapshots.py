@@ -72,7 +72,7 @@ def _read_header(path: Path) -> Snapshot:
             facts = file.metadata()
         return Snapshot(path, int(facts["step"]), int(facts["images"]), float(facts["sigma_rel"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); delete it to do without it.") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}); delete it to continue without it.") from error
 
 
 def drop_snapshots_after(folder: Path, images: int) -> None:

@@ -64,14 +64,14 @@ class TrainingState:
             self.unet.train()
 
     def feed_of(self, rank: int, world: int) -> dict[str, Any] | None:
-        """Where the data of `rank` stand.
+        """The position of `rank` in the data.
 
         Raises:
             UserError: if they were read by another number of processes, and depend on it.
         """
         if len(self.feeds) != world and any(self.feeds):
             raise UserError(
-                f"The run was streaming with {len(self.feeds)} processes and has {world} now; to go on with the very "
-                "next image, use as many."
+                f"The run was streaming with {len(self.feeds)} processes and has {world} now; to resume at exactly the "
+                "next image, use the same number."
             )
         return self.feeds[rank] if any(self.feeds) else None

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.csv, loss.png, sample grids, and the trackers."""
+"""Monitoring of a run: metrics.csv, loss.png, sample grids, trackers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CsvTable:
             self._write_all()
 
     def _read(self, first_images: int) -> list[dict[str, Any]]:
-        """What an earlier process of this run has written, without rows that a kill cut off or a disk has spoilt."""
+        """Read the rows of earlier processes of this run, without rows that are cut off or damaged."""
         if not self.path.exists():
             return []
         rows = []
@@ -99,7 +99,7 @@ class CsvTable:
                     with contextlib.suppress(ValueError, TypeError, LookupError):
                         rows.append(self._parsed(row))
         except csv.Error as error:
-            logging.warning("%s is damaged (%s); rows from there on are lost.", self.path, error)
+            logging.warning("%s is damaged (%s); the rows after the damage are lost.", self.path, error)
         return [row for row in rows if row["images"] <= first_images]
 
     def _parsed(self, row: dict[str, str]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class RunLog:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """Of metrics.csv."""
+        """Columns of metrics.csv."""
         return self.table.rows
 
     @property
@@ -267,7 +267,7 @@ def check_trackers(names: list[str]) -> None:
     """Raise a UserError for a tracker that is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"--report_to {name} needs its package; run `pip install {name}` or leave it away.")
+            raise UserError(f"--report_to {name} needs the package {name}; run `pip install {name}` or omit it.")
 
 
 def _wandb_mode() -> str | None:
@@ -276,7 +276,7 @@ def _wandb_mode() -> str | None:
 
     if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False):
         return None
-    print("W&B: not logged in, so this run is kept offline; `wandb sync` uploads it later.", flush=True)
+    print("W&B: not logged in, so this run is logged offline; upload it later with `wandb sync`.", flush=True)
     return "offline"
 
 
@@ -305,7 +305,8 @@ def start_trackers(accelerator: Accelerator, trackers: list[str], settings: dict
         accelerator.init_trackers("anime-ddpm", config=loggable, init_kwargs=kwargs)
     except away as error:
         logging.warning(
-            "W&B is away (%s), so this run is kept offline; `wandb sync` uploads it later.", first_line(error)
+            "W&B does not respond (%s), so this run is logged offline; upload it later with `wandb sync`.",
+            first_line(error),
         )
         wandb.teardown()  # which still holds the run's id
         wandb_settings["mode"] = "offline"
@@ -319,7 +320,7 @@ def end_training(accelerator: Accelerator) -> None:
         accelerator.end_training()
     except TimeoutError:
         logging.warning(
-            "W&B has not taken everything within %g seconds, so the rest is kept offline; `wandb sync %s` uploads it.",
+            "W&B did not receive everything in %g seconds, so the rest is offline; upload it with `wandb sync %s`.",
             SECONDS_FOR_LAST_UPLOAD,
             accelerator.get_tracker("wandb", unwrap=True).settings.sync_dir,
         )

@@ -1,1 +1,1 @@
-"""What is learned: settings, network, noise, objective, patches, labels, distillation."""
+"""Training: settings, network, noise, objective, patches, labels, distillation."""

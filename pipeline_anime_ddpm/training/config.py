@@ -1,4 +1,4 @@
-"""`TrainingConfig`, which is every setting of a training run, and the command line and YAML file that make one."""
+"""`TrainingConfig`, with every setting of a training run, and its command line and YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ import yaml
 from ..common.atomic import write_whole
 from ..common.errors import UserError
 from ..common.hub_names import check_repository
-from ..common.settings import OneSentenceParser, add_flags, closest, listed, listed_numbers, read_flags, read_yaml
+from ..common.settings import (
+    HelpFormatter,
+    OneSentenceParser,
+    add_flags,
+    closest,
+    listed,
+    listed_numbers,
+    read_flags,
+    read_yaml,
+)
 from ..data.config import DataConfig
 from .output_settings import HubSettings, MonitoringSettings, OutputSettings
 from .settings import (
@@ -29,8 +38,8 @@ from .settings import (
     PatchSettings,
 )
 
-# Without a data set the project trains a small network on faces it draws itself. Only flags that the user leaves
-# alone take these values; they are chosen so that two CPU cores show faces within six minutes.
+# Without a data set the run trains a small network on synthetic faces. These values replace the defaults of flags that
+# are not given; with them, two CPU cores show faces within six minutes.
 DRAWN_FACES_RUN = {
     "resolution": 32,
     "model_config_name_or_path": "tiny",
@@ -43,6 +52,22 @@ DRAWN_FACES_RUN = {
     "validation_images": 64,
     "eval_batch_size": 64,
 }
+
+EXAMPLE = """\
+Train or fine-tune a DDPM on anime faces.
+
+  {prog} --train_data_dir faces/ --resolution 64 --output_dir my-model
+  {prog} --train_data_dir faces/ \\
+      --pretrained_model_name_or_path hub_model
+  {prog}    # without data: a small network on synthetic faces
+
+To resume, run the same command again. `--no-NAME` turns a flag off."""
+
+# The first screen of `--help`: 40 lines.
+MOST_USED = (
+    "train_data_dir", "dataset_name", "resolution", "pretrained_model_name_or_path", "max_train_images",
+    "train_batch_size", "learning_rate", "random_flip", "mixed_precision", "output_dir", "push_to_hub",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,7 +84,7 @@ class TrainingConfig(
     NetworkSettings,
     DataConfig,
 ):
-    """All settings of one training; `train_anime_ddpm.py --help` prints the sentence beside each.
+    """All settings of a training run; `anime-ddpm train --help` explains each.
 
     Names that diffusers' `train_unconditional.py` has mean the same here. `None` stands for "decided from the data,
     the pre-trained model or the launcher". The last base class comes first in `--help` and in the saved file.
@@ -122,9 +147,11 @@ def _check_lists(config: TrainingConfig) -> None:
         if values is None:
             continue
         if len(values) != len(sides):
-            raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give as many.")
+            raise UserError(f"--{name} has {len(values)} numbers for {len(sides)} --patch_sizes; give one for each.")
         if min(values) < 0 or abs(sum(values) - 1) > 1e-6:
-            raise UserError(f"--{name} {getattr(config, name)} sums to {sum(values):g}; give shares that sum to 1.")
+            raise UserError(
+                f"--{name} {getattr(config, name)} sums to {sum(values):g}; give probabilities that sum to 1."
+            )
     if len(set(lengths)) < len(lengths) or not all(0 < length < 12**-0.5 for length in lengths):
         raise UserError(f"--ema_sigma_rels is {config.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
 
@@ -145,7 +172,7 @@ def _check_network(config: TrainingConfig) -> None:
         raise UserError("Give --max_train_steps or --max_train_images, not both.")
     if not config.pretrained_model_name_or_path:
         if config.new_noise:
-            raise UserError("--new_noise changes the noise of a --pretrained_model_name_or_path; omit it.")
+            raise UserError("--new_noise needs a --pretrained_model_name_or_path, whose noise it replaces; omit it.")
         return
     if config.model_config_name_or_path:
         raise UserError(
@@ -164,7 +191,7 @@ def _check_noise(config: TrainingConfig) -> None:
         raise UserError(f"--timestep_sampling_mean is {config.timestep_sampling_mean}; give log sigma, -20 to 20.")
     if config.noise_calibration and "anime" not in (config.timestep_sampling, config.ddpm_beta_schedule):
         raise UserError(
-            "--noise_calibration is for a noise that is called `anime`; give --timestep_sampling anime or "
+            "--noise_calibration has no effect without `anime`; give --timestep_sampling anime or "
             "--ddpm_beta_schedule anime."
         )
 
@@ -175,9 +202,9 @@ def _check_distillation(config: TrainingConfig) -> None:
     if config.new_noise:
         raise UserError("--distill keeps the noise that the model was trained with; omit --new_noise.")
     if not config.pretrained_model_name_or_path:
-        raise UserError("--distill starts from a trained model; give it as --pretrained_model_name_or_path.")
+        raise UserError("--distill needs a trained model; give it as --pretrained_model_name_or_path.")
     if config.ddpm_num_inference_steps not in (None, config.distill):
-        raise UserError("--ddpm_num_inference_steps are those of --distill; omit the former.")
+        raise UserError("--distill decides --ddpm_num_inference_steps; omit the latter.")
     for name in ("loss_weighting", "snr_gamma", "timestep_sampling", "fractional_timesteps", "noise_candidates"):
         if config.is_given(name):
             raise UserError(f"--{name} belongs to the diffusion loss, which --distill replaces; omit one of the two.")
@@ -185,22 +212,22 @@ def _check_distillation(config: TrainingConfig) -> None:
 
 def _check_execution(config: TrainingConfig) -> None:
     if config.offload_ema and not (config.use_ema or config.ema_sigma_rels):
-        raise UserError("--offload_ema moves the averages, and --no-use_ema leaves none; give one of the two.")
+        raise UserError("--offload_ema needs an EMA, which --no-use_ema turns off; give one of the two.")
     if config.torch_compile == "regional" and config.gradient_checkpointing == "selective":
         raise UserError(
-            "--torch_compile regional compiles blocks whole and --gradient_checkpointing selective cuts them; take "
+            "--torch_compile regional compiles whole blocks, but --gradient_checkpointing selective splits them; use "
             "--torch_compile whole or --gradient_checkpointing blocks."
         )
 
 
 def _check_output(config: TrainingConfig) -> None:
     if config.save_best and (not config.eval_steps or "kid" not in listed(config.eval_metrics)):
-        raise UserError("--save_best keeps the pipeline with the least KID; give --eval_steps, and kid to measure.")
+        raise UserError("--save_best needs the KID of evaluations; give --eval_steps, and kid in --eval_metrics.")
     if config.push_to_hub:
         name = config.hub_model_id or Path(config.output_dir).resolve().name
         check_repository(name, "--hub_model_id" if config.hub_model_id else "--push_to_hub without --hub_model_id:")
     if config.overwrite_output_dir and config.resume_from_checkpoint:
-        raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (go on), not both.")
+        raise UserError("Give --overwrite_output_dir (start over) or --resume_from_checkpoint (resume), not both.")
     logging_dir = Path(config.logging_dir)
     if logging_dir.is_absolute() or ".." in logging_dir.parts or not logging_dir.parts:
         raise UserError(f"--logging_dir {logging_dir} must be a folder inside --output_dir; give a name like logs.")
@@ -217,7 +244,7 @@ def parse_config(argv: Sequence[str] | None = None, prog: str = "train_anime_ddp
         prog: The command's name in `--help`.
 
     Raises:
-        UserError: An unknown flag or setting, or a value that cannot be meant.
+        UserError: An unknown flag or setting, or an invalid value.
     """
     arguments, unknown = _build_parser(prog).parse_known_args(argv)
     if unknown:
@@ -236,24 +263,28 @@ def parse_config(argv: Sequence[str] | None = None, prog: str = "train_anime_ddp
 def _build_parser(prog: str) -> argparse.ArgumentParser:
     parser = OneSentenceParser(
         prog=prog,
-        description="Train or fine-tune a DDPM on anime faces, with labels or without. Without a data set it trains a "
-        "small network on faces it draws itself. To resume, run the same command again.",
+        usage=f"{prog} [flags]",
+        description=EXAMPLE.format(prog=prog),
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument(
-        "--config", metavar="RUN.YAML", help="Settings from a YAML file with the same names; flags win over it."
+    add_flags(parser, TrainingConfig, MOST_USED, last=(NoiseSettings, PatchSettings, DistillationSettings))
+    others = parser.add_argument_group("Settings file, help")
+    others.add_argument(
+        "--config", metavar="RUN.YAML", help="YAML file with settings of these names; flags override it."
     )
-    add_flags(parser, TrainingConfig)
+    others.add_argument("-h", "--help", action="help", help="Show this help.")
     return parser
 
 
 def _hide(secret: str) -> None:
-    """Blot `secret` out of the process's arguments, which W&B keeps with a run."""
+    """Remove `secret` from the arguments of the process, which W&B stores with a run."""
     sys.argv[:] = [argument.replace(secret, "***") for argument in sys.argv]
 
 
 def _drawn_faces_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """The preset, without the entries that what the user gave makes meaningless."""
+    """The preset, without entries that conflict with the given settings."""
     preset = dict(DRAWN_FACES_RUN)
     other_model = given.get("pretrained_model_name_or_path") or given.get("model_config_name_or_path")
     if other_model:  # the step size is for the preset's own small network

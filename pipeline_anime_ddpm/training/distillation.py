@@ -45,7 +45,7 @@ def distilled(scheduler: AnimeNoiseScheduler, steps: int) -> AnimeNoiseScheduler
     except ValueError as error:
         raise UserError(f"--distill {steps}: {error}") from error
     if few.snr(few.timesteps[0]) == 0:
-        raise UserError("--distill needs a noise table, or a lambda_min_clipped, that does not begin at zero SNR.")
+        raise UserError("--distill needs a noise table, or a lambda_min_clipped, without zero terminal SNR.")
     return few
 
 
@@ -82,7 +82,7 @@ class Teacher:
             self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
             self.pipeline.check_guidance(scale, window, is_labelled=bool(labels))
         except ValueError as error:
-            raise UserError(f"--distill cannot be guided so: {error}") from error
+            raise UserError(f"--distill cannot use this guidance: {error}") from error
         self.grid = coordinate_grid(full_side(unet), full_side(unet), device)
         self.scheduler = scheduler
         self.jumps = scheduler.config.distilled_steps
@@ -142,7 +142,7 @@ class Teacher:
         return self.scheduler.bound(self.scheduler.pred_original_sample(output, timesteps, sample))
 
     def seen(self, state: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a network is given of y at noise levels σ `(B,)`: x_t and t."""
+        """The network inputs for y at noise levels σ `(B,)`: x_t and t."""
         return state / _column(1 + sigma**2).sqrt(), self.scheduler.timesteps_of(sigma).float()
 
 

@@ -1,4 +1,4 @@
-"""How a stock `UNet2DModel` is computed: the same function in less time or memory.
+"""Compute a stock `UNet2DModel` in less time or memory, with the same result.
 
 Nothing here changes weights, names or configuration, so what is saved is the plain network of diffusers. Only the
 `forward` of single modules is replaced, on the instance.
@@ -146,10 +146,10 @@ def check_compiler(device: torch.device) -> None:
             get_cpp_compiler()
         except Exception as error:  # torch._inductor has an error class of its own for this
             raise UserError(
-                f"--torch_compile needs a C++ compiler ({first_line(error)}); install g++ or leave the flag away."
+                f"--torch_compile needs a C++ compiler ({first_line(error)}); install g++ or omit the flag."
             ) from error
     elif device.type == "cuda" and not has_triton():
-        raise UserError("--torch_compile needs Triton on CUDA; run `pip install triton` or leave the flag away.")
+        raise UserError("--torch_compile needs Triton on CUDA; run `pip install triton` or omit the flag.")
 
 
 def compile_unet(unet: UNet2DModel, how: str) -> None:

@@ -1,4 +1,4 @@
-"""What this machine can train with at a sensible speed: precision, CPU cores, compiler; and the launcher."""
+"""Check the machine and the launcher: precision, CPU cores, compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .optimizers import check_optimizer
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
 }  # fmt: skip
-# What launchers tell their processes: torchrun, and the kinds of mpirun.
+# Environment variables of launchers: torchrun, and the kinds of mpirun.
 NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -35,11 +35,11 @@ def choose_precision(asked: str | None) -> str:
     if precision == "no" or _has_accelerator():
         return precision
     if precision == "fp16":
-        raise UserError("--mixed_precision fp16 needs a GPU; leave it away on a CPU.")
+        raise UserError("--mixed_precision fp16 needs a GPU; omit it on a CPU.")
     if precision == "bf16" and not _cpu_has_bf16():
         raise UserError(
             "--mixed_precision bf16 needs a GPU or a CPU with bf16 instructions, and would be hundreds of times slower "
-            "on this one; leave it away."
+            "on this one; omit it."
         )
     return precision
 
@@ -58,7 +58,7 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
     check_launcher()
     accelerator = new_accelerator(
         config.gradient_accumulation_steps,
-        # accelerate has torchrun's processes share their work on CPUs only if it is told to
+        # accelerate has torchrun's processes share their work on CPUs only with this setting
         cpu=int(os.environ.get("WORLD_SIZE") or 1) > 1 and not _has_accelerator(),
         mixed_precision=precision,
         log_with=config.trackers or None,
@@ -73,14 +73,14 @@ def build_accelerator(config: TrainingConfig, precision: str) -> Accelerator:
 
 
 def check_launcher() -> None:
-    """Refuse to be one process where `accelerate launch` was told of several: on CPUs it starts one, without a word.
+    """Refuse to run as one process if `accelerate launch` should start several: on CPUs it silently starts one.
 
-    Of what it was told, only the address at which the others were to meet reaches the script.
+    Of its arguments, only the address of the main process reaches the script.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if launched and not any(name in os.environ for name in NUMBERS_OF_PROCESSES):
         raise UserError(
-            "`accelerate launch` was told to start several processes, and on CPUs it has started one; use `torchrun "
+            "`accelerate launch` should start several processes, but on CPUs it started one; use `torchrun "
             "--nproc_per_node 2` or `accelerate launch --config_file configs/cpu_ranks.yaml` (for one process, give "
             "--num_processes 1, and unset MASTER_ADDR if it is set)."
         )
@@ -89,12 +89,12 @@ def check_launcher() -> None:
 def new_accelerator(accumulation: int, **settings) -> Accelerator:
     """An Accelerator, or one sentence about a launcher or machine that this script cannot work with.
 
-    It is not told of the accumulation: `train_step` cuts its batch itself, into parts that depend on the patch side.
+    It does not know of accumulation: `train_step` splits its batch itself, into parts that depend on the patch side.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
-                f"{name} splits the weights between processes, which averages and checkpoints need whole; launch with "
+                f"{name} splits the weights between processes, but EMA and checkpoints need all of them; launch with "
                 "plain data parallelism, such as configs/multi_gpu.yaml."
             )
     try:
@@ -110,7 +110,7 @@ def new_accelerator(accumulation: int, **settings) -> Accelerator:
 def use_cpu_cores(device: torch.device) -> int:
     """Give a CPU training all cores of the machine, shared between its ranks; returns the threads of this one.
 
-    `accelerate launch` allows one thread unless told otherwise, which would leave every other core idle. A number
+    `accelerate launch` allows one thread by default, which would leave all other cores idle. A number
     above one, or one given without `accelerate launch`, is taken as meant.
     """
     launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -46,7 +46,7 @@ class RunLabels:
 
     @property
     def sizes(self) -> list[int]:
-        """How many values each attribute has, "any" not counted."""
+        """Number of values of each attribute, without "any"."""
         return [len(values) for values in self.names.values()]
 
     @property
@@ -85,7 +85,7 @@ def run_labels(config: TrainingConfig, source: Source | None) -> RunLabels | Non
     names = _names_for_classes(config, data) if known is None else merged(known, data)
     if not data:
         logger.warning(
-            "%s draws %s on request, and without --label_columns every image counts as any of them.",
+            "%s is labelled (%s), but without --label_columns the run trains on `any` alone.",
             config.pretrained_model_name_or_path,
             " and ".join(names),
         )
@@ -105,7 +105,7 @@ def merged(known: Names, data: Names) -> dict[str, list[str]]:
     try:
         check_labels(both, "The model together with the data")
     except ValueError as error:
-        raise UserError(f"{error}; spell them as the model does, or give fewer --label_columns.") from error
+        raise UserError(f"{error}; spell them as in the model, or give fewer --label_columns.") from error
     return both
 
 
@@ -155,7 +155,7 @@ def with_labels(unet: UNet2DModel, labels: RunLabels, codes: torch.Generator | N
     config = unet.config
     if config["class_embed_type"] is not None:
         raise UserError(
-            f"The network's classes are of the type {config['class_embed_type']!r}, which labels cannot use; take one "
+            f"The network has class_embed_type {config['class_embed_type']!r}, which labels cannot use; choose one "
             "with num_class_embeds alone."
         )
     rows = _rows(labels)
@@ -193,7 +193,7 @@ def _codes_of_new_values(labels: RunLabels, width: int, generator: torch.Generat
 
 
 def _rows(labels: RunLabels) -> list[int]:
-    """Of each new combination, the row that the network has for it: that with "any" for values that are new to it."""
+    """For each new combination, its row in the network's embedding; values that are new to it count as "any"."""
     known = labels.names if labels.known is None else labels.known
     strides, stride = {}, 1
     for attribute in reversed(known):

@@ -59,7 +59,7 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
         sampled with.
 
     Raises:
-        UserError: if a model cannot be had, cannot be trained as a DDPM, or cannot take the resolution.
+        UserError: if a model cannot be loaded, cannot be trained as a DDPM, or cannot take the resolution.
     """
     if config.pretrained_model_name_or_path:
         unet, noise = _pretrained(config)
@@ -85,10 +85,12 @@ def use_xformers(unet: UNet2DModel) -> None:
         except ValueError as error:
             reason = first_line(error)
     if reason:
-        logger.warning("Attention is computed by PyTorch and not by xformers: %s.", reason)
+        logger.warning("Using the attention of PyTorch instead of xformers: %s.", reason)
 
 
-def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None) -> UNet2DModel | None:
+def load_guide_to_keep(
+    config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | None = None
+) -> UNet2DModel | None:
     """The guide of the pre-trained pipeline, which the trained `unet` keeps; None if there is none.
 
     Nor is there one where the run takes its own, where a distilled network is to draw without, and where a guide would
@@ -101,7 +103,7 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | No
     if guide is None:
         return None
     if full_side(guide) != full_side(unet):
-        logger.warning("The guide of %s is for another resolution and is left out; --save_guide_at makes one.", name)
+        logger.warning("The guide network of %s has another resolution; it is dropped, see --save_guide_at.", name)
         return None
     guide = guide.float()
     return guide if labels is None else with_labels(guide, labels)
@@ -110,13 +112,13 @@ def kept_guide(config: TrainingConfig, unet: UNet2DModel, labels: RunLabels | No
 def introduction(
     config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, labels: RunLabels | None = None
 ) -> str:
-    """What the run is, in words."""
+    """One or two sentences that describe the run, for the log."""
     size, parameters = full_side(unet), unet.num_parameters() / 1e6
     if config.uses_drawn_faces:
         text = (
-            f"No data set given: the project draws {NUM_DRAWN_FACES:,} anime faces of {size} pixels itself and trains "
-            f"a network of {parameters:.1f} M parameters on them.\n"
-            "To train on your own pictures: --train_data_dir FOLDER, or --dataset_name NAME for a data set of the Hub."
+            f"No data set given: training a network of {parameters:.1f} M parameters on {NUM_DRAWN_FACES:,} synthetic "
+            f"anime faces of {size} pixels.\n"
+            "To train on your own images, give --train_data_dir FOLDER, or --dataset_name NAME for the Hub."
         )
     else:
         data = config.dataset_name or config.train_data_dir
@@ -134,7 +136,7 @@ def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
         UserError: if it cannot take that, or images in colour.
     """
     block = _checked_block(unet)
-    own_side = _own_side(unet) if config.pretrained_model_name_or_path else None
+    own_side = _sample_size(unet) if config.pretrained_model_name_or_path else None
     resolution = config.resolution or (own_side and own_side * block) or 64
     _check_resolution(unet, resolution)
     unet.register_to_config(sample_size=resolution // block)
@@ -163,13 +165,13 @@ def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAda
         raise UserError(f"--patch_sizes: {error}") from error
 
 
-def _own_side(unet: UNet2DModel) -> int | None:
+def _sample_size(unet: UNet2DModel) -> int | None:
     """The side of what a pre-trained network is for, if it is square."""
     size = unet.config.sample_size
     if size is None or isinstance(size, int):
         return size
     if len(set(size)) > 1:
-        raise UserError(f"The pre-trained model draws images of {size[0]} x {size[1]}; give a --resolution.")
+        raise UserError(f"The pre-trained model generates images of {size[0]} x {size[1]} pixels; give a --resolution.")
     return size[0]
 
 
@@ -190,11 +192,11 @@ def _training_knobs(config: TrainingConfig, resolution: int) -> dict:
     return knobs
 
 
-def fitting_solver(prediction_type: str) -> str:
-    """What draws well with a network after a short training.
+def default_solver(prediction_type: str) -> str:
+    """The solver with the best images after a short training.
 
     One that predicts ε errs at the noisiest levels, and DPM-Solver++ makes too much of that: it has 2.7 to 7 times the
-    KID of DDIM with such networks of model_card/noise.md (A, B, PA, PC, PR), and the same with those that predict v.
+    KID of DDIM with such networks of docs/measured/noise.md (A, B, PA, PC, PR), and the same with those that predict v.
     """
     return "ddim" if prediction_type == "epsilon" else "dpmsolver++"
 
@@ -206,7 +208,7 @@ def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
             num_train_timesteps=config.ddpm_num_steps or 1000,
             beta_schedule=config.ddpm_beta_schedule or "squaredcos_cap_v2",
             prediction_type=prediction_type,
-            solver=fitting_solver(prediction_type),
+            solver=default_solver(prediction_type),
             **knobs,
         )
     except ValueError as error:
@@ -222,7 +224,9 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
         side = (config.resolution or 64) // config.space_to_depth
         return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **UNET_SIZES[name])
     if config.space_to_depth > 1:
-        raise UserError("--space_to_depth is for a network of a size; a config tells its own, leave the flag away.")
+        raise UserError(
+            "--space_to_depth is for networks such as `small`; a UNet2DModel config has its own, so omit it."
+        )
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
@@ -251,7 +255,7 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
         # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows
-        drawn = {"timestep_spacing": "trailing", "solver": fitting_solver(noise.config.prediction_type)}
+        drawn = {"timestep_spacing": "trailing", "solver": default_solver(noise.config.prediction_type)}
         known = isinstance(noise, AnimeNoiseScheduler)
         scheduler = AnimeNoiseScheduler.from_config(noise.config, **({} if known else drawn))
     except (*HUB_ERRORS, TypeError, AttributeError) as error:
@@ -262,7 +266,7 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
     _check_distilled(config, scheduler.config.distilled_steps)
     if config.new_noise:
         return unet.float(), None
-    _check_kept(config, noise.config)
+    _check_kept_noise(config, noise.config)
     return unet.float(), scheduler.config
 
 
@@ -271,14 +275,14 @@ def _check_distilled(config: TrainingConfig, steps: int | None) -> None:
     name = config.pretrained_model_name_or_path
     if steps and not (config.distill and config.distill < steps and steps % config.distill == 0):
         raise UserError(
-            f"{name} was distilled and knows its {steps} steps only; train on the model that it was made of, or "
+            f"{name} was distilled to {steps} steps; train the model that it was distilled from, or "
             "--distill it into a number of steps that divides them."
         )
     if steps and config.distill_guidance_scale != 1:
-        raise UserError(f"{name} was distilled, with its guidance if any; leave --distill_guidance_scale away.")
+        raise UserError(f"{name} was already distilled, guidance included; omit --distill_guidance_scale.")
 
 
-def _check_kept(config: TrainingConfig, noise: dict) -> None:
+def _check_kept_noise(config: TrainingConfig, noise: dict) -> None:
     """A pre-trained network only knows its own table and prediction type: refuse flags that say another one."""
     for flag, key in (
         ("prediction_type", "prediction_type"),
@@ -289,7 +293,7 @@ def _check_kept(config: TrainingConfig, noise: dict) -> None:
         known = noise.get(key)
         if asked is not None and asked != known:
             raise UserError(
-                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; leave the flag away, or "
+                f"--{flag} is {asked!r} but the pre-trained model was trained with {known!r}; omit the flag, or "
                 "give --new_noise."
             )
 

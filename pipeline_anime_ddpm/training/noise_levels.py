@@ -45,7 +45,7 @@ def read_log_sigmas(path: str, resolution: int) -> list[float]:
         values, side = [float(value) for value in record["anime_log_sigmas"]], int(record["images"]["resolution"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--noise_calibration {path} is no calibration; give the --output_dir of `anime-ddpm calibrate`."
+            f"--noise_calibration {path} is not a calibration; give the --output_dir of `anime-ddpm calibrate`."
         ) from error
     if side != resolution:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What one optimiser step trains on, and the loss."""
+"""The batch of one optimiser step, and the loss."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ OUTER_LAYERS = frozenset({"conv_in", "conv_out", "time_embedding", "class_embedd
 def check_optimizer(name: str) -> None:
     """Raise a UserError, before anything is loaded, for an optimiser that is not installed."""
     if name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("--optimizer adamw8bit needs a package; run `pip install bitsandbytes` or take adamw.")
+        raise UserError("--optimizer adamw8bit needs bitsandbytes; run `pip install bitsandbytes` or choose adamw.")
 
 
 def build_optimizer(config: TrainingConfig, unet: torch.nn.Module) -> torch.optim.Optimizer:

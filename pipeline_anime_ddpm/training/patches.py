@@ -57,13 +57,13 @@ class PatchTrainingAdapter:
         if not takes_coordinates(unet):
             raise ValueError(
                 f"The UNet takes {unet.config.in_channels} channels and gives {unet.config.out_channels}, without two "
-                "for coordinates; make the adapter with PatchTrainingAdapter.from_unet."
+                "for coordinates; create the adapter with PatchTrainingAdapter.from_unet."
             )
         if mode not in PATCH_MODES:
             raise ValueError(f"The patch mode {mode!r} is not known; choose one of {', '.join(PATCH_MODES)}.")
         if not 0 <= full_image_fraction < 1:
             raise ValueError(
-                f"The share of full-image training is {full_image_fraction}; give 0 or more, and less than 1."
+                f"The fraction of full-image training is {full_image_fraction}; give 0 or more, and less than 1."
             )
         check_sides(unet, sides)
         self.unet, self.mode, self.full_image_fraction = unet, mode, full_image_fraction
@@ -108,10 +108,12 @@ class PatchTrainingAdapter:
     def _checked(self, probabilities: Sequence[float]) -> tuple[float, ...]:
         values = tuple(float(p) for p in probabilities)
         if len(values) != len(self.sides):
-            raise ValueError(f"There are {len(values)} patch probabilities for {len(self.sides)} sides; give as many.")
+            raise ValueError(
+                f"There are {len(values)} patch probabilities for {len(self.sides)} sides; give one for each."
+            )
         if not all(0 <= p <= 1 for p in values) or abs(sum(values) - 1) > 1e-6:
             raise ValueError(
-                f"The patch probabilities {', '.join(f'{p:g}' for p in values)} are no distribution, their sum is "
+                f"The patch probabilities {', '.join(f'{p:g}' for p in values)} are not a distribution, their sum is "
                 f"{sum(values):g}; give numbers from 0 to 1 that sum to 1."
             )
         return values
@@ -140,7 +142,7 @@ class PatchTrainingAdapter:
     def description(self) -> str:
         """One sentence for the log."""
         if self.used_sides() == (self.resolution,):
-            return "Every step sees full images, with the coordinates that the network takes."
+            return "Every step uses full images, with the coordinate channels that the network expects."
         start, end = self.probabilities_at(0.0), dict(zip(self.sides, self.final_probabilities, strict=True))
         shares = ", ".join(
             f"{p:.0%} on {side} pixels" + (f" (at last {end[side]:.0%})" if end[side] != p else "")
@@ -197,7 +199,7 @@ def space_to_depth(unet: UNet2DModel) -> int:
     """
     side = math.isqrt(unet.config.out_channels // RGB)
     if side < 1 or RGB * side**2 != unet.config.out_channels:
-        raise ValueError(f"{unet.config.out_channels} channels are no blocks of RGB pixels; take 3, 12, 27 or 48.")
+        raise ValueError(f"{unet.config.out_channels} channels are not blocks of RGB pixels; use 3, 12, 27 or 48.")
     return side
 
 
@@ -220,7 +222,7 @@ def full_side(unet: UNet2DModel) -> int:
 
 
 def side_unit(unet: UNet2DModel) -> int:
-    """What sides of images must be a multiple of: each level of the network but the last halves them."""
+    """The number that image sides must be a multiple of: each level of the network but the last halves them."""
     return space_to_depth(unet) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.data import Batch
 from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
-from pipeline_anime_ddpm.runs.numerics import Numerics, carried_to_gradient
+from pipeline_anime_ddpm.runs.numerics import Numerics, with_nan_gradient
 from pipeline_anime_ddpm.runs.snapshots import list_snapshots
 from pipeline_anime_ddpm.runs.tracking import LossMeter
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
@@ -45,7 +45,7 @@ def patched(work):
 
 
 @pytest.mark.slow
-def test_a_patch_run_says_what_it_does_and_leaves_a_normal_pipeline(patched):
+def test_patch_run_says_what_it_does_and_leaves_a_normal_pipeline(patched):
     folder, done = patched
     assert "60% on 8 pixels (at last 10%)" in done.stdout and "the last 20% on full images" in done.stdout
     for pipeline in (
@@ -64,7 +64,7 @@ def test_sampling_a_patch_model_is_one_forward_pass_of_the_whole_image_a_step(pa
     assert shapes == [(2, 5, 16, 16)] * 3
 
 
-def test_stopped_in_the_middle_of_a_patch_schedule_a_run_ends_with_the_same_bits(work, patched, in_process):
+def test_patch_run_resumes_bit_exact(work, patched, in_process):
     """Sides, places and averages go on as if nothing had happened; snapshots of lost steps are made again."""
     output = work / "patched_again"
     shutil.copytree(patched[0] / "checkpoint-7", output / "checkpoint-7")
@@ -156,21 +156,21 @@ def test_runs_with_another_memory_layout_or_optimiser_resume_with_the_same_bits(
     assert_same_bits(final_state(tmp_path / "whole"), final_state(tmp_path / "again"))
 
 
-def test_the_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path, capsys):
+def test_order_in_memory_of_an_8_bit_optimiser_stays(work, in_process, tmp_path, capsys):
     pytest.importorskip("bitsandbytes")
     in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=1))
     with pytest.raises(SystemExit):
         in_process(*flags(work, tmp_path / "run", optimizer="adamw8bit", max_train_steps=2, channels_last=True))
-    assert "train on with the same --channels_last" in capsys.readouterr().err
+    assert "resume with the same --channels_last" in capsys.readouterr().err
 
 
-def test_a_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
+def test_finished_run_may_be_computed_in_another_way_when_it_is_trained_on(work, in_process, tmp_path, capsys):
     in_process(*flags(work, tmp_path / "run", max_train_steps=2))
     in_process(*flags(work, tmp_path / "run", max_train_steps=3, gradient_checkpointing=True))
     assert "Resuming from" in capsys.readouterr().out
 
 
-def test_patch_training_goes_on_from_a_patch_model_and_full_training_too(work, patched, in_process, tmp_path):
+def test_patch_training_resumes_from_a_patch_model_and_full_training_too(work, patched, in_process, tmp_path):
     for name, patches in (("patches", {"patch_sizes": "8,16"}), ("full", {})):
         settings = {"pretrained_model_name_or_path": patched[0], "max_train_steps": 1, **patches}
         arguments = flags(work, tmp_path / name, **settings)
@@ -201,7 +201,7 @@ def quick_compiler(monkeypatch):
     ("how", "recomputed"), [("regional", None), ("whole", None), ("whole", "selective"), ("regional", "blocks")]
 )
 @pytest.mark.slow
-def test_a_compiled_network_trains_alike_and_says_how_long_compiling_took(
+def test_compiled_network_trains_alike_and_says_how_long_compiling_took(
     work, in_process, quick_compiler, tmp_path, capsys, how, recomputed, tiny_unet
 ):
     if how == "whole" and parse(torch.__version__) < parse("2.14"):
@@ -237,7 +237,7 @@ def step_without_host(tiny_unet, what):
             for name in ("clean", "noise", "timesteps", "coordinates"):
                 setattr(part, name, mode.from_tensor(getattr(part, name)))
             loss, error = diffusion_loss(unet, generators, part)
-            carried_to_gradient(loss, 0.5).backward()
+            with_nan_gradient(loss, 0.5).backward()
             meter.add(loss, error, part.timesteps)
             numerics.add(loss, error, part.timesteps)
         norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -259,8 +259,8 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
     [
         ({"patch_sizes": "7,16"}, "cannot take a patch side of 7 pixels; valid are [2, 4, 6, 8, 10, 12, 14, 16]"),
         ({"patch_sizes": "8,32"}, "larger than the images of 16 pixels"),
-        ({"patch_sizes": "8,x"}, "give a whole number or several, with commas between"),
-        ({"patch_sizes": "8,16", "patch_probs": "0.5,0.6"}, "sums to 1.1; give shares that sum to 1"),
+        ({"patch_sizes": "8,x"}, "give a whole number or several, separated by commas"),
+        ({"patch_sizes": "8,16", "patch_probs": "0.5,0.6"}, "sums to 1.1; give probabilities that sum to 1"),
         ({"patch_sizes": "8,16", "patch_probs": "1"}, "1 numbers for 2 --patch_sizes"),
         ({"patch_probs": "1"}, "--patch_probs does nothing without --patch_sizes"),
         ({"patch_mode": "constant_pixels"}, "does nothing without --patch_sizes"),
@@ -268,12 +268,12 @@ def test_nothing_in_the_hot_loop_asks_for_a_value(tiny_unet, what):
         ({"patch_sizes": "8", "patch_full_image_fraction": 1}, "give at least 0 and less than 1"),
         ({"ema_sigma_rels": "0.3"}, "between 0 and 0.2887"),
         ({"ema_snapshot_images": 5}, "give both or neither"),
-        ({"offload_ema": True, "no-use_ema": True}, "leaves none; give one of the two"),
-        ({"gradient_checkpointing": True, "torch_compile": "regional"}, "take --torch_compile whole or"),
+        ({"offload_ema": True, "no-use_ema": True}, "turns off; give one of the two"),
+        ({"gradient_checkpointing": True, "torch_compile": "regional"}, "use --torch_compile whole or"),
         ({"gradient_checkpointing": "all"}, "choose one of selective, blocks"),
     ],
 )
-def test_a_mistake_costs_one_sentence(work, tmp_path, in_process, capsys, settings, says):
+def test_mistake_is_one_error(work, tmp_path, in_process, capsys, settings, says):
     with pytest.raises(SystemExit) as exit:
         in_process(*flags(work, tmp_path / "new", **settings))
     assert exit.value.code == 2
@@ -282,7 +282,7 @@ def test_a_mistake_costs_one_sentence(work, tmp_path, in_process, capsys, settin
     assert not (tmp_path / "new").exists()
 
 
-def test_compiling_without_a_compiler_costs_one_sentence(work, tmp_path, in_process, capsys, monkeypatch):
+def test_compiling_without_a_compiler_is_one_error(work, tmp_path, in_process, capsys, monkeypatch):
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
@@ -295,4 +295,4 @@ def test_eight_bit_optimiser_without_its_package(work, tmp_path, in_process, cap
     monkeypatch.setattr("pipeline_anime_ddpm.training.optimizers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         in_process(*flags(work, tmp_path / "new", optimizer="adamw8bit"))
-    assert "run `pip install bitsandbytes` or take adamw" in capsys.readouterr().err
+    assert "run `pip install bitsandbytes` or choose adamw" in capsys.readouterr().err

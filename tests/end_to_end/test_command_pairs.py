@@ -80,7 +80,7 @@ def evaluate(do, faces, tiny_vit, tmp_path):
     return call
 
 
-def test_each_command_reads_what_the_ones_before_it_have_written(train, evaluate, do, faces, tiny_vit, tmp_path):
+def test_each_command_reads_what_the_previous_ones_wrote(train, evaluate, do, faces, tiny_vit, tmp_path):
     (tmp_path / "card.yaml").write_text(CARD)
     run = train("run", ema_sigma_rels="0.1", save_guide_at=8)
     judged, printed = evaluate(run, "judged")
@@ -137,7 +137,7 @@ def hub(work):
         shutil.rmtree(table)
 
 
-def test_a_hub_data_set_is_trained_on_measured_and_named_in_a_card_that_is_pushed(hub, work, tiny_vit, tmp_path):
+def test_hub_data_set_is_trained_on_measured_and_named_in_a_card_that_is_pushed(hub, work, tiny_vit, tmp_path):
     home = environment(**hub.env, HF_DATASETS_OFFLINE="0", HF_HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT))
 
     def do(*arguments):

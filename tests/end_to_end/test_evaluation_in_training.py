@@ -48,14 +48,15 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_rows_are_at_the_intervals_and_hold_what_was_asked_for(whole):
+def test_rows_are_at_the_intervals_and_hold_what_was_requested(whole):
     output, done = whole
     table = rows(output)
     assert [(row["step"], row["images"]) for row in table] == [("8", "32"), ("16", "64"), ("24", "96")]
     assert all(float(row["kid_std"]) > 0 and float(row["fid"]) > 0 for row in table)
     assert len({row["kid"] for row in table}) == 3
     assert (
-        "Every 8 steps, 16 images are judged by kid,fid (tiny-vit) against 20 images of the train split" in done.stdout
+        "Every 8 steps: kid,fid of 16 sampled images against 20 images of the train split, with tiny-vit features"
+        in done.stdout
     )
 
 
@@ -74,7 +75,7 @@ def test_rows_with_other_columns_stay_under_their_names(tmp_path):
     assert [row["conditions"] for row in read] == ["ca", "cb", "cb", "ca"]
 
 
-def test_the_best_pipeline_is_kept(whole):
+def test_best_pipeline_is_kept(whole):
     output, _ = whole
     kids = [float(row["kid"]) for row in rows(output)]
     best = load_file(output / "best" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -90,7 +91,7 @@ def test_measuring_does_not_change_what_is_trained(work, judged, whole, tmp_path
     assert_same_bits(final_state(whole[0]), final_state(tmp_path / "plain"))
 
 
-def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp_path):
+def test_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp_path):
     output = tmp_path / "again"
     shutil.copytree(whole[0], output)
     shutil.rmtree(output / "checkpoint-24")  # as if it had been killed after the last measurement
@@ -101,8 +102,8 @@ def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"save_best": True}, "--save_best keeps the pipeline with the least KID; give --eval_steps"),
-        ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid to measure"),
+        ({"save_best": True}, "--save_best needs the KID of evaluations; give --eval_steps"),
+        ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid in --eval_metrics"),
         ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, mind, prc, not isc"),
         ({"eval_images": 64}, "--eval_images does nothing without --eval_steps"),
         ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7; give 8 or more"),
@@ -113,7 +114,7 @@ def test_an_interrupted_run_measures_the_same_values_again(work, judged, whole, 
         ({"eval_steps": 5, "eval_extractor": "TINY", "eval_dataset": "no/where"}, "'no/where' cannot be loaded"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_training(work, tiny_vit, in_process, tmp_path, capsys, settings, sentence):
+def test_mistake_is_refused_before_training(work, tiny_vit, in_process, tmp_path, capsys, settings, sentence):
     settings = {name: tiny_vit if value == "TINY" else value for name, value in settings.items()}
     with pytest.raises(SystemExit) as stop:
         in_process(*flags(work, tmp_path / "run", **settings))
@@ -146,7 +147,7 @@ def test_efficientnet_judges_a_training_by_its_name(work, tiny_unet, tmp_path, m
         eval_extractor="efficientnet-lite0",
     )  # fmt: skip
     judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
-    assert "are judged by kid (EfficientNet-Lite0 (ImageNet))" in judge.description
+    assert "with EfficientNet-Lite0 (ImageNet) features" in judge.description
     pipeline = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100))
     pipeline.set_progress_bar_config(disable=True)
     assert math.isfinite(judge.measure(pipeline)["kid"])

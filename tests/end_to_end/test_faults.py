@@ -1,4 +1,4 @@
-"""Whatever befalls a run, the same command ends with the bits of one that nothing has befallen."""
+"""After any fault, the same command ends with the bits of an undisturbed run."""
 
 import random
 import re
@@ -36,14 +36,14 @@ def halves(wholes):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: re.sub(r"\W+", "-", fault.name).strip("-"))
-def test_the_same_command_makes_it_good(fault, wholes, halves, tmp_path):
+def test_same_command_repairs_the_run(fault, wholes, halves, tmp_path):
     course = halves[fault.course].copy(tmp_path / "course")
     fault.strike(course, random.Random(0))
     course.finish()
     assert_same(course, wholes[fault.course])
 
 
-def test_a_run_that_nothing_befalls_shows_each_image_once_an_epoch(wholes):
+def test_each_image_is_seen_once_an_epoch(wholes):
     for whole in wholes.values():
         assert_each_image_once(whole)
 
@@ -63,7 +63,7 @@ MOMENTS = [
 ]
 
 
-def test_a_run_that_is_killed_again_and_again_loses_nothing_and_leaves_nothing(wholes, tmp_path):
+def test_repeatedly_killed_run_loses_nothing(wholes, tmp_path):
     course = wholes["cached"].renewed(tmp_path / "course")
     for moment in MOMENTS:
         assert course.run(Strike(moment)).code == -signal.SIGKILL, moment
@@ -94,13 +94,13 @@ def test_of_two_new_runs_that_start_at_once_one_goes_on(wholes, tmp_path):
     first = course.start(Strike(r"write .*/\.training_config", how="wait"))
     first.wait_until_here()
     second = course.run(**{"pipeline_anime_ddpm.runs.folder:PATIENCE": 0.1})
-    assert second.code == 2 and "another run is at work there" in second.line("error: ")
+    assert second.code == 2 and "another run is using it" in second.line("error: ")
     first.go_on()
     assert first.end().code == 0
     assert_same(course, wholes["cached"])
 
 
-def test_the_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tmp_path, monkeypatch, capsys):
+def test_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from faults import measure, with_others
     from render import render_faults

@@ -36,13 +36,13 @@ def test_its_code_is_that_of_the_package(folder):
         )
 
 
-def test_all_of_it_is_small_and_holds_numbers_alone():
+def test_shipped_files_are_small_and_numeric():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".py", ".md", ".yaml", ".png", ".csv", ""}
 
 
-def test_it_draws_faces_of_64_pixels_guided_as_its_card_says():
+def test_it_generates_faces_of_64_pixels_guided_as_its_card_says():
     pipe = shipped_pipeline(FOLDER)
     drawn = {}
     for scale in (None, 1.5, 1.0):
@@ -67,7 +67,7 @@ def test_few_steps_are_all_that_the_distilled_one_needs():
     assert near < 0.5 * far, "it jumps to where the guided network goes in ten steps, not in four"
 
 
-def test_the_labelled_one_draws_the_hair_that_is_asked_for():
+def test_labelled_one_generates_the_hair_requested():
     pipe, redness = shipped_pipeline(LABELLED), {}
     assert len(pipe.labels["hair"]) == 12 and len(pipe.labels["eyes"]) == 10
     for hair in ("red", "green", "blue"):

@@ -39,7 +39,7 @@ def stop_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_stopped_and_resumed_a_labelled_run_ends_with_the_same_bits(labelled, in_process, monkeypatch, streaming):
+def test_labelled_run_resumes_bit_exact(labelled, in_process, monkeypatch, streaming):
     path = {"streaming": True, "shuffle_buffer_size": 7} if streaming else {}
     folders = [labelled / f"{name}-{streaming}" for name in ("whole", "stopped")]
     options = LABELS | path | {"logging_steps": 1, "random_flip": True}
@@ -55,7 +55,7 @@ def test_stopped_and_resumed_a_labelled_run_ends_with_the_same_bits(labelled, in
     assert whole["pipeline", "class_embedding.weight"].shape[0] == (1 + 1) * (3 + 1)
 
 
-def test_the_pipeline_knows_its_labels_and_other_labels_are_another_run(labelled, in_process, capsys):
+def test_pipeline_knows_its_labels_and_other_labels_are_another_run(labelled, in_process, capsys):
     folder = labelled / "known"
     in_process(*flags(labelled, folder, **LABELS))
     pipeline = AnimeDDPMPipeline.from_pretrained(folder)
@@ -68,9 +68,7 @@ def test_the_pipeline_knows_its_labels_and_other_labels_are_another_run(labelled
     assert "holds another run (--label_columns" in capsys.readouterr().err
 
 
-def test_a_network_without_labels_is_trained_on_with_them_and_without_a_step_is_what_it_was(
-    labelled, in_process, capsys
-):
+def test_unlabelled_network_gains_labels_without_changing_its_output(labelled, in_process, capsys):
     base, tuned = labelled / "base", labelled / "tuned"
     in_process(*flags(labelled, base, max_train_steps=4))
     options = LABELS | {"pretrained_model_name_or_path": base, "max_train_steps": 3, "learning_rate": 1e-3}

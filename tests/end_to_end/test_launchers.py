@@ -49,7 +49,7 @@ def test_as_many_processes_train_as_the_launcher_was_told(launcher, processes, w
     assert done.stdout.count("images to go, ") == 1, "one training, and not one of each process"
 
 
-def test_a_launcher_that_starts_fewer_processes_than_it_was_told_is_refused(work, tmp_path):
+def test_launcher_that_starts_fewer_processes_than_it_was_told_is_refused(work, tmp_path):
     done = launch([*ACCELERATE, "--cpu", "--num_processes", "2"], work, tmp_path / "run")
-    assert done.returncode != 0 and "has started one; use `torchrun" in done.stderr
+    assert done.returncode != 0 and "it started one; use `torchrun" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -43,7 +43,7 @@ def test_growth_is_told_after_the_warm_up_and_a_single_peak_is_none(long_run):
     assert found["files"][1] - found["files"][0] == pytest.approx(44, abs=1)
 
 
-def test_what_the_first_evaluation_and_push_load_belongs_to_the_warm_up(long_run):
+def test_memory_of_the_first_evaluation_and_push_counts_as_warm_up(long_run):
     rows = [row(minute, evaluations=minute // 25, pushes=minute // 30) for minute in range(61)]
     for late in rows[30:]:
         late |= {"memory": 1200, "files": 17}
@@ -53,7 +53,7 @@ def test_what_the_first_evaluation_and_push_load_belongs_to_the_warm_up(long_run
     assert found["warm_up"] == 31
 
 
-def test_the_result_is_whole_after_every_look_and_rendered(long_run, tmp_path):
+def test_result_is_whole_after_every_look_and_rendered(long_run, tmp_path):
     report = long_run.Report(tmp_path / "long_run.json", "A test", "python benchmarks/long_run.py")
     for part in ("cached", "streaming"):
         for minute in range(1, 11):

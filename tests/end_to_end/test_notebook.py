@@ -58,7 +58,7 @@ def test_it_trains_measures_draws_and_publishes(executed):
     assert os.listdir(folder / "drawn") and (folder / "evaluation" / "metrics.json").is_file()
 
 
-def test_it_goes_on_where_it_was_and_shows_pictures(executed):
+def test_evaluation_resumes_and_writes_pictures(executed):
     _, notebook = executed
     text = "".join(o.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs)
     assert "Resuming from" in text

@@ -49,13 +49,11 @@ def is_fast(run):
     return run.state.lr_scheduler.base_lrs[0] == run.config.learning_rate
 
 
-def test_steps_are_left_out_counted_and_listed_and_a_resumed_run_ends_with_the_same_bits(
-    work, in_process, broken, capsys, tmp_path
-):
+def test_nonfinite_steps_are_skipped_and_listed_and_resume_is_bit_exact(work, in_process, broken, capsys, tmp_path):
     broken(lambda run: float("nan" if run.state.step in (2, 7) else 1))
     in_process(*settings(work, tmp_path / "whole", checkpoints_total_limit="none"))
     text = capsys.readouterr().out  # which is read at each checkpoint
-    assert "Step 3 had no finite loss" in text and "Step 8 had no finite loss" in text
+    assert "Step 3 had a non-finite loss" in text and "Step 8 had a non-finite loss" in text
     with open(tmp_path / "whole" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["skipped_steps"] for row in rows] == ["2", "2"] and float(rows[0]["loss"]) > 0
@@ -75,7 +73,7 @@ def test_steps_are_left_out_counted_and_listed_and_a_resumed_run_ends_with_the_s
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_killed(
+def test_repeated_nonfinite_steps_roll_back_once_at_half_the_rate(
     work, in_process, broken, capsys, tmp_path, optimizer
 ):
     killed = []
@@ -89,7 +87,7 @@ def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_kill
     broken(factor)
     in_process(*settings(work, tmp_path / "whole", optimizer=optimizer))
     # checkpoint-9 was written in the middle of the three steps, and checkpoint-6 was kept beside it
-    assert "going back to" in capsys.readouterr().out
+    assert "resuming once from" in capsys.readouterr().out
     went_back = [e for e in events(tmp_path / "whole") if e["event"] == "went back"]
     assert [(e["step"], e["checkpoint"]) for e in went_back] == [(10, "checkpoint-6")]
     (last,) = (tmp_path / "whole").glob("checkpoint-*")
@@ -105,9 +103,7 @@ def test_after_too_many_in_a_row_it_goes_back_once_at_half_the_rate_also_if_kill
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
 
 
-def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_command(
-    work, in_process, broken, capsys, tmp_path
-):
+def test_second_divergence_stops_the_run_with_a_report(work, in_process, broken, capsys, tmp_path):
     broken(lambda run: float("inf" if run.state.step >= 6 else 1))
     for _ in range(2):
         with pytest.raises(SystemExit) as exit:
@@ -115,14 +111,14 @@ def test_if_that_does_not_help_it_stops_with_a_report_and_so_does_the_same_comma
         assert exit.value.code == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith(
-            "error: 3 steps in a row had no finite loss or gradient, also at half the learning rate"
+            "error: 3 steps in a row had a non-finite loss or gradient, also at half the learning rate"
         )
         assert events(tmp_path / "bad")[-1]["event"] == "stopped"
     assert not (tmp_path / "bad" / "unet").exists(), "no pipeline is made of it"
 
 
 @pytest.mark.parametrize(("left", "code"), [("checkpoint-3", None), (None, 2)])
-def test_if_what_it_would_go_back_to_is_damaged_it_goes_back_further_or_says_what_to_do(
+def test_damaged_checkpoint_makes_the_run_roll_back_further(
     work, in_process, broken, capsys, caplog, tmp_path, left, code
 ):
     def factor(run):
@@ -139,4 +135,4 @@ def test_if_what_it_would_go_back_to_is_damaged_it_goes_back_further_or_says_wha
     assert (end["event"], end["checkpoint"]) == ("went back" if left else "stopped", left)
     if code:
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "and no whole checkpoint is from before them; look at their images" in error
+        assert "and no intact checkpoint precedes them; look at their images" in error

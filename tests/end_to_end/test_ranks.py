@@ -53,7 +53,7 @@ def test_any_number_of_ranks_ends_with_the_weights_of_one(runs, world):
     assert_same_weights(final_state(out / "of_1"), final_state(out / f"of_{world}"))
 
 
-def test_a_rank_that_is_killed_ends_the_job_with_a_sentence(runs):
+def test_rank_that_is_killed_ends_the_job_with_a_sentence(runs):
     out, exits = runs
     assert exits["killed"] == [2, -9]
     (sentence,) = [line for line in said(out, "killed", 0).splitlines() if line.startswith("error: ")]
@@ -71,7 +71,7 @@ def test_another_number_of_ranks_goes_on_and_says_what_changes(runs):
     assert_same_weights(final_state(out / "of_1"), final_state(out / "killed"))
 
 
-def test_what_one_rank_meets_all_leave_out_and_go_back_from(runs):
+def test_nonfinite_step_of_one_rank_is_skipped_on_all(runs):
     out, exits = runs
     assert exits["broken"] == [0, 0]
     events = [json.loads(line) for line in (out / "broken" / "numerics.jsonl").read_text().splitlines()]

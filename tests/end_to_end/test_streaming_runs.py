@@ -87,7 +87,7 @@ def ids_of(runs, pair, name):
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("source", ["local", "http"])
-def test_a_stopped_run_goes_on_with_the_very_next_images_and_ends_with_the_same_bits(runs, source, workers):
+def test_stopped_run_resumes_bit_exact(runs, source, workers):
     out, _, numbers = runs
     whole, again = (ids_of(runs, (source, workers), name) for name in ("whole", "again"))
     assert list(again) == [step for step in whole if step >= STEPS_CUT] != []
@@ -115,7 +115,7 @@ def test_each_image_comes_once_an_epoch_over_all_ranks_and_workers(runs, source,
     assert orders[0] != orders[1], "each epoch has an order of its own"
 
 
-def test_a_source_that_is_cut_five_times_still_gives_every_image_once(tables, http):
+def test_source_that_is_cut_five_times_still_gives_every_image_once(tables, http):
     """Once through the files of the Hub while it cuts the connection in the middle of each of them."""
     program = """
 import sys

@@ -28,7 +28,7 @@ def whole(work):
     return output, done
 
 
-def test_a_run_leaves_all_there_is_to_look_at(whole):
+def test_run_writes_metrics_plots_and_grids(whole):
     folder, _ = whole
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -44,7 +44,7 @@ def test_a_run_leaves_all_there_is_to_look_at(whole):
     assert not list(folder.glob(".*partial"))
 
 
-def test_the_output_is_a_pipeline_with_the_averaged_weights(whole):
+def test_output_is_a_pipeline_with_the_averaged_weights(whole):
     folder, _ = whole
     pipeline = AnimeDDPMPipeline.from_pretrained(folder)
     average = load_file(folder / "checkpoint-60" / "ema.safetensors")
@@ -54,7 +54,7 @@ def test_the_output_is_a_pipeline_with_the_averaged_weights(whole):
     assert pipeline(num_inference_steps=2).images[0].size == (16, 16)
 
 
-def test_the_two_lines_that_are_printed_draw_a_face(whole, tmp_path):
+def test_two_lines_that_are_printed_draw_a_face(whole, tmp_path):
     _, done = whole
     lines = done.stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("from diffusers"))
@@ -67,7 +67,7 @@ def test_it_says_how_long_it_will_take(whole):
     assert "to go at" in whole[1].stdout
 
 
-def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process, capsys):
+def test_killed_and_run_again_it_ends_bit_exact(work, whole, in_process, capsys):
     output = work / "killed"
     arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6)
     process = subprocess.Popen(
@@ -89,7 +89,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(work, whole, in_process
             assert mine["loss"] == theirs["loss"]
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_process):
+def test_ctrl_c_saves_and_explains_how_to_resume(work, whole, in_process):
     output = work / "stopped"
     arguments = flags(work, output, report_to="tensorboard", save_images_epochs=6, checkpointing_steps=1000)
     process = subprocess.Popen(
@@ -108,7 +108,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(work, whole, in_proces
     assert_same_bits(final_state(whole[0]), final_state(output))
 
 
-def test_how_to_go_on_is_the_last_that_is_said(work, tmp_path):
+def test_last_line_explains_how_to_resume(work, tmp_path):
     """Also with W&B, which sums up a run when it ends."""
     arguments = flags(work, tmp_path / "stopped", report_to="wandb", max_train_steps=4000)
     together = subprocess.Popen(
@@ -123,10 +123,10 @@ def test_how_to_go_on_is_the_last_that_is_said(work, tmp_path):
     lines = together.communicate(timeout=100)[0].strip().splitlines()
     assert together.returncode == 130
     assert any("wandb: Run summary" in line for line in lines), "W&B has summed up"
-    assert lines[-1].startswith("Stopped; everything is in") and lines[-1].endswith("run the same command again.")
+    assert lines[-1].startswith("Stopped; the state is saved in") and lines[-1].endswith("run the same command again.")
 
 
-def test_the_end_of_the_launcher_is_meant_for_the_run(work, whole, in_process):
+def test_stopping_the_launcher_stops_the_run(work, whole, in_process):
     """`accelerate launch` passes no signal on; also, one that all processes get must not end those that decode."""
     output = work / "launched"
     streaming = {"streaming": True, "dataloader_num_workers": 2, "checkpointing_steps": 1000}
@@ -165,7 +165,7 @@ def test_two_ranks_train_together_and_resume_with_the_same_bits(work):
     assert_same_bits(final_state(work / "ranks"), final_state(half))
 
 
-def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_process, capsys, tmp_path, monkeypatch):
+def test_training_without_flags_uses_synthetic_faces(in_process, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline_anime_ddpm.data.NUM_DRAWN_FACES", 8)
     monkeypatch.chdir(tmp_path)  # the default output folder is beside the user
     in_process("--max_train_steps=1", "--validation_images=1", "--ddpm_num_inference_steps=1")
@@ -182,10 +182,10 @@ def test_without_any_flag_it_draws_its_own_faces_and_says_how_to_use_yours(in_pr
         ({"learning_rte": 1}, "unknown flag --learning_rte=1; did you mean learning_rate?"),
         ({"ddpm_beta_schedule": "sine"}, "choose one of"),
         ({"resume_from_checkpoint": "checkpoint-5"}, "is not a checkpoint"),
-        ({"mixed_precision": "fp16"}, "leave it away on a CPU"),
+        ({"mixed_precision": "fp16"}, "omit it on a CPU"),
     ],
 )
-def test_a_mistake_costs_one_sentence_and_nothing_else(work, tmp_path, in_process, capsys, settings, says):
+def test_mistake_is_one_error(work, tmp_path, in_process, capsys, settings, says):
     output = tmp_path / "new"
     with pytest.raises(SystemExit) as exit:
         in_process(*flags(work, output, **settings))
@@ -203,7 +203,7 @@ def test_another_run_s_folder_is_refused_untouched(work, whole, in_process, caps
     assert before == {p: p.stat().st_mtime_ns for p in whole[0].rglob("*")}
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(work, whole, in_process, capsys, tiny_unet, tmp_path):
+def test_checkpoint_of_another_architecture_is_refused(work, whole, in_process, capsys, tiny_unet, tmp_path):
     tiny_unet(block_out_channels=(8, 24)).save_config(tmp_path / "other")
     checkpoint = whole[0] / "checkpoint-60"
     other = flags(
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(work, whole, in_process
     assert "was written for another model" in capsys.readouterr().err
 
 
-def test_a_run_that_another_one_overtakes_goes_on_from_what_that_one_has_left(work, in_process, monkeypatch, capsys):
+def test_waiting_run_resumes_from_the_other_runs_checkpoint(work, in_process, monkeypatch, capsys):
     """Both begin in the same instant, without a folder; one is slow to decode."""
     import train_anime_ddpm
 
@@ -231,7 +231,7 @@ def test_a_run_that_another_one_overtakes_goes_on_from_what_that_one_has_left(wo
     assert "Resuming from" in printed and "All 16 images are done" in printed
 
 
-def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process, capsys):
+def test_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process, capsys):
     arguments = {"save_images_epochs": 6, "report_to": "none"}
     in_process(*flags(work, whole[0], **arguments))
     assert "All 240 images are done" in capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(work, whole, in_process
 
 
 @pytest.mark.parametrize("noise", [{"timestep_sampling": "anime"}, {"fractional_timesteps": True}])
-def test_the_noise_that_is_asked_for_is_the_noise_that_is_trained(work, in_process, tmp_path, noise):
+def test_noise_requested_is_the_noise_that_is_trained(work, in_process, tmp_path, noise):
     """Each way to draw the timesteps leads to other weights, and the pipeline says which it was."""
     ways = {"stratified": {}, "each by itself": {"no-stratified_timesteps": True}, "noise": noise}
     weights = {}
@@ -268,7 +268,7 @@ def test_fine_tuning_begins_at_the_pretrained_pipeline(work, whole, in_process, 
     assert before.scheduler.config.trained_betas == after.scheduler.config.trained_betas
 
 
-def test_a_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoints_at_home(work, hub, tmp_path):
+def test_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoints_at_home(work, hub, tmp_path):
     settings = {"push_to_hub": True, "hub_model_id": "me/faces", "hub_private_repo": True, "hub_token": "hf_loopback"}
     env = hub.env | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
     run(*flags(work, tmp_path / "pushed", max_train_steps=2, **settings), **env)

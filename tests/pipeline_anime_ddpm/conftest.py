@@ -1,4 +1,4 @@
-"""What the tests of data and of training share."""
+"""Shared by the tests of data and training."""
 
 import pytest
 

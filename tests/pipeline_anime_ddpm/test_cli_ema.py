@@ -38,12 +38,12 @@ def refused(capsys, *arguments) -> str:
     return error
 
 
-def test_a_complete_pipeline_is_written_for_each_length(run, capsys):
+def test_complete_pipeline_is_written_for_each_length(run, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.12", "0.07"])
     lines = capsys.readouterr().out.splitlines()
     for line, length in zip(lines, ("0.12", "0.07"), strict=True):
         folder = run / f"ema-{length}"
-        assert line.startswith(f"{folder}: sigma_rel {length} at 80 images; relative error of its profile ")
+        assert line.startswith(f"{folder}: sigma_rel {length} at 80 images; relative error ")
         pipe = AnimeDDPMPipeline.from_pretrained(folder)
         made = reconstruct(run, float(length)).weights
         assert all(torch.equal(parameter, made[name]) for name, parameter in pipe.unet.named_parameters())
@@ -55,26 +55,26 @@ def test_a_complete_pipeline_is_written_for_each_length(run, capsys):
     assert not list(run.glob(".*"))
 
 
-def test_the_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
+def test_output_folder_and_the_time_can_be_chosen(run, tmp_path, capsys):
     (tmp_path / "there").mkdir()  # an empty folder is as good as none
     cli.main(["ema", str(run), "--sigma_rel", "0.05", "--images", "40", "--output_dir", str(tmp_path / "there")])
     assert (tmp_path / "there" / "model_index.json").is_file()
     cli.main(["ema", str(run), "--sigma_rel", "0.05", "0.06", "--output_dir", str(tmp_path / "new" / "ones")])
     assert sorted(p.name for p in (tmp_path / "new" / "ones").iterdir()) == ["ema-0.05", "ema-0.06"]
     first, second, third = capsys.readouterr().out.splitlines()
-    assert "at 40 images; relative error of its profile 0.00%." in first
+    assert "at 40 images; relative error 0.00%." in first
     assert "at 80 images" in second and "at 80 images" in third
 
 
-def test_a_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
+def test_length_far_from_the_stored_ones_is_called_inexact(run, capsys):
     cli.main(["ema", str(run), "--sigma_rel", "0.01"])
-    assert "nearer --ema_sigma_rels" in capsys.readouterr().out
+    assert "closer --ema_sigma_rels" in capsys.readouterr().out
 
 
-def test_what_is_there_is_never_overwritten(run, capsys):
-    assert "is there already" in refused(capsys, run, "--sigma_rel", 0.1, "--output_dir", run)
+def test_existing_files_are_never_overwritten(run, capsys):
+    assert "exists already" in refused(capsys, run, "--sigma_rel", 0.1, "--output_dir", run)
     (run / "ema-0.2").write_text("mine")
-    assert "ema-0.2 is there already" in refused(capsys, run, "--sigma_rel", 0.1, 0.2)
+    assert "ema-0.2 exists already" in refused(capsys, run, "--sigma_rel", 0.1, 0.2)
     assert not (run / "ema-0.1").exists(), "all folders are looked at before the first is written"
     assert (run / "ema-0.2").read_text() == "mine"
 
@@ -95,7 +95,7 @@ def test_numbers_out_of_range_are_refused(run, capsys, arguments, says):
 def test_runs_without_averages_or_pipeline_or_with_another_s_are_refused(run, tiny_unet, tmp_path, capsys):
     assert "train with --ema_sigma_rels 0.05,0.10" in refused(capsys, tmp_path / "none", "--sigma_rel", 0.1)
     AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler()).save_pretrained(run)
-    assert "averages of another network" in refused(capsys, run, "--sigma_rel", 0.1)
+    assert "snapshots of another network" in refused(capsys, run, "--sigma_rel", 0.1)
     (run / "unet" / "config.json").write_text("{")
     assert "cannot be loaded" in refused(capsys, run, "--sigma_rel", 0.1)
     (run / "model_index.json").unlink()

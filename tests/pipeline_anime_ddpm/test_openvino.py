@@ -82,7 +82,7 @@ def test_other_precisions_are_refused(pipe):
 
 
 @needs_openvino
-def test_a_precision_that_it_gets_later_is_refused(pipe):
+def test_precision_that_it_gets_later_is_refused(pipe):
     with pytest.raises(ValueError, match="stays in float32 on the CPU"):
         use_openvino(pipe).to(torch.bfloat16)(num_inference_steps=1)
 

@@ -1,4 +1,4 @@
-"""What the tests of runs share."""
+"""Shared by the tests of runs."""
 
 import torch
 

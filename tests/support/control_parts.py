@@ -1,4 +1,4 @@
-"""What the tests of controls share."""
+"""Shared by the tests of controls."""
 
 import diffusers
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the tests of demo share."""
+"""Shared by the tests of the demo."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""What must be true after all that has befallen a run."""
+"""Checks after the faults of a run."""
 
 from fault_images import IMAGES
 from fault_runs import BATCH, STEPS, Course

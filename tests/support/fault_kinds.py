@@ -1,5 +1,5 @@
 # Copyright 2026 The anime-ddpm authors. Licensed under the Apache License, Version 2.0.
-"""What may befall a run, one function for each kind of it.
+"""Faults of a run, one function for each kind.
 
 Each takes a course and a source of chance, lets it happen, makes sure that the user is told what to do, and returns
 what the user sees. Whoever calls it then gives the same command again and compares the result with a run that nothing
@@ -224,7 +224,7 @@ def second_run(course: Course, random: Random) -> str:
     first = course.start(Strike("step", random.randint(7, STEPS - 1), "wait"))
     first.wait_until_here()
     second = course.run(**{"pipeline_anime_ddpm.runs.folder:PATIENCE": 0.1})
-    assert second.code == 2 and "another run is at work there" in second.said, second.said
+    assert second.code == 2 and "another run is using it" in second.said, second.said
     first.process.kill()
     first.end()
     return second.line("error: ")
@@ -268,7 +268,7 @@ def tracker_goes(course: Course, random: Random) -> str:
     assert "POST /graphql UpsertBucket" in tracker.requests
     attempt.go_on()
     assert attempt.end().code == 0 and "Traceback" not in attempt.said, attempt.said
-    sentence = attempt.line("WARNING: W&B has not taken everything")
+    sentence = attempt.line("WARNING: W&B did not receive everything")
     assert list((course.output / re.search("`wandb sync runs/mine/(.*)`", sentence)[1]).glob("*.wandb"))
     return sentence
 
@@ -284,7 +284,7 @@ def hub_gone_while_pushing(course: Course, random: Random) -> str:
     attempt.wait_until_here()
     course.hub.drop(f".*{name}.*", 10**9)
     attempt.go_on()
-    assert attempt.end().code == 2 and "The pipeline is not pushed this time" in attempt.said, attempt.said
+    assert attempt.end().code == 2 and "The pipeline was not pushed" in attempt.said, attempt.said
     course.hub.faults.clear()
     course.finish()
     assert "unet/diffusion_pytorch_model.safetensors" in course.hub.repos[f"models/tester/{name}"].files

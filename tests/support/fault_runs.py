@@ -57,7 +57,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Strike:
-    """What befalls a run, and when.
+    """A fault of a run, and its time.
 
     Attributes:
         where: a pattern for the beginning of a file operation, such as `os.rename .*/checkpoint-3`, `write .*csv` or

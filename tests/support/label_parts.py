@@ -1,4 +1,4 @@
-"""What the tests of labels share."""
+"""Shared by the tests of labels."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What the tests of data share."""
+"""Shared by the tests of data."""
 
 import io
 import json

@@ -37,12 +37,12 @@ def _refuse(wrong: bool, sentence: str) -> None:
 
 
 # Real anime faces at 64 pixels: log σ where noise is as strong as the image in its mean and in each octave of spatial
-# frequency, 1, 2-3, … 32 and more cycles an image. `anime-ddpm calibrate` measures them; model_card/noise.md shows it.
+# frequency, 1, 2-3, … 32 and more cycles an image. `anime-ddpm calibrate` measures them: docs/noise.md.
 ANIME_LOG_SIGMAS = (2.67, 1.55, 0.82, -0.01, -0.84, -1.79)
 
 
 def share_lost(log_sigma: np.ndarray, bands: np.ndarray) -> np.ndarray:
-    """Of the octaves `bands` (K,), the mean share that noise of `log_sigma` (…) hides: from 0 to 1.
+    """Mean fraction of the octaves `bands` (K,) that noise of `log_sigma` (…) hides, from 0 to 1.
 
     Of a band of power P a Wiener filter finds P / (P + σ²) again. It is the cumulative distribution of `"anime"`.
     """
@@ -136,7 +136,7 @@ def _check_table(betas: torch.Tensor, prediction_type: str) -> None:
     )
 
 
-# What the network should say, of (x_0, ε, √ᾱ, √(1-ᾱ)).
+# Training target of the network, from (x_0, ε, √ᾱ, √(1-ᾱ)).
 PREDICTION_TYPES = {
     "epsilon": lambda original, noise, alpha, sigma: noise,
     "sample": lambda original, noise, alpha, sigma: original,
@@ -150,7 +150,7 @@ ORIGINALS = {
     "v_prediction": lambda output, sample, alpha, sigma: alpha * sample - sigma * output,
 }
 
-# What turns a weight of the squared error of ε into that of the prediction type, of (snr, ᾱ).
+# Factor from a weight of the squared error of ε to that of the prediction type, from (snr, ᾱ).
 WEIGHT_FACTORS = {
     "epsilon": lambda snr, alpha_bar: 1.0,
     "sample": lambda snr, alpha_bar: snr,
@@ -282,7 +282,7 @@ _NAMES: dict[str, Iterable[str]] = {
 }
 _TABLE_NAMES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 
-# What a network was trained with: a config that leaves one of these out means the default of its own class, not ours.
+# Settings of the training: where a config omits one, the default of its own class applies, not ours.
 _TRAINED_WITH = (*_TABLE_NAMES, "prediction_type", "rescale_betas_zero_snr")
 
 
@@ -361,7 +361,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [member.name for member in KarrasDiffusionSchedulers]  # noqa: RUF012
     order = 1
 
-    # The defaults are arm C of model_card/noise.md: 0.13 times the KID of the linear table with ε and plain MSE.
+    # The defaults are arm C of docs/measured/noise.md: 0.13 times the KID of the linear table with ε and plain MSE.
     @register_to_config
     def __init__(
         self,
@@ -424,10 +424,10 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         is_choice = octaves is None or isinstance(octaves, bool)
         _refuse(not is_choice, f"use_anime_sigmas={octaves!r} must be True, False or None.")
         both = bool(config.use_karras_sigmas and octaves)
-        _refuse(both, "use_karras_sigmas and use_anime_sigmas are two ways to space the steps: take one.")
+        _refuse(both, "use_karras_sigmas and use_anime_sigmas are two ways to space the steps: choose one.")
         _refuse(
             bool(few) and not (config.solver == "ddim" and octaves),
-            f"The network was distilled to draw in {few} steps of solver='ddim' with use_anime_sigmas=True: leave its"
+            f"The network was distilled to sample in {few} steps of solver='ddim' with use_anime_sigmas=True: leave its"
             " sampler as it is.",
         )
         for option in ("timestep_sampling_scale", "snr_gamma"):
@@ -491,7 +491,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def default_num_inference_steps(self) -> int:
-        """Steps when the caller names none. 10 by octaves have the KID of 250 even ones (noise.md, "Few steps")."""
+        """Steps when the caller names none. 10 by octaves have the KID of 250 even ones."""
         by_octaves = self.config.solver == "dpmsolver++" and self.spaces_by_octaves
         return self.config.distilled_steps or (10 if by_octaves else SOLVER_STEPS[self.config.solver])
 
@@ -612,7 +612,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         return self._mix(PREDICTION_TYPES["v_prediction"], sample, noise, timesteps)
 
     def training_target(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the network should output for `add_noise(sample, noise, timesteps)`: ε, v or x_0."""
+        """Training target of the network for `add_noise(sample, noise, timesteps)`: ε, v or x_0."""
         return self._mix(PREDICTION_TYPES[self.config.prediction_type], sample, noise, timesteps)
 
     def pred_original_sample(
@@ -667,7 +667,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         last = len(self) - 1
         _refuse((asked is not None) == is_own, "Give set_timesteps either num_inference_steps or timesteps.")
         other = bool(few) and asked not in (None, few)
-        _refuse(other, f"The network was distilled to draw in {few} steps: ask for {few}, not for {asked}.")
+        _refuse(other, f"The network was distilled to sample in {few} steps: ask for {few}, not {asked}.")
         spaced = is_own and bool(self.config.use_karras_sigmas or self.config.use_anime_sigmas)
         _refuse(spaced, "Own timesteps and use_karras_sigmas or use_anime_sigmas exclude each other: give one.")
         chosen = _numbers(timesteps) if is_own else self._space(num_inference_steps)
@@ -675,7 +675,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
         _refuse(not are_numbers, f"Own timesteps must be a list of numbers within 0 … {last}, not {timesteps!r}.")
         _refuse(
             bool(len(chosen) == 0 or np.any(np.diff(chosen) >= 0) or chosen[0] > last or chosen[-1] < 0),
-            f"Timesteps must fall, without repeats, within 0 … {last}, but are {chosen.tolist()[:5]} …: give fewer"
+            f"Timesteps must decrease, without repeats, within 0 … {last}, but are {chosen.tolist()[:5]} …: give fewer"
             " steps, or timestep_spacing='trailing', or steps_offset=0.",
         )
         whole = np.all(chosen == np.rint(chosen))
@@ -727,7 +727,7 @@ class AnimeNoiseScheduler(SchedulerMixin, ConfigMixin):
     def spaces_by_octaves(self) -> bool:
         """Whether `set_timesteps` spaces the steps as `use_anime_sigmas` describes.
 
-        Where that is None, by what drew better faces: model_card/noise.md, "Few steps".
+        Where that is None, by measured image quality: docs/measured/noise.md, "Few steps".
         """
         config = self.config
         if config.use_anime_sigmas is not None:

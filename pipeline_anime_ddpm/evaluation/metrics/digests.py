@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 4096
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """Of the decoded images `(n, 3, H, W)` uint8: the same for every copy of the data, wherever it lies."""
+    """Digest of decoded images `(n, 3, H, W)` uint8: the same for every copy of the data."""
     digest = hashlib.sha256(str(pixels.shape).encode())
     for start in range(0, len(pixels), ROWS_AT_ONCE):
         digest.update(np.ascontiguousarray(pixels[start : start + ROWS_AT_ONCE]).data)
@@ -22,7 +22,7 @@ def pixel_digest(pixels: np.ndarray) -> str:
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Of a network's weights: names, shapes, types and values."""
+    """Digest of a network's weights: names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         tensor = tensor.detach().cpu().contiguous()

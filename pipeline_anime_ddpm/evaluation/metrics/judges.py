@@ -1,4 +1,4 @@
-"""How a `metrics.json` is read: the results of each judge, and those that need no judge.
+"""Read a `metrics.json`: the results of each judge, and those that need no judge.
 
 The first judge's results are the record's own `extractor`, `metrics` and `floor`. Each entry of `other_judges` has the
 same three for one more. Records of one judge, and those of earlier versions, have no `other_judges`.
@@ -17,7 +17,7 @@ LEAST_MEANINGFUL = 500  # images on either side; with fewer, chance decides more
 
 @dataclass(frozen=True)
 class Judge:
-    """What one extractor has found.
+    """The results of one extractor.
 
     Attributes:
         extractor: its `facts`; None where no extractor was used.
@@ -74,5 +74,5 @@ def cautions(record: dict[str, Any]) -> list[str]:
 
 
 def copy_check(record: dict[str, Any]) -> dict[str, Any] | None:
-    """What was found when copies of training images were searched for, by the best feature that was used."""
+    """The result of the search for copies of training images, by the best feature that was used."""
     return record["metrics"].get(COPIES) or record["metrics"].get("lpips_nearest")

@@ -66,7 +66,7 @@ class FeatureDistance:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a number must be reported with."""
+        """Facts to report with each number."""
         return self.extractor.facts | {"name": self.name}
 
 

@@ -14,7 +14,7 @@ NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 
 @dataclass(frozen=True)
 class FeatureMetric:
-    """What is known of a metric without computing it.
+    """Properties of a metric.
 
     Attributes:
         keys: Its values in metrics.json, each with whether lower is better.

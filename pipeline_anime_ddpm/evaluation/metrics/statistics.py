@@ -58,13 +58,13 @@ def statistics_root(cache_dir: str | None) -> Path:
 
 
 def list_statistics(root: Path) -> list[StatisticsEntry]:
-    """What is kept in `root`, by name."""
+    """The entries in `root` by name."""
     folders = sorted(path.parent for path in root.glob(f"*/{ARRAYS}") if not path.parent.name.startswith("."))
     return [StatisticsEntry(folder, _facts(folder)) for folder in folders]
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What decides an entry; nothing if it is damaged, so that it can still be listed and deleted."""
+    """The facts of an entry; empty if it is damaged, so that it can still be listed and deleted."""
     try:
         return dict(json.loads((folder / FACTS).read_text()))
     except (OSError, ValueError, TypeError):
@@ -94,7 +94,7 @@ def kept(
         return find_or_make(root / f"{name}-{digest}", _read, make)
     except OSError as error:
         raise UserError(
-            f"Statistics cannot be kept in {root} ({error.strerror}); give a --cache_dir with room."
+            f"Statistics cannot be kept in {root} ({error.strerror}); give a --cache_dir with free space."
         ) from error
 
 

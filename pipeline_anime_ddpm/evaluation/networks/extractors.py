@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ...common.errors import UserError, first_line
 from ..metrics.digests import LENGTH, full_precision, state_digest
 from ..settings import EFFICIENTNET, EFFICIENTNET_LABEL, INCEPTION
-from .perceptual import read_state, tensors_alone
+from .perceptual import read_state, weights_only_loading
 
 INCEPTION_SIDE = 299
 EFFICIENTNET_SIDE = 224
@@ -57,14 +57,14 @@ class FeatureExtractor(ABC):
         """
 
     def named(self, metric: str) -> str:
-        """What a metric on these features is called: `FID` for Inception alone, `FD-<label>` for all others."""
+        """The name of a metric on these features: `FID` for Inception only, `FD-<label>` for others."""
         if self.label is None:
             return metric
         return f"{'FD' if metric == 'FID' else metric}-{self.label}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a number must be reported with."""
+        """Facts to report with each number."""
         names = {"name": self.label or INCEPTION, "weights": self.digest}
         return names | {"settings": self.settings, "resize": self.resize}
 
@@ -84,7 +84,7 @@ class FeatureExtractor(ABC):
 
 def _check_uint8(images: torch.Tensor) -> None:
     if images.dtype != torch.uint8:
-        raise TypeError(f"Features are taken of uint8 images, 0 to 255; these are {images.dtype}.")
+        raise TypeError(f"Images must be uint8, 0 to 255; these are {images.dtype}.")
 
 
 class InceptionExtractor(FeatureExtractor):
@@ -109,14 +109,14 @@ class InceptionExtractor(FeatureExtractor):
         if weights is not None:
             read_state(weights, "--extractor_weights")
         try:
-            with tensors_alone():  # torch-fidelity asks torch to run what a hostile file holds
+            with weights_only_loading():  # torch-fidelity asks torch to run what a hostile file holds
                 network = FeatureExtractorInceptionV3(
                     "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights, verbose=False
                 )
         except OSError as error:
             raise UserError(
                 f"The network of FID cannot be fetched ({first_line(error)}); download {URL_INCEPTION_V3} and give it "
-                "as --extractor_weights FILE, or take another one, as in --extractor facebook/dinov2-small."
+                "as --extractor_weights FILE, or choose another, such as --extractor facebook/dinov2-small."
             ) from error
         except (
             RuntimeError,
@@ -178,7 +178,7 @@ class TransformersExtractor(FeatureExtractor):
         # a pooler without weights does not matter where the class token is taken
         missing = [key for key in loading["missing_keys"] if not (self._has_class_token and "pooler" in key)]
         if missing:
-            raise UserError(f"--extractor {name} lacks weights ({missing[0]} and perhaps more); give a trained model.")
+            raise UserError(f"--extractor {name} lacks weights (such as {missing[0]}); give a trained model.")
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.size = _size(processor, name)
         self.mode = RESAMPLING.get(int(getattr(processor, "resample", None) or 2), "bicubic")
@@ -291,23 +291,25 @@ def load_extractor(
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if name == INCEPTION:
-        return _tried(InceptionExtractor(weights, device), name)
+        return _check_features(InceptionExtractor(weights, device), name)
     if name == EFFICIENTNET:
-        return _tried(EfficientNetExtractor(device), name)
-    return _tried(TransformersExtractor(name, label, device, cache_dir), name)
+        return _check_features(EfficientNetExtractor(device), name)
+    return _check_features(TransformersExtractor(name, label, device, cache_dir), name)
 
 
-def _tried(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
+def _check_features(extractor: FeatureExtractor, name: str) -> FeatureExtractor:
     """The extractor, made sure that it gives finite vectors, the same every time."""
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     try:
         first, second = (extractor.extract(images, batch_size=2) for _ in range(2))
-    except Exception as error:  # whatever a model raises that is not made for images
-        raise UserError(f"--extractor {name} takes no images ({first_line(error)}); give a vision model.") from error
+    except Exception as error:  # a model that is not for images may raise any error
+        raise UserError(
+            f"--extractor {name} does not accept images ({first_line(error)}); give a vision model."
+        ) from error
     if first.ndim != 2 or not np.isfinite(first).all():
-        raise UserError(f"--extractor {name} gives no finite vector of features; give another vision model.")
+        raise UserError(f"--extractor {name} does not return finite feature vectors; give another vision model.")
     if not np.array_equal(first, second):
-        raise UserError(f"--extractor {name} gives other features each time; give one that draws nothing at random.")
+        raise UserError(f"--extractor {name} returns different features each time; give a deterministic model.")
     return extractor
 
 
@@ -323,4 +325,4 @@ def _size(processor: Any, name: str) -> tuple[int, int]:
         return size["height"], size["width"]
     if size.get("shortest_edge"):
         return size["shortest_edge"], size["shortest_edge"]
-    raise UserError(f"--extractor {name}: its processor names no size of its images; give another model.")
+    raise UserError(f"--extractor {name}: its processor has no image size; give another model.")

@@ -72,15 +72,15 @@ class PerceptualDistance:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a number must be reported with."""
+        """Facts to report with each number."""
         return {"name": self.name, "weights": self.digest}
 
     def check_size(self, side: int) -> None:
         """Raise a UserError for images that are too small for the network."""
         if self.key != "pixels" and side < LEAST_SIDE:
             raise UserError(
-                f"{self.name} needs images of at least {LEAST_SIDE} pixels, and these have {side}; leave "
-                "lpips out of --metrics."
+                f"{self.name} needs images of at least {LEAST_SIDE} pixels, but these have {side}; omit "
+                "lpips from --metrics."
             )
 
 
@@ -99,7 +99,7 @@ def load_distance(key: str, weights: str | None = None, device: torch.device | s
     network: Any = _shift_tolerant(key, weights) if key.startswith("st-") else _published(key, weights)
     lins = [lin.flatten() for lin in network.lins]
     if min(lin.min() for lin in lins) < 0:
-        raise UserError(f"The weights of {DISTANCES[key]} are not LPIPS's: some of its layers count less than nothing.")
+        raise UserError(f"The weights of {DISTANCES[key]} are not those of LPIPS: some are negative.")
     digest = state_digest(network.state_dict() | {f"lin{i}": lin for i, lin in enumerate(lins)})
     network = network.to(device).eval()
     shift, scale = network.shift, network.scale
@@ -136,7 +136,7 @@ def _published(key: str, weights: str | None) -> nn.Module:
     except OSError as error:
         raise UserError(
             f"The weights of {DISTANCES[key]} cannot be fetched ({first_line(error)}); give torchvision's "
-            f"{BACKBONES[key]} as --lpips_weights, or --lpips st-alex, whose weights a package brings "
+            f"{BACKBONES[key]} as --lpips_weights, or --lpips st-alex, whose weights come in a package "
             "(`pip install stlpips-pytorch`)."
         ) from error
     if weights is not None:
@@ -161,8 +161,8 @@ def _shift_tolerant(key: str, weights: str | None) -> nn.Module:
 
 
 @contextlib.contextmanager
-def tensors_alone() -> Iterator[None]:
-    """Whatever a library asks of `torch.load` inside, it reads tensors and runs nothing: torch's own switch for it."""
+def weights_only_loading() -> Iterator[None]:
+    """Make `torch.load` read tensors only, also when a library calls it: by an environment variable of torch."""
     switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(switch)
     os.environ[switch] = "1"

@@ -68,7 +68,7 @@ def test_noise_is_measured_from_end_to_end(noise_arms, render):
     assert "To reproduce: python benchmarks/noise.py --images 64" in outputs[0]
 
 
-def test_a_second_run_of_the_arms_measures_nothing_anew(noise_arms):
+def test_second_run_of_the_arms_measures_nothing_anew(noise_arms):
     result, outputs, folder = noise_arms
     assert "Training a network" in outputs[0] and "Training a network" not in outputs[1]
     assert json.loads((folder / "again.json").read_text())["rows"] == result["rows"]
@@ -111,7 +111,7 @@ def test_images_to_reach(curve, goal, images, render):
         ({}, None),
     ],
 )
-def test_the_winner_is_told_by_the_spread_of_kid_and_then_by_fd(found, best, render):
+def test_winner_is_chosen_by_kid_then_fd(found, best, render):
     from noise_results import winner
 
     rows = [
@@ -143,7 +143,7 @@ def test_results_of_another_number_of_images_are_not_taken_for_these(noise_arms)
         (("ddim", 50, "clip_sample=true"), 1, "large", "extractor"),
     ],
 )
-def test_an_evaluation_of_other_settings_is_not_taken_for_this_one(sampler, seed, label, other, tmp_path, render):
+def test_evaluation_of_other_settings_is_not_taken_for_this_one(sampler, seed, label, other, tmp_path, render):
     from judging import _check_same
 
     drawn = {"class": "AnimeNoiseScheduler", "solver": "ddim", "clip_sample": True}
@@ -157,7 +157,7 @@ def test_an_evaluation_of_other_settings_is_not_taken_for_this_one(sampler, seed
         _check_same(found, tmp_path, sampler, seed, label)
 
 
-def test_a_training_of_other_settings_is_not_taken_for_this_one(noise_arms):
+def test_training_of_other_settings_is_not_taken_for_this_one(noise_arms):
     _, _, folder = noise_arms
     command = [sys.executable, str(BENCHMARKS / "noise.py"), "--arms", "A", "--stages", "train", "--images", "64"]
     command += ["--resolution", "16", "--batch", "4", "--warmup", "2", "--work", str(folder / "work")]

@@ -21,7 +21,7 @@ def test_pages_show_the_results_and_nothing_else(render):
         assert render.rendered(text) == text, page
 
 
-def test_a_number_changed_by_hand_is_found(render, tmp_path):
+def test_edited_numbers_are_detected(render, tmp_path):
     text = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(
         text.replace("| data from the cache: time, CPU | 0.", "| data from the cache: time, CPU | 9.")
@@ -30,7 +30,7 @@ def test_a_number_changed_by_hand_is_found(render, tmp_path):
         render.main(["--check", "--pages", str(tmp_path / "README.md")])
 
 
-def test_the_gallery_is_drawn_again_bit_for_bit(tmp_path, render, tiny_unet, monkeypatch):
+def test_gallery_is_sampled_again_bit_for_bit(tmp_path, render, tiny_unet, monkeypatch):
     import gallery
     import sampling_figures
 
@@ -113,7 +113,7 @@ def test_scaling_fits_the_ring_and_predicts_the_step(tmp_path, render, work, mon
     assert "100 µs and 2.00 GB/s" in text and "| NVLink 4 of an H100 | 64 |" in text
 
 
-def test_the_speed_of_arms_is_told_by_that_of_the_baseline(tmp_path, render, monkeypatch):
+def test_speed_of_arms_is_relative_to_the_baseline(tmp_path, render, monkeypatch):
     import quality
 
     def train(command, check):

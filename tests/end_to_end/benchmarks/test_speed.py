@@ -53,7 +53,7 @@ def test_training_is_measured_from_end_to_end(tmp_path, render):
     assert "To reproduce: python benchmarks/training.py --images 24" in done.stdout
 
 
-def test_where_there_is_a_gpu_each_contender_is_timed_in_half_precision_too(render, monkeypatch):
+def test_contenders_are_also_timed_in_half_precision_on_a_gpu(render, monkeypatch):
     import training
 
     settings = argparse.Namespace(resolution=64)
@@ -103,7 +103,7 @@ def test_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
     assert "cache_dir" not in result["command"]
 
 
-def test_the_speed_of_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
+def test_speed_of_evaluation_is_measured_from_end_to_end(tmp_path, render, tiny_vit):
     output = tmp_path / "result.json"
     settings = "--resolution 32 --images 2 --search_images 8 --rounds 1 --batch 2 --lpips alex st-alex".split()
     command = [sys.executable, str(BENCHMARKS / "evaluation_speed.py"), *settings, "--extractor", str(tiny_vit)]

@@ -48,7 +48,7 @@ def test_a_hostile_model_is_refused_in_a_sentence_by_all_that_load_models(what, 
 
 @pytest.mark.parametrize("file", [INDEX, NETWORK, NOISE])
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "[1]", "", "\x00\xff", "{"])
-def test_json_that_is_too_deep_or_none_is_refused_in_a_sentence(file, text, model):
+def test_json_that_is_too_deep_or_none_is_refused(file, text, model):
     (model / file).write_text(text)
     with pytest.raises(UserError, match="cannot be loaded"):
         load_pipeline(str(model))
@@ -70,7 +70,7 @@ def test_code_beside_a_model_is_never_run(model, trap):
         load_pipeline(str(model))
 
 
-def test_a_plan_is_refused_before_a_giant_is_built(model):
+def test_plan_is_refused_before_a_giant_is_built(model):
     (model / NETWORK).write_text(json.dumps(json.loads((model / NETWORK).read_text()) | {"layers_per_block": 10**9}))
     with pytest.raises(UserError, match="layers_per_block"):
         fake_model(TrainingConfig(pretrained_model_name_or_path=str(model)))
@@ -101,7 +101,7 @@ def test_no_link_is_published(link, model, tmp_path):
     (tmp_path / "bundle").mkdir()
     for source in (model, tmp_path / "named"):  # the folder that was named may be a link itself
         source.exists() or source.symlink_to(model)
-        with pytest.raises(UserError, match=rf"{link} is a link, .* put the {LINKS[link]} itself there"):
+        with pytest.raises(UserError, match=rf"{link} is a link, .* replace it by the {LINKS[link]} itself"):
             build_bundle(Publication(source), tmp_path / "bundle", "you/faces")
         shutil.rmtree(tmp_path / "bundle" / "samples", ignore_errors=True)
 
@@ -110,5 +110,5 @@ def test_a_sample_that_is_no_picture_is_not_published(model, tmp_path):
     (model / "samples").mkdir()
     (model / "samples" / "000.png").write_bytes(b"private words")
     (tmp_path / "bundle").mkdir()
-    with pytest.raises(UserError, match=r"000\.png is no picture"):
+    with pytest.raises(UserError, match=r"000\.png is not an image"):
         build_bundle(Publication(model), tmp_path / "bundle", "you/faces")

@@ -14,7 +14,7 @@ from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.data import cache, open_data
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.evaluation.metrics.statistics import ARRAYS, kept
-from pipeline_anime_ddpm.evaluation.networks.perceptual import tensors_alone
+from pipeline_anime_ddpm.evaluation.networks.perceptual import weights_only_loading
 from pipeline_anime_ddpm.runs.checkpoints import load_checkpoint, save_checkpoint
 from pipeline_anime_ddpm.runs.state import TrainingState
 from pipeline_anime_ddpm.runs.tracking import LossMeter
@@ -28,7 +28,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused_by_all_that_load_models(pla
     every_loader("cannot be loaded")
 
 
-def test_a_pickle_beside_the_weights_is_not_looked_at(model, trap):
+def test_pickle_beside_the_weights_is_not_looked_at(model, trap):
     torch.save({"conv_in.weight": trap}, model / "unet" / "diffusion_pytorch_model.bin")
     assert load_pipeline(str(model)).unet.config.sample_size == 16
 
@@ -77,7 +77,7 @@ def test_a_pickle_in_the_cache_of_images_is_made_again(tmp_path, trap):
 def test_libraries_that_unpickle_are_held_to_tensors(tmp_path, trap):
     torch.save({"weight": trap}, tmp_path / "weights.pth")
     before = dict(os.environ)
-    with tensors_alone(), pytest.raises(pickle.UnpicklingError):
+    with weights_only_loading(), pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "weights.pth", weights_only=False)
     assert dict(os.environ) == before
 

@@ -53,7 +53,7 @@ class Everything(Basics):
         ({"colour": "red"}, "--colour does nothing without --title; give both or neither."),
     ],
 )
-def test_values_out_of_bounds_are_refused_in_a_sentence(given, says):
+def test_values_out_of_bounds_are_refused(given, says):
     with pytest.raises(UserError) as raised:
         Everything(**given)
     assert str(raised.value) == says
@@ -64,14 +64,25 @@ def test_values_at_their_bounds_are_taken():
     assert not Everything().is_given("colour")
 
 
-def test_flags_are_grouped_by_the_class_that_declares_them(capsys):
+def test_flags_are_grouped_by_class(capsys):
     parser = argparse.ArgumentParser()
     add_flags(parser, Everything)
     parser.print_help()
     text = capsys.readouterr().out.partition("options:")[2]
     assert text.index("Basics of everything") < text.index("--count") < text.index("The rest") < text.index("--mode")
+    assert "--no-loud" not in text and "(default: off)" in text
+    assert read_flags(Everything, parser.parse_args(["--no-loud"])) == {"loud": False}
     given = read_flags(Everything, parser.parse_args(["--count", "7", "--title", "a", "b", "--loud"]))
     assert given == {"count": 7, "title": "a,b", "loud": True}
+
+
+def test_help_lists_the_chosen_flags_first_and_the_chosen_classes_last(capsys):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Everything, first=["title", "rate"], last=[Basics])
+    parser.print_help()
+    text = capsys.readouterr().out.partition("options:")[2]
+    shown = [text.index(f"  --{name}") for name in ("title", "rate", "mode", "loud", "count", "name")]
+    assert shown == sorted(shown) and text.count("  --rate") == 1
 
 
 def test_yaml_and_flags_are_read_alike(tmp_path):
@@ -83,7 +94,7 @@ def test_yaml_and_flags_are_read_alike(tmp_path):
         convert(Everything, "count", "7.5")
 
 
-def test_what_may_change_on_resume_is_said_at_the_setting():
+def test_settings_declare_whether_they_may_change_on_resume():
     assert may_change_on_resume(Everything) == {"name"}
     changeable = may_change_on_resume(TrainingConfig)
     assert {"output_dir", "max_train_images", "logging_steps", "push_to_hub"} <= changeable

@@ -86,7 +86,7 @@ def keep(tab, name):
 
 
 @pytest.mark.parametrize("layout", ["desktop", "phone"])
-def test_all_of_it_can_be_done_in_every_layout(visit, layout):
+def test_every_layout_is_usable(visit, layout):
     tab = visit(layout=layout)
     wait_for(tab, "2 faces in")  # drawn without a click, as the address says
     assert len(faces(tab)) == 2 and fits(tab)
@@ -150,13 +150,13 @@ def background(tab):
     return tab.evaluate("getComputedStyle(document.body).backgroundColor")
 
 
-def test_the_page_is_dark_where_the_visitor_wants_it(visit):
+def test_page_is_dark_where_the_visitor_wants_it(visit):
     light, dark = (background(visit(layout=layout)) for layout in ("desktop", "dark"))
     red, green, blue = map(int, re.findall(r"\d+", dark)[:3])
     assert light != dark and red + green + blue < 150
 
 
-def test_a_picture_forms_while_it_is_drawn_and_the_address_draws_it_again(visit, slow):
+def test_picture_forms_while_it_is_drawn_and_the_address_generates_it_again(visit, slow):
     tab = visit("?seed=5&faces=3&steps=40")
     wait_for(tab, r"Step \d+ of 40, about \d+ s left")
     assert tab.get_by_role("progressbar").count() == 1
@@ -176,7 +176,7 @@ def test_a_picture_forms_while_it_is_drawn_and_the_address_draws_it_again(visit,
     assert [src.split("/")[-2] for src in faces(again)] == [src.split("/")[-2] for src in drawn]  # digests of the files
 
 
-def test_a_locked_seed_stays(visit, slow):
+def test_locked_seed_stays(visit, slow):
     tab = visit("?seed=11&faces=1&steps=10")
     tab.wait_for_url(re.compile("seed=11&.*guidance="))  # as it is written when all is drawn
     tab.get_by_label("Keep this seed").check()
@@ -223,7 +223,7 @@ def test_all_can_be_reached_by_keyboard_and_has_a_name(visit):
     assert tab.locator("#draw-status").get_attribute("role") == "status"
 
 
-def test_a_mistake_is_told_on_the_page(visit, tmp_path):
+def test_mistake_is_reported_on_the_page(visit, tmp_path):
     tab = visit("?seed=1&faces=1&steps=2")
     wait_for(tab, "1 face in")
     go_to(tab, "Vary")
@@ -236,7 +236,7 @@ def test_a_mistake_is_told_on_the_page(visit, tmp_path):
     tab.get_by_text("The picture cannot be read.").first.wait_for()
 
 
-def test_the_benchmark_measures_clicks_and_load(saved, tmp_path, monkeypatch):
+def test_benchmark_measures_clicks_and_load(saved, tmp_path, monkeypatch):
     command = [sys.executable, str(ROOT / "benchmarks" / "demo.py"), "--model", str(saved), "--rounds", "1"]
     command += ["--visitors", "2", "--requests", "4", "--output", str(tmp_path / "demo.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

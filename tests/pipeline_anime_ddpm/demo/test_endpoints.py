@@ -1,4 +1,4 @@
-"""What the endpoints give."""
+"""Outputs of the endpoints."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from pipeline_anime_ddpm.demo import limits as demo_limits
 from pipeline_anime_ddpm.demo import model as demo_model
 
 
-def test_faces_have_their_own_seeds_whatever_the_batch(client):
+def test_faces_have_their_own_seeds_for_any_batch(client):
     faces, said = client.predict(3, 7, 5, OWN, 1.0, api_name="/generate")
     assert [face["caption"] for face in faces] == ["seed 7", "seed 8", "seed 9"] and "3 faces in" in said
     (alone,), _ = client.predict(1, 8, 5, OWN, 1.0, api_name="/generate")
@@ -24,13 +24,13 @@ def test_faces_have_their_own_seeds_whatever_the_batch(client):
     assert distances[1] <= 1 < min(distances[0], distances[2])  # the size of a batch changes the rounding a little
 
 
-def test_the_last_seed_is_followed_by_the_first(client):
+def test_last_seed_is_followed_by_the_first(client):
     faces, _ = client.predict(2, demo_limits.MAX_SEED, 1, OWN, 1.0, api_name="/generate")
     assert [face["caption"] for face in faces] == [f"seed {demo_limits.MAX_SEED}", "seed 0"]
 
 
 @pytest.mark.parametrize("sampler", [OWN, *demo_model.SAMPLERS])
-def test_what_a_picture_says_of_itself_draws_it_again(client, saved, sampler):
+def test_metadata_of_a_picture_reproduces_it(client, saved, sampler):
     (face,), _ = client.predict(1, 5, 4, sampler, 2.0, api_name="/generate")
     told = Image.open(face["image"]).info
     assert told["model"] == "tiny-faces" and told["sampler"] == sampler
@@ -65,7 +65,7 @@ def test_strength_0_leaves_a_picture_and_1_leaves_nothing_of_it(client, picture,
     assert not np.array_equal(opened(half), opened(first)) and not np.array_equal(opened(half), opened(picture))
 
 
-def test_a_repair_changes_what_is_painted_over_and_nothing_else(client, picture, tmp_path):
+def test_repair_changes_what_is_painted_over(client, picture, tmp_path):
     painted = layer(tmp_path / "layer.png", (4, 2, 12, 9))
     (before, after), _ = client.predict(editor(picture, painted), 3, 4, api_name="/inpaint")
     changed = (opened(before) != opened(after)).any(2)
@@ -75,7 +75,7 @@ def test_a_repair_changes_what_is_painted_over_and_nothing_else(client, picture,
     assert changed[inside].mean() > 0.9 and not changed[~inside].any()
 
 
-def test_a_large_picture_is_repaired_at_the_models_size(client, tmp_path):
+def test_large_picture_is_repaired_at_the_models_size(client, tmp_path):
     large = saved_picture(tmp_path / "large.png", (448, 448))
     painted = layer(tmp_path / "layer.png", (0, 0, 448, 234), (448, 448))  # a third of the ninth row as well
     (before, after), _ = client.predict(editor(large, painted), 3, 4, api_name="/inpaint")
@@ -83,7 +83,7 @@ def test_a_large_picture_is_repaired_at_the_models_size(client, tmp_path):
     assert changed.shape == (16, 16) and changed[:9].mean() > 0.9 and not changed[9:].any()
 
 
-def test_a_film_goes_there_and_back_between_its_ends(client, picture, tmp_path):
+def test_film_goes_there_and_back_between_its_ends(client, picture, tmp_path):
     film, said = client.predict(1, 2, None, None, 5, 4, api_name="/interpolate")
     with Image.open(film) as gif:
         assert (
@@ -110,7 +110,7 @@ def test_only_the_named_endpoints_are_shown(client):
     }  # fmt: skip
 
 
-def test_the_snippets_of_readme_run(page, picture, tmp_path, monkeypatch):
+def test_snippets_of_readme_run(page, picture, tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
     codes = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     codes = [code for code in codes if "gradio_client" in code]

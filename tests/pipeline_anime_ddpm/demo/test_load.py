@@ -29,7 +29,7 @@ def test_twenty_visitors_at_once_are_all_served(page):
     assert together == [ask(number) for number in range(20)] and len(set(together)) == 20
 
 
-def test_who_finds_too_many_waiting_is_told(saved):
+def test_full_queue_is_reported(saved):
     page = served(saved, waiting=1)
     try:
         page.model.pause = 0.05
@@ -74,12 +74,12 @@ def test_stop_ends_a_face_that_is_drawn_as_an_example(slow, handlers):
     assert list(example)[-1][1] == demo_drawing.STOPPED and gone()
 
 
-def test_an_example_is_large_enough_to_be_painted_on(handlers):
+def test_example_is_large_enough_to_be_painted_on(handlers):
     sizes = [list(handlers.example(for_mask))[-1][0].size for for_mask in (False, True)]
     assert sizes == [(16, 16), (demo_handlers.CANVAS, demo_handlers.CANVAS)]
 
 
-def test_a_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, handlers, picture):
+def test_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, handlers, picture):
     request = type("Request", (), {"session_hash": "mine"})
     threading.Timer(0.4, handlers.stops.stop, [request]).start()
     begin = time.monotonic()
@@ -87,7 +87,7 @@ def test_a_film_of_pictures_can_be_stopped_while_they_are_inverted(slow, handler
     assert last[1] == demo_drawing.STOPPED and time.monotonic() - begin < 3 and gone()
 
 
-def test_a_visitor_who_leaves_takes_the_drawing_along(slow, handlers):
+def test_visitor_who_leaves_takes_the_drawing_along(slow, handlers):
     drawing = handlers.generate(1, 0, 100, OWN, 1.0)
     next(drawing)
     assert len(drawings()) == 1
@@ -95,7 +95,7 @@ def test_a_visitor_who_leaves_takes_the_drawing_along(slow, handlers):
     assert gone()
 
 
-def test_what_takes_too_long_ends_in_a_sentence(slow, handlers, monkeypatch):
+def test_slow_requests_end_with_an_error(slow, handlers, monkeypatch):
     monkeypatch.setattr(demo_drawing, "SECONDS", 0.3)
     with pytest.raises(gr.Error, match=r"more than 0.3 seconds. Ask for fewer"):
         list(handlers.generate(1, 0, 100, OWN, 1.0))

@@ -1,4 +1,4 @@
-"""What the page shows of a model."""
+"""Contents of the page."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def labels(demo):
     return {block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)}
 
 
-def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkeypatch):
+def test_page_hides_controls_that_the_model_lacks(page, tiny_unet, tmp_path, monkeypatch):
     assert labels(page.demo) == {"Draw", "Vary", "Repair", "Between", "How it works"}
     scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
@@ -45,7 +45,7 @@ def test_what_a_model_cannot_do_is_not_offered(page, tiny_unet, tmp_path, monkey
     }
 
 
-def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
+def test_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
     from diffusers import DDPMPipeline, DDPMScheduler
 
     DDPMPipeline(tiny_unet(), DDPMScheduler(100)).save_pretrained(tmp_path / "stock")
@@ -58,7 +58,7 @@ def test_a_pipeline_of_diffusers_alone_is_shown_too(tiny_unet, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", [OWN, "DDIM"])
-def test_the_shipped_model_whose_network_sees_blocks_is_shown(sampler, picture):
+def test_shipped_model_whose_network_sees_blocks_is_shown(sampler, picture):
     handlers = demo_handlers.Handlers(demo_model.Model(str(ROOT / "hub_model")))
     assert labels(demo_page_module.build_demo(handlers.model)) == {"Draw", "Vary", "Repair", "Between", "How it works"}
     (*_, (images, _)) = handlers.generate(1, 7, 3, sampler)
@@ -69,13 +69,13 @@ def test_the_shipped_model_whose_network_sees_blocks_is_shown(sampler, picture):
     )  # one visitor's choice is not the next one's
 
 
-def test_a_table_that_ends_in_pure_noise_can_be_shown(tiny_unet, tmp_path):
+def test_table_that_ends_in_pure_noise_can_be_shown(tiny_unet, tmp_path):
     scheduler = AnimeNoiseScheduler(100, rescale_betas_zero_snr=True)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "zero")
     assert "How it works" in labels(demo_page_module.build_demo(demo_model.Model(str(tmp_path / "zero"))))
 
 
-def test_how_it_works_tells_what_lies_beside_the_weights(page):
+def test_how_tab_shows_the_files_beside_the_weights(page):
     texts = [block.value for block in page.demo.blocks.values() if isinstance(block, gr.Markdown)]
     assert any("# Tiny" in text and "license" not in text and "png" not in text for text in texts)
     (table,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.Dataframe)]
@@ -96,7 +96,7 @@ def test_files_beside_the_weights_may_be_anything(page, tmp_path, monkeypatch):
         assert demo_how_tab.metrics(page.model) == rows
 
 
-def test_a_card_fetches_nothing_from_elsewhere():
+def test_card_fetches_nothing_from_elsewhere():
     card = "---\r\na: b\r\n---\r\n# T\n![x](http://a/x.png) ![y][r] <IMG src=x> <video src=y></video> 1 < 2 [l](m)\n"
     assert demo_how_tab.card_text(card).split() == ["#", "T", "1", "<", "2", "[l](m)"]
 
@@ -106,20 +106,20 @@ def test_a_card_fetches_nothing_from_elsewhere():
     ({"faces": "9", "seed": "20", "steps": "7", "sampler": "DDIM", "guidance": "2.5"}, (9, 20, 7, "DDIM", 2.5)),
     ({"faces": "99", "seed": "-1", "steps": "x", "sampler": "<script>", "guidance": "nan"}, (4, 0, 10, OWN, 1.5)),
 ])  # fmt: skip
-def test_an_address_brings_its_settings_and_nothing_odd(handlers, query, settings):
+def test_address_brings_its_settings_and_nothing_odd(handlers, query, settings):
     request = type("Request", (), {"query_params": query})
     assert handlers.from_address(request) == settings
 
 
 def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"There is no model to show\. Train one"):
+    with pytest.raises(SystemExit, match=r"No model found\. Train one"):
         demo_server.choose_model(None)
     assert demo_server.choose_model("given") == "given"
 
 
 @pytest.mark.slow
-def test_it_starts_without_a_network_and_tells_nobody(saved, tmp_path):
+def test_demo_starts_offline_and_sends_no_telemetry(saved, tmp_path):
     """A process whose connections other than on loopback fail, and are counted."""
     program = f"""
 import socket, sys

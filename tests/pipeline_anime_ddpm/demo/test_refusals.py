@@ -1,4 +1,4 @@
-"""What the endpoints refuse."""
+"""Inputs that the endpoints refuse."""
 
 import io
 import json
@@ -92,7 +92,7 @@ def test_uploads_that_are_no_pictures(client, handlers, tmp_path, name, content,
         list(handlers.vary(str(tmp_path / name), 0.5, 0, 4))
 
 
-def test_an_upload_of_many_bytes_is_not_taken(client, handlers, tmp_path):
+def test_upload_of_many_bytes_is_not_taken(client, handlers, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * demo_limits.MAX_BYTES)
     with pytest.raises(Exception, match=r"413|exceeds|size"):
         client.predict(handle_file(tmp_path / "large.png"), 0.5, 0, 4, api_name="/vary")
@@ -125,7 +125,7 @@ def test_odd_pictures_are_seen_as_a_viewer_shows_them(client, tmp_path, name, co
     assert opened(before).shape == (16, 16, 3)
 
 
-def test_nothing_that_a_file_says_stays_in_what_is_made_of_it(client, tmp_path):
+def test_metadata_of_uploads_is_dropped(client, tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     NOISE.save(tmp_path / "told.jpg", exif=exif)
@@ -139,11 +139,11 @@ def test_nothing_that_a_file_says_stays_in_what_is_made_of_it(client, tmp_path):
     (lambda p, t: editor(p, layer(t / "l.png", (0, 0, 3, 3), (8, 8))), "must have the size"),
     (lambda p, t: {"background": None, "layers": [], "composite": None}, "Choose a picture"),
 ])  # fmt: skip
-def test_repairs_that_cannot_be_meant(client, picture, tmp_path, make, said):
+def test_invalid_repairs_are_refused(client, picture, tmp_path, make, said):
     assert said in refused(client, make(picture, tmp_path), 0, 4, api_name="/inpaint")
 
 
-def test_a_picture_that_was_uploaded_can_be_used(page, picture):
+def test_picture_that_was_uploaded_can_be_used(page, picture):
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     body = head + picture.read_bytes() + b"\r\n--x--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -166,14 +166,14 @@ def test_no_address_is_fetched(page):
     for address in ("https://example.com/a.png", "HTTP://127.0.0.1/a.png"):
         file = {"path": address, "meta": {"_type": "gradio.FileData"}}
         answer = raw(page, "vary", [file, 0.5, 0, 4])
-        assert "event: error" in answer and ("not fetched from an address" in answer or address.startswith("HTTP:"))
+        assert "event: error" in answer and ("addresses are not downloaded" in answer or address.startswith("HTTP:"))
 
 
 def canvas_part(kind, index, identity, content=b"x"):
     return SimpleNamespace(data={"type": kind, "index": index, "id": identity}, files=[("file", content)])
 
 
-def test_a_canvas_takes_bounded_memory(page):
+def test_canvas_takes_bounded_memory(page):
     (canvas,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.ImageEditor)]
     for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (demo_limits.MAX_CANVAS + 1))):
         with pytest.raises(HTTPException):
@@ -187,23 +187,23 @@ def test_a_canvas_takes_bounded_memory(page):
     canvas.blob_storage.clear()
 
 
-def test_a_mask_of_many_layers_is_refused(client, picture, tmp_path):
+def test_mask_of_many_layers_is_refused(client, picture, tmp_path):
     painted = [layer(tmp_path / f"{number}.png", (0, 0, 4, 4)) for number in range(demo_limits.MAX_LAYERS + 1)]
     assert "too many layers" in refused(client, editor(picture, *painted), 0, 4, api_name="/inpaint")
     (before, after), _ = client.predict(editor(picture, *painted[:2]), 0, 4, api_name="/inpaint")
     assert not np.array_equal(opened(before), opened(after))
 
 
-def test_a_face_that_is_handed_over_is_looked_at_first(tmp_path):
+def test_face_that_is_handed_over_is_looked_at_first(tmp_path):
     (tmp_path / "wide.png").write_bytes(png_of(16_000, 2_000))
     with pytest.raises(gr.Error, match="megapixels"):
-        demo_page_module.hand_over("repair", True, str(tmp_path / "wide.png"))
+        demo_page_module.send_picture("repair", True, str(tmp_path / "wide.png"))
     for index in (-1, 1, None, [0, 0], "0"):
         with pytest.raises(gr.Error, match="Click a face first"):
             demo_draw_tab.face_at([("a.png", "seed 1")], index)
 
 
-def test_whatever_breaks_the_visitor_reads_a_sentence_and_the_log_the_rest(client, page, monkeypatch, capfd):
+def test_visitor_sees_one_sentence_and_the_log_has_the_traceback(client, page, monkeypatch, capfd):
     def broken(*_, **__):
         raise RuntimeError("the secret reason")
 

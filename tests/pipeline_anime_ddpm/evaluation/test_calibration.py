@@ -44,7 +44,7 @@ def test_white_noise_is_as_strong_as_itself_in_every_octave(side):
         assert band.log_sigma == pytest.approx(math.log(0.2), abs=0.1 if band.highest == 0 else 0.03)
 
 
-def test_a_wave_is_found_in_its_octave_with_its_power():
+def test_wave_is_found_in_its_octave_with_its_power():
     """By Parseval the modes of a wave of amplitude a have R² a² / 2 together."""
     random, side = np.random.default_rng(0), 32
     x = np.arange(side) / side
@@ -56,7 +56,7 @@ def test_a_wave_is_found_in_its_octave_with_its_power():
     assert all(band.log_sigma < -4 for band in (*bands[:3], bands[4]))
 
 
-def test_what_all_images_share_does_not_count():
+def test_calibration_subtracts_the_mean_image():
     noise = np.random.default_rng(0).normal(0, 0.1, (200, 3, 16, 16))
     shared = 0.5 * np.sin(np.arange(16) / 3)
     alone, together = (measure_bands(as_pixels(images)) for images in (noise, noise + shared))
@@ -79,7 +79,7 @@ def test_similarity_falls_with_noise_and_follows_the_seed():
     [
         (pictures(20, 0), "20 images, too few"),
         (pictures(64, 0, side=8), "SSIM needs 16 pixels"),
-        (np.full((64, 3, 16, 16), 100, np.uint8), "hold nothing at 0 to 0"),
+        (np.full((64, 3, 16, 16), 100, np.uint8), "have no detail at 0 to 0"),
     ],
 )
 def test_images_that_tell_nothing_are_refused(pixels, says):
@@ -97,7 +97,7 @@ def calibrated(tmp_path_factory):
     return folder
 
 
-def test_the_command_leaves_numbers_a_plot_and_a_scheduler(calibrated):
+def test_command_leaves_numbers_a_plot_and_a_scheduler(calibrated):
     out = calibrated / "out"
     record = json.loads((out / "calibration.json").read_text())
     direct = calibrate(DataSet(str(calibrated / "faces"), cache_dir=str(calibrated / "cache")).open("train", 16))
@@ -110,14 +110,14 @@ def test_the_command_leaves_numbers_a_plot_and_a_scheduler(calibrated):
     assert read_log_sigmas(str(out), 16) == scheduler.config.anime_log_sigmas
 
 
-def test_a_calibration_that_cannot_be_used_is_refused(calibrated, tmp_path):
+def test_calibration_that_is_invalid_is_refused(calibrated, tmp_path):
     with pytest.raises(UserError, match="measured at 16 pixels but the training is at 32"):
         read_log_sigmas(str(calibrated / "out"), 32)
     for content in ("", "[]", "{}", '{"anime_log_sigmas": ["a"], "images": {"resolution": 16}}'):
         (tmp_path / "calibration.json").write_text(content)
-        with pytest.raises(UserError, match="is no calibration"):
+        with pytest.raises(UserError, match="is not a calibration"):
             read_log_sigmas(str(tmp_path), 16)
-    with pytest.raises(UserError, match="is no calibration"):
+    with pytest.raises(UserError, match="is not a calibration"):
         read_log_sigmas(str(tmp_path / "nothing"), 16)
 
 
@@ -130,7 +130,7 @@ def test_a_calibration_that_cannot_be_used_is_refused(calibrated, tmp_path):
         (["--resolution", "8"], "SSIM needs 16"),
     ],
 )
-def test_wrong_flags_get_one_sentence(calibrated, flags, says, capsys):
+def test_wrong_flags_are_refused(calibrated, flags, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["calibrate", "--dataset", str(calibrated / "faces"), "--cache_dir", str(calibrated / "cache"), *flags])
     assert stopped.value.code == 2 and says in capsys.readouterr().err

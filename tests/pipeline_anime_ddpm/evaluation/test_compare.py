@@ -62,24 +62,24 @@ def test_alike_results_make_a_table_with_the_floor_below():
         ("metrics__lpips_nearest__training", {"fingerprint": "other"}, "training images"),
     ],
 )
-def test_what_differs_is_refused_by_name_and_named_in_the_table_if_one_insists(path, value, name):
+def test_different_evaluations_are_refused_unless_allow_unlike(path, value, name):
     records = [record(), record(**{path: value})]
     assert list(differences(records)) == [name]
     with pytest.raises(UserError, match=f"cannot be compared: the {name} differ .*--allow_unlike"):
         comparison_table(records, ["a", "b"])
     table = comparison_table(records, ["a", "b"], allow_unlike=True)
-    assert "Not comparable without care" in table
+    assert "Compare with care" in table
     assert f"- {name}: a " in table
 
 
-def test_a_metric_that_one_result_lacks_is_a_gap_and_not_a_difference():
+def test_metric_that_one_result_lacks_is_a_gap_and_not_a_difference():
     lacking = copy.deepcopy(record())
     del lacking["metrics"]["lpips_nearest"], lacking["distance"]
     table = comparison_table([record(), lacking], ["a", "b"])
     assert "| b | 20 | 2 ± 0.25 | – | – | 0.3000 (real 0.3300) |" in table
 
 
-def test_the_command_prints_the_table_and_writes_both_forms(tmp_path, capsys):
+def test_command_prints_the_table_and_writes_both_forms(tmp_path, capsys):
     for name, fid in (("one", 20), ("two", 30)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(json.dumps(record(fid)))

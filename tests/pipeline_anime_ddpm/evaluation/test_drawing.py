@@ -58,20 +58,20 @@ def test_ranks_and_interruptions_change_no_bit(pipeline, tmp_path):
     assert not list(again.folder.glob(".*.partial"))
 
 
-def test_a_kill_while_the_folder_was_made_the_drawing_s_leaves_no_stranger_in_it(pipeline, tmp_path):
+def test_kill_while_claiming_the_folder_leaves_it_usable(pipeline, tmp_path):
     (tmp_path / ".drawing.json.partial").write_text("{")
     drawing(pipeline, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["drawing.json"]
 
 
-def test_what_is_there_is_not_drawn_again(pipeline, tmp_path, monkeypatch):
+def test_existing_images_are_not_sampled_again(pipeline, tmp_path, monkeypatch):
     made = drawing(pipeline, tmp_path)
     made.draw()
     monkeypatch.setattr(AnimeDDPMPipeline, "__call__", lambda *args, **kwargs: pytest.fail("drawn again"))
     drawing(pipeline, tmp_path).draw()
 
 
-def test_an_image_is_what_its_seed_gives_the_pipeline(pipeline, tmp_path):
+def test_image_is_what_its_seed_gives_the_pipeline(pipeline, tmp_path):
     made = drawing(pipeline, tmp_path)
     made.draw()
     generators = [torch.Generator().manual_seed(3_000_000 + number) for number in range(8, 16)]
@@ -82,21 +82,21 @@ def test_an_image_is_what_its_seed_gives_the_pipeline(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize(("setting", "value"), [("seed", 4), ("steps", 3), ("batch_size", 4)])
-def test_a_folder_of_another_drawing_is_refused(pipeline, tmp_path, setting, value):
+def test_folder_of_another_drawing_is_refused(pipeline, tmp_path, setting, value):
     drawing(pipeline, tmp_path).draw()
     name = {"steps": "num_inference_steps"}.get(setting, setting)
-    with pytest.raises(UserError, match=f"drawn with other {name}"):
+    with pytest.raises(UserError, match=f"sampled with other {name}"):
         drawing(pipeline, tmp_path, **{setting: value})
 
 
-def test_a_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, tiny_unet, tmp_path):
+def test_folder_of_other_weights_or_of_strangers_images_is_refused(pipeline, tiny_unet, tmp_path):
     drawing(pipeline, tmp_path / "one")
     other = AnimeDDPMPipeline(tiny_unet(seed=1), pipeline.scheduler)
-    with pytest.raises(UserError, match="drawn with other weights"):
+    with pytest.raises(UserError, match="sampled with other weights"):
         drawing(other, tmp_path / "one")
     (tmp_path / "two").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "two" / "mine.png")
-    with pytest.raises(UserError, match="files of something else"):
+    with pytest.raises(UserError, match="files that are not of this evaluation"):
         drawing(pipeline, tmp_path / "two")
 
 
@@ -110,7 +110,7 @@ def test_more_images_can_be_drawn_into_the_same_folder(pipeline, tmp_path):
     assert all(path.exists() for path in more.paths)
 
 
-def test_values_that_are_not_finite_stop_the_drawing(pipeline, tmp_path, monkeypatch):
+def test_nonfinite_values_stop_sampling(pipeline, tmp_path, monkeypatch):
     with torch.no_grad():
         pipeline.unet.conv_out.weight[0] = torch.nan
     with pytest.raises(UserError, match="weights of the model are not finite"):
@@ -135,7 +135,7 @@ def test_samplers_are_chosen_by_name_and_keep_the_table(pipeline):
     assert len(facts["trained_betas"]) == 16  # a digest, not a thousand numbers
 
 
-def test_what_is_not_kept_is_deleted_and_nothing_else(pipeline, tmp_path):
+def test_only_unkept_images_are_deleted(pipeline, tmp_path):
     made = drawing(pipeline, tmp_path / "images")
     made.draw()
     (made.folder / "notes.txt").write_text("mine")
@@ -151,7 +151,7 @@ def test_what_is_not_kept_is_deleted_and_nothing_else(pipeline, tmp_path):
     assert all(path.exists() for path in made.paths)
 
 
-def test_a_damaged_record_of_a_drawing_is_one_sentence(pipeline, tmp_path):
+def test_damaged_record_of_a_drawing_is_refused(pipeline, tmp_path):
     for text in ("", "[1]", "{"):
         (tmp_path / "drawing.json").write_text(text)
         with pytest.raises(UserError, match=r"drawing.json is damaged"):
@@ -161,18 +161,18 @@ def test_a_damaged_record_of_a_drawing_is_one_sentence(pipeline, tmp_path):
 @pytest.mark.parametrize(
     "name", ["magic", "UNet2DModel", "DiffusionPipeline", "SchedulerMixin", "DDIMInverseScheduler", "EDMEulerScheduler"]
 )
-def test_an_unknown_sampler_is_one_sentence(pipeline, name):
+def test_unknown_sampler_is_refused(pipeline, name):
     with pytest.raises(UserError, match=rf"--sampler {name} is not known; give dpmsolver\+\+, ddim, ddpm"):
         choose_sampler(pipeline, name)
 
 
-def test_an_unknown_option_is_one_sentence(pipeline):
+def test_unknown_option_is_refused(pipeline):
     with pytest.raises(UserError, match="DDIMScheduler has no option sovler"):
         choose_sampler(pipeline, "DDIMScheduler", {"sovler": 1})
 
 
 def test_too_many_steps_are_refused_before_drawing(pipeline):
-    with pytest.raises(UserError, match=r"--num_inference_steps 101 cannot be taken.*trained with 100 steps"):
+    with pytest.raises(UserError, match=r"--num_inference_steps 101 is not possible.*trained with 100 steps"):
         check_steps(pipeline, 101)
     assert check_steps(pipeline, None) == 10
     assert check_steps(pipeline, 7) == 7
@@ -186,7 +186,7 @@ def test_any_pipeline_of_rgb_squares_can_be_loaded(tiny_unet, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded as a pipeline"):
         load_pipeline(str(tmp_path / "nothing"))
     grey = AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler())
-    with pytest.raises(UserError, match="1 x 16 x 16 values; only RGB squares"):
+    with pytest.raises(UserError, match="1 x 16 x 16 values; only square RGB images"):
         check_pipeline(grey)
 
 
@@ -207,5 +207,5 @@ def test_guided_images_are_those_of_the_guided_pipeline_and_told_apart(tiny_unet
     window = drawing(pipeline, tmp_path / "window", guidance=settings)
     json.dumps(window.facts, allow_nan=False)
     assert "guide" not in window.facts
-    with pytest.raises(UserError, match="drawn with other guidance"):
+    with pytest.raises(UserError, match="sampled with other guidance"):
         drawing(pipeline, tmp_path / "guided", count=2, guidance={"guidance_scale": 3.0})

@@ -30,7 +30,7 @@ def judge(settings, **changes):
     return evaluate(EvaluationConfig(**settings), show_progress=False)
 
 
-def test_a_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tmp_path):
+def test_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tmp_path):
     record = judge(settings, model=str(tiny_pipeline), seed=7)
     folder = tmp_path / "evaluation"
     assert json.loads((folder / "metrics.json").read_text()) == record
@@ -62,14 +62,14 @@ def test_a_model_is_drawn_from_measured_and_reported(settings, tiny_pipeline, tm
         assert grid.size == (80, 80)  # 24 images of 16 pixels in 5 x 5 places
 
 
-def test_a_second_run_gives_the_same_numbers(settings, tiny_pipeline, tmp_path):
+def test_second_run_gives_the_same_numbers(settings, tiny_pipeline, tmp_path):
     first, second = (
         judge(settings, model=str(tiny_pipeline), output_dir=str(tmp_path / name)) for name in ("one", "two")
     )
     assert first["metrics"] == second["metrics"]
 
 
-def test_kept_images_are_judged_alike_as_a_folder(settings, tiny_pipeline, tmp_path):
+def test_kept_images_are_evaluated_alike_as_a_folder(settings, tiny_pipeline, tmp_path):
     drawn = judge(settings, model=str(tiny_pipeline), keep_images=True)
     images = tmp_path / "evaluation" / "images"
     assert len(list(images.glob("*.png"))) == 24
@@ -78,7 +78,7 @@ def test_kept_images_are_judged_alike_as_a_folder(settings, tiny_pipeline, tmp_p
     assert again["drawn"] is None
 
 
-def test_a_pipeline_in_memory_is_judged_too(settings, tiny_pipeline, tmp_path):
+def test_pipeline_in_memory_is_evaluated_too(settings, tiny_pipeline, tmp_path):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     config = EvaluationConfig(**settings | {"model": "my model", "metrics": "kid"})
     record = evaluate(config, pipeline, show_progress=False)
@@ -87,7 +87,7 @@ def test_a_pipeline_in_memory_is_judged_too(settings, tiny_pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("disguise", ["none", "mirrored", "noise"])
-def test_a_generator_that_returns_training_images_is_caught(settings, tmp_path, disguise):
+def test_generator_that_returns_training_images_is_caught(settings, tmp_path, disguise):
     images = pictures(60, seed=0)[:24]  # of the training split
     if disguise == "mirrored":
         images = images[..., ::-1]
@@ -112,14 +112,14 @@ def test_without_a_held_out_split_copies_are_told_by_the_other_training_images(s
     settings |= {"dataset": str(save(tmp_path / "only", pictures(50, seed=0))), "metrics": "kid,lpips"}
     record = judge(settings, images=str(save(tmp_path / "copies", pictures(24, seed=0))))
     assert record["real"]["split"] == "train"
-    assert record["floor"] == {"skipped": "the data set has no split beside the one that is compared with"}
+    assert record["floor"] == {"skipped": "the data set has no other split than the one compared with"}
     nearest = record["metrics"]["lpips_nearest"]
     assert nearest["held_out"]["what"] == "other training images"
     assert nearest["memorised_share"] == 1
     assert nearest["suspicious"]
 
 
-def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeline, monkeypatch, caplog):
+def test_unavailable_metrics_are_skipped_with_a_reason(settings, tiny_pipeline, monkeypatch, caplog):
     def offline(*args, **kwargs):
         raise UserError("The network of FID cannot be fetched (no network); give a file.")
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_fetched_is_skipped_with_its_reason(settings, tiny_pipeli
 
 
 MISTAKES = {
-    "neither model nor images": ({"model": None}, "Give --model, to draw from, or --images"),
+    "neither model nor images": ({"model": None}, "Give --model, a pipeline, or --images"),
     "no data set": ({"dataset": None}, "Give --dataset"),
     "fewer images than KID's subset": ({"num_images": 11}, "--num_images 11 is too few for kid, which needs 12"),
     "fewer real images than that": ({"num_images": 50, "kid_subset_size": 45}, "40 images in the validation split"),
@@ -159,12 +159,12 @@ MISTAKES = {
         {"sampler": "FlowMatchEulerDiscreteScheduler"},
         "--sampler FlowMatchEulerDiscreteScheduler is not known",
     ),
-    "a sampler option of training": ({"sampler_options": "num_train_timesteps=10"}, "was decided in training"),
+    "a sampler option of training": ({"sampler_options": "num_train_timesteps=10"}, "is fixed by the training"),
     "a sampler option of another type": ({"sampler_options": "thresholding=maybe"}, "thresholding is 'maybe'"),
     "a sampler option that is no YAML": ({"sampler_options": "thresholding=["}, "cannot be read as a value"),
     "guidance without a guide": (
         {"guidance_scale": 2.0},
-        "cannot be guided so: `guidance_scale` needs a weaker network",
+        "does not suit the model: `guidance_scale` needs a weaker network",
     ),
     "a window without guidance": (
         {"guidance_scale": 1.0, "guidance_window": 8},
@@ -172,20 +172,20 @@ MISTAKES = {
     ),
     "an interval without guidance": (
         {"guidance_interval": "0,3"},
-        "cannot be guided so: `guidance_window` and `guidance_interval` do nothing at a `guidance_scale` of 1",
+        "does not suit the model: `guidance_window` and `guidance_interval` have no effect at a `guidance_scale` of 1",
     ),
-    "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers with a comma"),
+    "half an interval": ({"guidance_scale": 2.0, "guidance_interval": "3"}, "give two numbers separated by a comma"),
     "a seed too large": ({"seed": 10**17}, "--seed is 100000000000000000"),
     "no such device": ({"device": "banana"}, "--device banana cannot be used"),
     "no such accelerator": ({"device": "cuda:77"}, "--device cuda:77 cannot be used"),
     "one subset": ({"kid_subsets": 1}, "--kid_subsets is 1; give 2 or more"),
-    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "none is wanted"),
+    "LPIPS weights for nothing": ({"lpips_weights": "x.pth", "metrics": "kid"}, "needs the metric lpips"),
     "weights of another extractor": ({"extractor_weights": "x.pth"}, "--extractor_weights is for inception"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence_before_anything_is_drawn(settings, tiny_pipeline, tmp_path, monkeypatch, mistake):
+def test_mistake_is_refused_before_anything_is_drawn(settings, tiny_pipeline, tmp_path, monkeypatch, mistake):
     monkeypatch.setattr(Drawing, "draw", lambda *args, **kwargs: pytest.fail("drawn"))
     changes, sentence = MISTAKES[mistake]
     with pytest.raises(UserError) as error:
@@ -195,16 +195,16 @@ def test_a_mistake_is_one_sentence_before_anything_is_drawn(settings, tiny_pipel
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
+def test_folder_with_fewer_images_than_asked_for_is_refused(settings, tmp_path):
     folder = save(tmp_path / "few", pictures(23, seed=0))
     with pytest.raises(UserError, match="holds 23 images, fewer than --num_images 24; give --num_images 23"):
         judge(settings, images=str(folder))
     for flag, value in {"sampler": "ddim", "seed": 3, "keep_images": True}.items():
-        with pytest.raises(UserError, match=f"--{flag} is for drawing"):
+        with pytest.raises(UserError, match=f"--{flag} is for sampling"):
             judge(settings, images=str(folder), **{flag: value})
 
 
-def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, tmp_path, monkeypatch):
+def test_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, tmp_path, monkeypatch):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: (torch.full((8, 3, 16, 16), torch.nan),))
     config = EvaluationConfig(**settings | {"model": "broken"})
@@ -213,7 +213,7 @@ def test_a_network_that_gives_nan_keeps_nothing_wrong(settings, tiny_pipeline, t
     assert not list((tmp_path / "evaluation" / "images").glob("*.png"))
 
 
-def test_a_class_conditional_model_is_refused(settings, tiny_unet):
+def test_class_conditional_model_is_refused(settings, tiny_unet):
     pipeline = AnimeDDPMPipeline(tiny_unet(num_class_embeds=10), AnimeNoiseScheduler(num_train_timesteps=100))
     with pytest.raises(UserError, match="only unconditional and labelled models"):
         evaluate(EvaluationConfig(**settings | {"model": "classes"}), pipeline, show_progress=False)
@@ -231,7 +231,7 @@ def labelled(tiny_unet, tmp_path_factory):
     return folder
 
 
-def test_a_labelled_model_draws_what_is_asked_for(settings, labelled, tmp_path):
+def test_labelled_model_generates_what_is_requested(settings, labelled, tmp_path):
     options = {"model": str(labelled), "metrics": "fid", "keep_images": True, "floor": False}
     any_of_all = judge(settings, **options, output_dir=str(tmp_path / "any"))
     asked = judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=pink", guidance_scale=2.0)
@@ -244,7 +244,7 @@ def test_a_labelled_model_draws_what_is_asked_for(settings, labelled, tmp_path):
     ).images
     with Image.open(tmp_path / "asked" / "images" / "000003.png") as image:
         assert np.abs(np.asarray(image) - 255 * drawn[3]).max() <= 1
-    with pytest.raises(UserError, match="images that were drawn with other labels"):
+    with pytest.raises(UserError, match="images that were sampled with other labels"):
         judge(settings, **options, output_dir=str(tmp_path / "asked"), labels="hair=black", guidance_scale=2.0)
 
 
@@ -263,17 +263,17 @@ def test_labels_that_cannot_be_drawn_are_refused_before_anything_is(settings, la
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_model_without_labels_draws_none(settings, tiny_pipeline):
+def test_model_without_labels_draws_none(settings, tiny_pipeline):
     with pytest.raises(UserError, match="--labels: This model has no labels"):
         judge(settings, model=str(tiny_pipeline), labels="hair=pink")
-    with pytest.raises(UserError, match="cannot be guided so"):
+    with pytest.raises(UserError, match="does not suit the model"):
         judge(settings, model=str(tiny_pipeline), guidance_scale=2.0)
 
 
-def test_a_sampler_that_fails_is_told_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):
+def test_sampler_that_fails_is_reported_before_all_are_drawn(settings, tiny_pipeline, tmp_path, monkeypatch):
     pipeline = AnimeDDPMPipeline.from_pretrained(tiny_pipeline)
     monkeypatch.setattr(pipeline.scheduler, "step", lambda *args, **kwargs: 1 / 0)
-    with pytest.raises(UserError, match="AnimeNoiseScheduler cannot draw with this model"):
+    with pytest.raises(UserError, match="AnimeNoiseScheduler cannot sample this model"):
         evaluate(EvaluationConfig(**settings | {"model": "broken"}), pipeline, show_progress=False)
     assert not (tmp_path / "evaluation").exists()
 
@@ -282,7 +282,7 @@ def test_nothing_of_the_users_is_deleted(settings, tiny_pipeline, tmp_path):
     images = tmp_path / "evaluation" / "images"
     images.mkdir(parents=True)
     (images / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="images holds files of something else"):
+    with pytest.raises(UserError, match="images holds files that are not of this evaluation"):
         judge(settings, model=str(tiny_pipeline), metrics="kid")
     assert (images / "mine.txt").read_text() == "mine"
 
@@ -296,7 +296,7 @@ def test_kept_images_stay_when_more_is_measured(settings, tiny_pipeline, tmp_pat
     assert not (folder / "nearest.png").exists()  # it was of the numbers that are gone
 
 
-def test_results_of_something_else_are_not_overwritten(settings, tiny_pipeline, tmp_path):
+def test_other_results_are_not_overwritten(settings, tiny_pipeline, tmp_path):
     judge(settings, model=str(tiny_pipeline), metrics="kid")
     before = (tmp_path / "evaluation" / "metrics.json").read_bytes()
     with pytest.raises(UserError, match=r"holds the evaluation of .*tiny-ddpm; choose another folder"):
@@ -306,12 +306,12 @@ def test_results_of_something_else_are_not_overwritten(settings, tiny_pipeline, 
 
 def test_two_evaluations_at_once_in_one_folder_are_refused(settings, tiny_pipeline, tmp_path):
     folder = tmp_path / "evaluation"
-    with locked_folder(folder), pytest.raises(UserError, match="Another evaluation is at work"):
+    with locked_folder(folder), pytest.raises(UserError, match="Another evaluation is running"):
         judge(settings, model=str(tiny_pipeline), metrics="kid")
     judge(settings, model=str(tiny_pipeline), metrics="kid")
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_sentence(settings, tiny_pipeline, tmp_path):
+def test_output_folder_that_cannot_be_made_is_refused(settings, tiny_pipeline, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
         judge(settings, model=str(tiny_pipeline), metrics="kid", output_dir=str(tmp_path / "file" / "folder"))
@@ -321,7 +321,7 @@ def flags(settings):
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def test_the_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
+def test_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
     main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--sampler=ddim"])
     told = capsys.readouterr().out
     assert f"24 images of {tiny_pipeline} against 40 of" in told
@@ -329,7 +329,7 @@ def test_the_command_prints_what_it_measured_beside_the_floor(settings, tiny_pip
     assert "[floor " in told
     assert "± " in told
     assert "(10 subsets of 12)" in told
-    assert "memorised: 0 of 24 images come nearer than" in told
+    assert "memorised: 0 of 24 images are nearer than" in told
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--num_images=5"])
     assert stop.value.code == 2
@@ -353,7 +353,7 @@ def test_two_processes_share_the_drawing_and_change_no_number(settings, tiny_pip
     assert done.stdout.count("memorised:") == 1
 
 
-def test_a_folder_that_the_run_was_not_trained_on_is_held_out(tmp_path):
+def test_folder_that_the_run_was_not_trained_on_is_held_out(tmp_path):
     record = {"data": {"name": "faces", "local": True}}
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     reference = SimpleNamespace(is_held_out=False, config=SimpleNamespace(dataset="faces"))

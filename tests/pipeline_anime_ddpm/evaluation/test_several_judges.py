@@ -65,7 +65,7 @@ def test_two_judges_see_the_same_images_drawn_once(both, draws, tiny_vit, tmp_pa
     assert set(second.floor) == {"fid", "kid"} and second.metrics["kid"]["name"] == f"KID-{LABEL}"
 
 
-def test_a_frechet_distance_of_few_images_carries_a_note(both):
+def test_frechet_distance_of_few_images_carries_a_note(both):
     first, second = judges(run(both))
     assert second.metrics["fid"]["note"] == "unreliable with fewer than 2,000 images on both sides"
     assert "note" not in first.metrics["fid"]
@@ -85,7 +85,7 @@ def test_features_of_real_images_are_kept_for_each_judge(both, monkeypatch, colo
     assert [n for n in seen if n > 2] == [24]  # the judged ones; the two are for trying the extractor
 
 
-def test_an_evaluation_that_was_killed_between_judges_draws_nothing_again(both, draws, monkeypatch):
+def test_evaluation_that_was_killed_between_judges_draws_nothing_again(both, draws, monkeypatch):
     measure = reference.feature_metrics
     monkeypatch.setattr("pipeline_anime_ddpm.evaluation.recipe.feature_metrics", fails := _killed_at(measure, LABEL))
     with pytest.raises(KeyboardInterrupt):
@@ -116,18 +116,18 @@ def _only_checks(self, *args, **kwargs):
     assert all(map(self._is_drawn, range(self.count)))
 
 
-def test_the_command_prints_both_judges_and_what_finds_copies(both, capsys):
+def test_command_prints_both_judges_and_what_finds_copies(both, capsys):
     main(["evaluate", *(f"--{name}={value}" for name, value in both.items())])
     printed = capsys.readouterr().out
     for said in ("  FD-tiny-vit: ", f"  FD-{LABEL}: ", f"  KID-{LABEL}: ", "unreliable with fewer than 2,000 images"):
         assert said in printed, said
-    assert re.search(r"memorised: 0 of 24 images come nearer than .* to a training image", printed)
+    assert re.search(r"memorised: 0 of 24 images are nearer than .* to a training image", printed)
     assert printed.count("[floor ") == 4
 
 
 @pytest.mark.parametrize("metrics", ["fid,kid,copies", "fid,kid,lpips,copies"])
 @pytest.mark.parametrize("held_out", [True, False], ids=["held out", "flat folder"])
-def test_what_two_judges_wrote_is_published(both, tiny_pipeline, tmp_path, metrics, held_out, monkeypatch):
+def test_results_of_two_judges_are_published(both, tiny_pipeline, tmp_path, metrics, held_out, monkeypatch):
     monkeypatch.setattr(judges_module, "LEAST_MEANINGFUL", 24)
     if not held_out:
         both |= {"dataset": str(save(tmp_path / "flat", pictures(50, seed=0)))}
@@ -171,7 +171,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_names_is_one_sentence(both, mistake):
+def test_mistake_in_the_names_is_refused(both, mistake):
     changes, sentence = MISTAKES[mistake]
     with pytest.raises(UserError, match=re.escape(sentence)):
         EvaluationConfig(**both | changes)
@@ -212,7 +212,7 @@ def test_without_the_package_copies_are_searched_for_by_lpips(both, monkeypatch,
     assert copy_check(record)["name"] == "mean squared pixel difference to the nearest training image"
 
 
-def test_the_statistics_of_both_judges_are_computed_ahead(both, capsys):
+def test_statistics_of_both_judges_are_computed_ahead(both, capsys):
     names = ("dataset", "metrics", "num_images", "extractor", "kid_subset_size", "kid_subsets", "device", "cache_dir")
     main(["stats", "--resolution=16", *(f"--{name}={both[name]}" for name in names)])
     printed = capsys.readouterr().out

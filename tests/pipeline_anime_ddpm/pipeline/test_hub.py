@@ -71,7 +71,7 @@ def assert_complete(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [PIPELINE_CODE, SCHEDULER_CODE], ids=lambda path: path.stem)
-def test_shipped_code_imports_nothing_of_ours(code):
+def test_shipped_code_imports_nothing_of_the_package(code):
     allowed = {"torch", "numpy", "PIL", "diffusers", *sys.stdlib_module_names}
     for node in ast.walk(ast.parse(code.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -96,7 +96,7 @@ def test_package_loads_its_own_classes_without_trust_and_without_running_the_fol
     assert type(swapped.scheduler) is DDIMScheduler
 
 
-def test_a_class_that_is_not_ours_still_needs_trust(saved):
+def test_class_that_is_not_ours_still_needs_trust(saved):
     folder, _ = saved
     index = index_of(folder)
     index["scheduler"] = ["scheduling_anime_noise", "SomebodyElsesScheduler"]
@@ -146,14 +146,14 @@ def test_code_without_a_file_is_refused_with_a_sentence(tiny_unet, tmp_path):
 
 
 def test_upload_options_without_upload_are_refused(tiny_unet, tmp_path):
-    with pytest.raises(ValueError, match=r"'private'.*would do nothing"):
+    with pytest.raises(ValueError, match=r"'private'.*have no effect"):
         make_pipe(tiny_unet).save_pretrained(tmp_path, private=True)
 
 
 # ------------------------------------------------------------------------------------------------- other processes
 
 
-def test_a_process_without_the_package_draws_the_same_pixels(saved, run_python, tmp_path):
+def test_process_without_the_package_generates_the_same_pixels(saved, run_python, tmp_path):
     folder, images = saved
     run_python(
         DRAW
@@ -270,7 +270,7 @@ pipe.save_pretrained(pathlib.Path(sys.argv[1]) / "again")
     assert_complete(tmp_path / "again")
 
 
-def test_a_process_without_the_package_really_has_none(run_python):
+def test_process_without_the_package_really_has_none(run_python):
     with pytest.raises(AssertionError, match="is blocked in this process"):
         run_python("import schedulers", package=False)
     with pytest.raises(AssertionError, match="is blocked in this process"):
@@ -290,7 +290,7 @@ pipe.save_pretrained(sys.argv[2])
 
 
 @pytest.mark.slow
-def test_a_pipeline_of_diffusers_with_our_scheduler_loads_where_the_package_is_not(tiny_unet, run_python, tmp_path):
+def test_pipeline_of_diffusers_with_our_scheduler_loads_where_the_package_is_not(tiny_unet, run_python, tmp_path):
     pipe = DDPMPipeline(tiny_unet(), AnimeNoiseScheduler(solver="ddim"))
     pipe.save_pretrained(tmp_path / "stock")
     run_python(STOCK_PIPELINE, tmp_path / "stock", tmp_path / "again", package=False)

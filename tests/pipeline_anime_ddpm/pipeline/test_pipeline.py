@@ -111,7 +111,7 @@ def test_every_scheduler_gives_what_its_own_loop_gives(make_pipe, name):
         ("HeunDiscrete", {}, {}),
     ],
 )
-def test_an_image_depends_on_its_generator_alone(make_pipe, name, config, call):
+def test_image_depends_on_its_generator_alone(make_pipe, name, config, call):
     pipe = make_pipe(name, scheduler_config=config)
     options = {"num_inference_steps": 6, "output_type": "pt", **call}
     batch = pipe(3, generator=generators(5, 6, 7), **options).images
@@ -337,24 +337,24 @@ def test_tuple_output(make_pipe):
         ("DDPM", {"callback_on_step_end_tensor_inputs": ["prompt"]}, r"got \['prompt'\]"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_with_a_sentence(make_pipe, name, call, sentence):
+def test_unsupported_arguments_are_refused(make_pipe, name, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_pipe(name)(**call)
 
 
-def test_a_network_of_unknown_size_is_refused(make_pipe):
+def test_network_of_unknown_size_is_refused(make_pipe):
     with pytest.raises(ValueError, match="no `sample_size`"):
         make_pipe(sample_size=None)(num_inference_steps=2)
 
 
-def test_a_compiled_network_and_guide_are_taken(make_pipe, tiny_unet):
+def test_compiled_network_and_guide_are_taken(make_pipe, tiny_unet):
     """`torch.compile` wraps a module, which has no truth value of its own."""
     unet, guide = torch.compile(tiny_unet()), torch.compile(tiny_unet(seed=1))
     pipe = AnimeDDPMPipeline(unet, make_pipe("DDIM").scheduler, guide)
     pipe.check_guidance(2.0)
 
 
-def test_a_setting_of_another_scheduler_that_a_config_carries_changes_nothing(make_pipe):
+def test_setting_of_another_scheduler_that_a_config_carries_changes_nothing(make_pipe):
     pipe = make_pipe("DDIM")
     foreign = dict(pipe.scheduler.config) | {"skip_prk_steps": False}
     pipe.scheduler = type(pipe.scheduler).from_config(foreign)

@@ -33,7 +33,7 @@ def blocks(tiny_unet):
     return quiet(pipe)
 
 
-def test_a_pipeline_of_the_same_components_draws_the_same(blocks):
+def test_pipeline_of_the_same_components_generates_the_same(blocks):
     """The idioms that diffusers documents for `components`, `parameters` and `from_pipe`."""
     call = {"labels": {"hair": "red"}, **CALL}
     expected = blocks(generator=seeded(), **call).images
@@ -52,14 +52,14 @@ def test_usual_settings_are_no_components(tiny_unet):
     assert set(pipe.components) == {"unet", "scheduler", "guide_unet"}
 
 
-def test_the_recommended_guidance_is_the_default_and_1_turns_it_off(guided):
+def test_recommended_guidance_is_the_default_and_1_turns_it_off(guided):
     images = {scale: guided(generator=seeded(), guidance_scale=scale, **CALL).images for scale in (1.0, 2.0)}
     assert torch.equal(guided(generator=seeded(), **CALL).images, images[2.0])
     assert guided.guidance_scale == 2.0
     assert not torch.equal(images[1.0], images[2.0])
 
 
-def test_the_recommended_guidance_is_for_what_can_be_guided(guided, blocks):
+def test_recommended_guidance_is_for_what_can_be_guided(guided, blocks):
     image = torch.rand(1, 3, 16, 16, generator=seeded(1))
     plain = AnimeDDPMPipeline(guided.unet, guided.scheduler)
     assert torch.equal(quiet(plain)(generator=seeded(), **CALL).images, plain(generator=seeded(), **CALL).images)
@@ -87,12 +87,12 @@ def test_it_is_saved_and_loaded(guided, tmp_path, load):
 
 
 @pytest.mark.parametrize("scale", [0.5, "2", float("nan"), None])
-def test_a_recommendation_that_is_none_is_refused(tiny_unet, scale):
+def test_recommendation_that_is_invalid_is_refused(tiny_unet, scale):
     with pytest.raises(ValueError, match="`default_guidance_scale` must be 1, which is no guidance, or more"):
         AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), default_guidance_scale=scale)
 
 
-def test_a_callback_may_change_the_guidance(guided, tiny_unet):
+def test_callback_may_change_the_guidance(guided, tiny_unet):
     """As in diffusers' own pipelines, by `_guidance_scale`."""
 
     def stop_guiding(pipe, step, timestep, tensors):

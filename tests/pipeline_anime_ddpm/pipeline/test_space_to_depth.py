@@ -42,7 +42,7 @@ def test_faces_are_those_of_the_channels_put_back_in_place(pipe):
     assert torch.equal(whole, pixel_shuffle(parts, 2)) and whole.std() > 0.1
 
 
-def test_a_block_lies_where_its_pixels_do_on_average():
+def test_block_lies_where_its_pixels_do_on_average():
     seen = []
 
     def network(sample, t, return_dict):
@@ -69,7 +69,7 @@ def test_every_mode_takes_and_gives_whole_images(pipe):
         pipe(guidance_scale=2.0, guidance_window=18)
 
 
-def test_a_folder_keeps_the_setting(pipe, tmp_path):
+def test_folder_keeps_the_setting(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     again = AnimeDDPMPipeline.from_pretrained(tmp_path)
     assert again.image_shape == (3, 32, 32)
@@ -82,7 +82,7 @@ def test_channels_that_are_no_blocks_are_refused(tiny_unet):
         AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), space_to_depth=2)
 
 
-def test_the_loss_is_that_of_the_channels(unet):
+def test_loss_is_that_of_the_channels(unet):
     scheduler, clean, added = AnimeNoiseScheduler(), noise(4, 3, 32, 32).clamp(-1, 1), noise(4, 3, 32, 32).flip(0)
     timesteps = torch.tensor([10, 300, 600, 990])
     loss, error = diffusion_loss(unet, scheduler, StepBatch(clean, added, timesteps), 2)
@@ -103,7 +103,7 @@ def test_sides_of_patches_are_whole_blocks(unet):
     assert unet.conv_in.weight.grad[:, 12:].abs().max() > 0
 
 
-def test_a_new_network_of_a_size_sees_blocks():
+def test_new_network_of_a_size_sees_blocks():
     config = TrainingConfig(train_data_dir="faces", model_config_name_or_path="tiny", resolution=64, space_to_depth=2)
     unet, _ = build_model(config)
     assert (unet.config.sample_size, unet.config.out_channels, full_side(unet)) == (32, 12, 64)
@@ -113,9 +113,9 @@ def test_a_new_network_of_a_size_sees_blocks():
         )
 
 
-def test_a_config_and_a_pretrained_network_tell_their_own_blocks(tiny_unet, pipe, tmp_path):
+def test_config_and_a_pretrained_network_tell_their_own_blocks(tiny_unet, pipe, tmp_path):
     tiny_unet().save_config(tmp_path / "config")
-    with pytest.raises(UserError, match="a config tells its own"):
+    with pytest.raises(UserError, match="config has its own"):
         build_model(
             TrainingConfig(train_data_dir="faces", model_config_name_or_path=str(tmp_path / "config"), space_to_depth=2)
         )
@@ -126,7 +126,7 @@ def test_a_config_and_a_pretrained_network_tell_their_own_blocks(tiny_unet, pipe
         TrainingConfig(**settings, space_to_depth=2)
 
 
-def test_a_run_on_patches_with_a_guide_saves_a_pipeline_that_draws(work, tiny_unet, tmp_path, in_process):
+def test_run_on_patches_with_a_guide_saves_a_pipeline_that_draws(work, tiny_unet, tmp_path, in_process):
     tiny_unet(in_channels=12, out_channels=12).save_config(tmp_path / "config")
     settings = {"model_config_name_or_path": tmp_path / "config", "max_train_steps": 4, "save_guide_at": 8}
     in_process(*flags(work, tmp_path / "run", patch_sizes="8", patch_full_image_fraction=0.5, **settings))

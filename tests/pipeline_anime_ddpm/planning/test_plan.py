@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline_anime_ddpm.planning.plan import Rehearsal, measured_peak_bytes, plan_step
+from pipeline_anime_ddpm.planning.plan import DryRun, measured_peak_bytes, plan_step
 from pipeline_anime_ddpm.runs.averages import WeightAverage, warmup_decay
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
@@ -95,15 +95,15 @@ def real_peak(*arguments, **options):
         (WIDE, 8, 2, 4),
     ],
 )
-def test_a_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
+def test_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
     planned = plan_step(config, side=side, batch=batch, step_images=step_images, recomputation=recomputation)
     assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.04)
 
 
 @pytest.mark.parametrize("recomputation", [None, "selective", "blocks"])
 def test_each_image_adds_to_a_real_peak_what_is_planned(recomputation):
-    rehearsal = Rehearsal(THREE_LEVELS, recomputation=recomputation)
-    planned = [rehearsal.step(32, n).peak_bytes for n in (3, 10)]
+    dry_run = DryRun(THREE_LEVELS, recomputation=recomputation)
+    planned = [dry_run.step(32, n).peak_bytes for n in (3, 10)]
     measured = [real_peak(THREE_LEVELS, 32, n, None, recomputation) for n in (3, 10)]
     assert planned == pytest.approx(measured, rel=0.04)
     assert planned[1] - planned[0] == pytest.approx(measured[1] - measured[0], rel=0.002)
@@ -115,7 +115,7 @@ def test_stock_upsampling_costs_what_is_planned():
     assert planned.peak_bytes > plan_step(THREE_LEVELS, side=32, batch=10).peak_bytes
 
 
-def test_the_measured_peak_counts_what_lives_at_one_time_and_what_was_there():
+def test_measured_peak_counts_what_lives_at_one_time_and_what_was_there():
     there = torch.zeros(1_000_000)
 
     def step():
@@ -169,7 +169,7 @@ def saved_on_fake_cuda(config, side, batch, dtype, recomputation, fold, channels
     ("precision", "dtype", "fold", "channels_last"),
     [("no", None, True, False), ("fp16", torch.float16, True, True), ("bf16", torch.bfloat16, False, False)],
 )
-def test_what_a_pass_keeps_is_what_cuda_would_keep(precision, dtype, fold, channels_last, recomputation):
+def test_planned_activations_equal_those_on_cuda(precision, dtype, fold, channels_last, recomputation):
     config = WITHOUT_ATTENTION  # PyTorch without CUDA does not choose CUDA's attention kernels
     planned = plan_step(
         config, side=32, batch=4, precision=precision, recomputation=recomputation, fold_upsampling=fold,
@@ -192,14 +192,14 @@ def test_operations_are_those_of_a_real_step(recomputation):
 
 
 def test_attention_is_counted():
-    rehearsal = Rehearsal(THREE_LEVELS)
-    assert rehearsal.step(32, 2).flops % 2 == 0
-    attention = [rehearsal.step(side, 1).flops / side**2 for side in (32, 64)]
+    dry_run = DryRun(THREE_LEVELS)
+    assert dry_run.step(32, 2).flops % 2 == 0
+    attention = [dry_run.step(side, 1).flops / side**2 for side in (32, 64)]
     assert attention[1] > attention[0] * 1.001, "it grows with the square of the pixels"
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_what_is_there_whatever_the_batch(name):
+def test_existing_images_are_reused_at_any_batch_size(name):
     _, unet, optimizer = real_step(THREE_LEVELS, 8, 2, optimizer=name)
     count = unet.num_parameters()
     cost = plan_step(THREE_LEVELS, side=8, batch=2, averages=3, optimizer=name)
@@ -221,14 +221,14 @@ def test_8_bit_adam_takes_what_its_documentation_says():
 
 
 def test_planning_twice_gives_the_same_and_leaves_nothing():
-    rehearsal = Rehearsal(THREE_LEVELS, precision="fp16", recomputation="blocks")
-    first = rehearsal.step(32, 4, 9)
-    rehearsal.step(16, 2)
-    assert rehearsal.step(32, 4, 9) == first
-    assert rehearsal._meter.in_use == rehearsal.resident_bytes
+    dry_run = DryRun(THREE_LEVELS, precision="fp16", recomputation="blocks")
+    first = dry_run.step(32, 4, 9)
+    dry_run.step(16, 2)
+    assert dry_run.step(32, 4, 9) == first
+    assert dry_run._meter.in_use == dry_run.resident_bytes
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"optimizer": "sgd"}, {"recomputation": "all"}, {"batch": 0}])
-def test_a_plan_of_nothing_known_is_refused(wrong):
+def test_plan_of_nothing_known_is_refused(wrong):
     with pytest.raises(ValueError, match=r"is not known|give 1 or more"):
         plan_step(THREE_LEVELS, **{"side": 8, "batch": 1, **wrong})

@@ -10,10 +10,10 @@ from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.planning.plan import Rehearsal, measured_peak_bytes, plan_step
+from pipeline_anime_ddpm.planning.plan import DryRun, measured_peak_bytes, plan_step
 from pipeline_anime_ddpm.planning.report import (
     PeakCurve,
-    build_rehearsal,
+    build_dry_run,
     fake_model,
     largest_batch,
     read_size,
@@ -56,19 +56,19 @@ def settings(folder, **flags):
         {"patch_sizes": "8,32", "patch_mode": "constant_pixels"},
     ],
 )
-def test_the_largest_batch_fits_and_one_more_does_not(folder, flags):
+def test_largest_batch_fits_and_one_more_does_not(folder, flags):
     config = settings(folder, **flags)
     unet, patches = fake_model(config)
-    rehearsal = build_rehearsal(config, unet, config.gradient_checkpointing)
+    dry_run = build_dry_run(config, unet, config.gradient_checkpointing)
     for shape in step_shapes(config, unet, patches):
 
         @functools.cache
         def peak(batch, shape=shape):
             count, most = shape.images(batch)
-            return rehearsal.step(shape.side, most, count).peak_bytes
+            return dry_run.step(shape.side, most, count).peak_bytes
 
         memory = peak(11) + 1000
-        batch = largest_batch(shape, PeakCurve(rehearsal, shape.side).peak, memory)
+        batch = largest_batch(shape, PeakCurve(dry_run, shape.side).peak, memory)
         assert batch >= 11
         assert peak(batch) <= memory < peak(batch + 1)
 
@@ -76,39 +76,39 @@ def test_the_largest_batch_fits_and_one_more_does_not(folder, flags):
 def test_single_images_are_measured(folder, monkeypatch):
     config = settings(folder)
     unet, _ = fake_model(config)
-    rehearsal = build_rehearsal(config, unet, None)
+    dry_run = build_dry_run(config, unet, None)
     (shape,) = step_shapes(config, unet, None)
-    one = rehearsal.step(32, 1).peak_bytes
-    peak = PeakCurve(rehearsal, 32).peak
+    one = dry_run.step(32, 1).peak_bytes
+    peak = PeakCurve(dry_run, 32).peak
     assert largest_batch(shape, peak, one) == 1
     assert largest_batch(shape, peak, one - 1) == 0
-    stock = rehearsal.one_pass
+    stock = dry_run.pass_cost
 
     def larger(side, images, accumulating=False):  # as tensors can be that need no copy, or one more, if there is one
         cost = stock(side, images, accumulating)
         return dataclasses.replace(cost, course=cost.course + 1_000_000 * (images == 1))
 
-    monkeypatch.setattr(rehearsal, "one_pass", larger)
-    assert PeakCurve(rehearsal, 32).peak(1, 1) == rehearsal.step(32, 1).peak_bytes == one + 1_000_000
+    monkeypatch.setattr(dry_run, "pass_cost", larger)
+    assert PeakCurve(dry_run, 32).peak(1, 1) == dry_run.step(32, 1).peak_bytes == one + 1_000_000
 
 
-def test_a_curve_that_does_not_hold_is_measured_instead(folder, monkeypatch):
+def test_curve_that_does_not_hold_is_measured_instead(folder, monkeypatch):
     config = settings(folder)
     unet, _ = fake_model(config)
-    rehearsal = build_rehearsal(config, unet, None)
-    stock = rehearsal.one_pass
+    dry_run = build_dry_run(config, unet, None)
+    stock = dry_run.pass_cost
 
     def bent(side, images, accumulating=False):
         cost = stock(side, images, accumulating)
         return dataclasses.replace(cost, course=cost.course + 1_000_000 * max(0, images - 4))
 
-    monkeypatch.setattr(rehearsal, "one_pass", bent)
-    curve = PeakCurve(rehearsal, 32)
+    monkeypatch.setattr(dry_run, "pass_cost", bent)
+    curve = PeakCurve(dry_run, 32)
     curve.verify(4)
     assert not curve.measured
     curve.verify(9)
     assert curve.measured
-    assert curve.peak(7, 7) == rehearsal.step(32, 7).peak_bytes
+    assert curve.peak(7, 7) == dry_run.step(32, 7).peak_bytes
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def rows_of(text):
     return [line[1:].split() for line in table], [line.startswith("*") for line in table]
 
 
-def test_the_table_has_all_ways_and_marks_the_chosen(folder, capsys):
+def test_table_has_all_ways_and_marks_the_chosen(folder, capsys):
     main([
         "plan", "--model_config_name_or_path", str(folder), "--resolution", "32", "--memory", "0.1MB", "1GB",
         "--train_batch_size", "4", "--mixed_precision", "fp16", "--gradient_checkpointing", "--random_flip",
@@ -142,7 +142,7 @@ def test_the_table_has_all_ways_and_marks_the_chosen(folder, capsys):
 
 
 @pytest.mark.slow
-def test_a_patch_run_is_as_large_as_its_largest_side(folder):
+def test_patch_run_is_as_large_as_its_largest_side(folder):
     config = settings(folder, patch_sizes="8,16", train_batch_size=16)
     text = "\n".join(report(config, [("20MB", int(2e7))]))
     rows, marked = rows_of(text)
@@ -150,8 +150,8 @@ def test_a_patch_run_is_as_large_as_its_largest_side(folder):
     assert [row[2] for row in rows] == ["16"] * 6 + ["4"] * 3, "which are cut to the pixels of the largest patch"
     assert marked == [True, False, False] * 3
     widened = {**TWO_LEVELS, "in_channels": 5}
-    rehearsal = Rehearsal(widened)
-    peaks = [rehearsal.step(side, batch, 16).peak_bytes for side, batch in ((8, 16), (16, 16), (32, 4))]
+    dry_run = DryRun(widened)
+    peaks = [dry_run.step(side, batch, 16).peak_bytes for side, batch in ((8, 16), (16, 16), (32, 4))]
     assert f"The run's peak is {max(peaks) / 1e6:.1f} MB" in text
     assert f"on all sides: {min(int(row[-1]) for row in rows[::3])} in 20MB" in text
 
@@ -162,7 +162,7 @@ def test_averages_on_the_host_take_no_memory_here(folder):
         argv = ["--model_config_name_or_path", str(folder)]
         argv += [part for name, value in flags.items() for part in (f"--{name}", value) if part]
         config = parse_config(argv)
-        assert build_rehearsal(config, fake_model(config)[0], None).average_bytes == averages * 4 * count
+        assert build_dry_run(config, fake_model(config)[0], None).average_bytes == averages * 4 * count
 
 
 def test_no_weights_are_allocated(tmp_path):
@@ -195,7 +195,7 @@ def test_of_a_pretrained_model_only_the_config_is_read(folder, tmp_path, capsys)
     assert "32 x 32" in outputs[0]
 
 
-def test_the_network_of_the_readme_has_its_parameters():
+def test_network_of_the_readme_has_its_parameters():
     config = parse_config(["--model_config_name_or_path", str(ARCHITECTURES / "ddpm-celebahq-256")])
     unet, _ = fake_model(config)
     assert round(unet.num_parameters() / 1e6, 2) == 113.67
@@ -218,7 +218,7 @@ def test_memory_sizes_that_are_none_are_refused(text):
     ("flags", "sentence"),
     [
         (["--model_config_name_or_path", "nowhere/at-all"], "neither a size"),
-        (["--pretrained_model_name_or_path", "/nowhere"], "no config that can be read"),
+        (["--pretrained_model_name_or_path", "/nowhere"], "no readable config"),
         (["--patch_sizes", "12,32"], "cannot take a patch side of 12"),
         (["--memory", "much"], "such as 8GB"),
         (["--memory"], "give one or more"),
@@ -226,7 +226,7 @@ def test_memory_sizes_that_are_none_are_refused(text):
         (["--train_bach_size", "4"], "did you mean train_batch_size"),
     ],
 )
-def test_mistakes_are_one_sentence(flags, sentence, capsys, monkeypatch):
+def test_mistakes_are_refused(flags, sentence, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stopped:

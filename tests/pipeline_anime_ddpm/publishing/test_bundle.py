@@ -1,4 +1,4 @@
-"""What travels, in which form, and what is refused before anything does."""
+"""Files of a publication, their form, and refusals before any upload."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def draw(pipeline, **settings):
     return pipeline(batch_size=2, **call).images
 
 
-def test_a_run_travels_with_code_record_and_samples_and_nothing_else(finished, publish, tmp_path):
+def test_run_travels_with_code_record_and_samples(finished, publish, tmp_path):
     out = tmp_path / "out"
     assert "Written to" in publish(finished, "--output_dir", out)
     grids = {f"samples/{path.name}" for path in (finished / "samples").iterdir()}
@@ -51,7 +51,7 @@ def test_a_run_travels_with_code_record_and_samples_and_nothing_else(finished, p
     )
 
 
-def test_the_same_again_makes_the_same_bytes(finished, evaluated, publish, tmp_path):
+def test_building_again_makes_the_same_bytes(finished, evaluated, publish, tmp_path):
     for name in ("one", "two"):
         publish(finished, "--output_dir", tmp_path / name, "--evaluation", evaluated, "--weights", "both")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -73,7 +73,7 @@ def test_no_path_of_this_machine_is_in_it(finished, evaluated, publish, tmp_path
     assert record["real"]["source"] == "faces" and record["judged"]["source"] == "finished"
 
 
-def test_a_folder_that_is_gone_by_now_is_named_as_when_the_run_began(finished, publish, tmp_path):
+def test_folder_that_is_gone_by_now_is_named_as_when_the_run_began(finished, publish, tmp_path):
     config = yaml.safe_load((finished / "training_config.yaml").read_text())
     config |= {"train_data_dir": None, "dataset_name": "gone/faces", "pretrained_model_name_or_path": "gone/model"}
     (finished / "training_config.yaml").write_text(yaml.safe_dump(config))
@@ -86,7 +86,7 @@ def test_a_folder_that_is_gone_by_now_is_named_as_when_the_run_began(finished, p
     assert (published["dataset_name"], published["pretrained_model_name_or_path"]) == ("data", "went_on_from")
 
 
-def test_a_network_that_was_loaded_from_a_folder_does_not_tell_where_that_was(finished, publish, tmp_path):
+def test_network_that_was_loaded_from_a_folder_does_not_tell_where_that_was(finished, publish, tmp_path):
     tuned = AnimeDDPMPipeline.from_pretrained(finished)
     assert str(finished) in str(tuned.unet.config.get("_name_or_path"))
     tuned.save_pretrained(tmp_path / "tuned")
@@ -122,16 +122,18 @@ def test_stock_classes_draw_what_ours_does(finished, publish, tmp_path):
 
 def test_stock_classes_have_no_coordinates_and_no_steps_of_a_distilled_network(tiny_unet, publish, tmp_path):
     AnimeDDPMPipeline(tiny_unet(in_channels=5), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "patches")
-    assert "2 channels of coordinates" in publish(
-        tmp_path / "patches", "--output_dir", tmp_path / "o", "--export_stock"
-    )
+    assert "2 coordinate channels" in publish(tmp_path / "patches", "--output_dir", tmp_path / "o", "--export_stock")
     scheduler = AnimeNoiseScheduler(100, solver="ddim", use_anime_sigmas=True, distilled_steps=3)
     AnimeDDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "distilled")
-    assert "our own scheduler" in publish(tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock")
+    assert "the scheduler of this package" in publish(
+        tmp_path / "distilled", "--output_dir", tmp_path / "o", "--export_stock"
+    )
     assert not (tmp_path / "o").exists()
 
 
-def test_an_average_or_best_pipeline_takes_the_record_of_its_run_and_draws_its_own_samples(finished, publish, tmp_path):
+def test_average_or_best_pipeline_takes_the_record_of_its_run_and_generates_its_own_samples(
+    finished, publish, tmp_path
+):
     best = finished / "best"
     AnimeDDPMPipeline.from_pretrained(finished).save_pretrained(best)
     publish(best, "--output_dir", tmp_path / "out")
@@ -154,7 +156,7 @@ def test_samples_that_nobody_has_drawn_yet_are_drawn_in_the_pipelines_own_number
     assert "at seeds 0 to 15 and 3 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_guide_travels_with_the_network(tiny_unet, publish, tmp_path):
+def test_guide_travels_with_the_network(tiny_unet, publish, tmp_path):
     guided = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1))
     guided.save_pretrained(tmp_path / "guided")
     publish(tmp_path / "guided", "--output_dir", tmp_path / "out")
@@ -186,51 +188,53 @@ def spoil_numbers(folder):
     (spoil_index, "holds no finished pipeline"), (spoil_weights, "cannot be loaded as a pipeline"),
     (spoil_settings, "training_config.yaml is damaged"), (spoil_numbers, "not finite"),
 ])  # fmt: skip
-def test_a_damaged_run_is_refused_in_a_sentence(finished, publish, tmp_path, spoil, said):
+def test_damaged_run_is_refused(finished, publish, tmp_path, spoil, said):
     spoil(finished)
     answer = publish(finished, "--output_dir", tmp_path / "out")
     assert said in answer and answer.startswith("error: ") and len(answer.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_an_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_unet, publish, tmp_path):
+def test_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_unet, publish, tmp_path):
     AnimeDDPMPipeline(tiny_unet(seed=9), AnimeNoiseScheduler(100)).save_pretrained(tmp_path / "other")
-    assert "is of other weights" in publish(tmp_path / "other", "--evaluation", evaluated, "--dry_run")
+    assert "belongs to other weights" in publish(tmp_path / "other", "--evaluation", evaluated, "--dry_run")
     (evaluated / "metrics.json").write_text("{}")
-    assert "is not what `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
+    assert "was not written by `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
 
 
 @pytest.mark.parametrize("arguments, said", [
     ([], "Give --repo_id"),
-    (["--dry_run", "--private"], "--private is for a push"),
-    (["--dry_run", "--space", "me/demo"], "--space is for a push"),
-    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is no name of a repository"),
-    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is no name of a repository"),
-    (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "leave --export_stock or --space away"),
-    (["--output_dir", "{run}"], "holds something already"),
+    (["--dry_run", "--private"], "--private needs --repo_id"),
+    (["--dry_run", "--space", "me/demo"], "--space needs --repo_id"),
+    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is not a valid repository name"),
+    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is not a valid repository name"),
+    (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "omit one of the two"),
+    (["--output_dir", "{run}"], "is not empty"),
     (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
 ])  # fmt: skip
 def test_flags_that_cannot_be_meant(finished, publish, arguments, said):
     assert said in publish(finished, *(argument.format(run=finished) for argument in arguments))
 
 
-def test_a_dry_run_lists_the_space_too(finished, publish):
+def test_dry_run_lists_the_space_too(finished, publish):
     listed = publish(finished, "--dry_run", "--repo_id", "me/faces", "--space", "me/demo")
     assert "The Space me/demo would be" in listed and "app.py" in listed and "app_settings.json" in listed
 
 
-def test_a_recommended_guidance_is_the_published_default(finished, publish, tiny_unet, tmp_path):
-    assert "--guidance_scale 2 is not for" in publish(finished, "--output_dir", tmp_path / "a", "--guidance_scale", 2)
+def test_recommended_guidance_is_the_published_default(finished, publish, tiny_unet, tmp_path):
+    assert "--guidance_scale 2 does not suit" in publish(
+        finished, "--output_dir", tmp_path / "a", "--guidance_scale", 2
+    )
     guided = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(100), tiny_unet(seed=1))
     guided.save_pretrained(tmp_path / "guided")
     publish(tmp_path / "guided", "--output_dir", tmp_path / "b", "--guidance_scale", 2)
     assert AnimeDDPMPipeline.from_pretrained(tmp_path / "b").config.default_guidance_scale == 2
     assert "`guidance_scale` of 2.0. Pass `guidance_scale=1`" in (tmp_path / "b" / "README.md").read_text()
     refused = publish(tmp_path / "guided", "--output_dir", tmp_path / "c", "--guidance_scale", 2, "--export_stock")
-    assert "leave it or --export_stock away" in refused
+    assert "omit one of the two" in refused
 
 
-def test_a_dry_run_lists_what_would_go_and_writes_nothing(finished, publish, tmp_path, monkeypatch):
+def test_dry_run_lists_what_would_go_and_writes_nothing(finished, publish, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = names(tmp_path)
     listed = publish(finished, "--dry_run", "--repo_id", "me/faces")

@@ -56,7 +56,7 @@ def test_texts(folder, text, what, name):
     "https://huggingface.co/me/data/faces and https://example.org/home/me", "arXiv 2010.02502/v1", "a/tmp/b", "8/16",
     "hf_hub_download, ghp_x, sk-x", "you/home/faces",
 ])  # fmt: skip
-def test_what_is_no_secret_may_travel(folder, text):
+def test_harmless_text_is_not_mistaken_for_a_secret(folder, text):
     (folder / "README.md").write_text(text)
     check_private(folder, folder.parent / "run")
 
@@ -66,10 +66,10 @@ def test_tokens_in_use_are_found_by_what_they_are(folder, monkeypatch, variable)
     (folder / "scheduling.py").write_text("x = 'of-no-known-form-1'")
     check_private(folder, folder.parent / "run")
     monkeypatch.setenv(variable, "of-no-known-form-1")
-    assert "scheduling.py holds a token that is in use here" in refusal(folder)
+    assert "scheduling.py holds a token that this machine uses" in refusal(folder)
 
 
-def test_a_given_token_and_a_login_are_found(folder, monkeypatch, tmp_path):
+def test_given_token_and_a_login_are_found(folder, monkeypatch, tmp_path):
     (folder / "a.json").write_text('"given-token-1"')
     assert "a.json holds a token" in refusal(folder, secrets=("given-token-1",))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home of mine")
@@ -79,7 +79,7 @@ def test_a_given_token_and_a_login_are_found(folder, monkeypatch, tmp_path):
     assert "a.json holds a token" in refusal(folder)
 
 
-def test_the_run_s_own_place_is_found_in_any_file(folder):
+def test_run_s_own_place_is_found_in_any_file(folder):
     (folder / "a.py").write_text(f"# {folder.parent.resolve()}/run/x")
     assert "a.py holds a path of this machine" in refusal(folder)
 

@@ -23,7 +23,7 @@ def sent(hub, requests="PUT /lfs/"):
     return [request for request in hub.requests if request.startswith(requests)]
 
 
-def test_a_push_holds_the_bundle_byte_for_byte(finished, evaluated, publish, near_hub, tmp_path):
+def test_push_holds_the_bundle_byte_for_byte(finished, evaluated, publish, near_hub, tmp_path):
     said = publish(finished, "--repo_id", "me/faces", "--evaluation", evaluated, "--output_dir", tmp_path / "out")
     repository = near_hub.repos["models/me/faces"]
     assert not repository.private and repository.messages == ["initial commit", "Publish the pipeline"]
@@ -33,7 +33,7 @@ def test_a_push_holds_the_bundle_byte_for_byte(finished, evaluated, publish, nea
     assert near_hub.lfs and "POST /api/validate-yaml" in near_hub.requests
 
 
-def test_a_private_push_is_private_from_the_first_byte(finished, publish, near_hub):
+def test_private_push_is_private_from_the_first_byte(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces", "--private")
     (created,) = sent(near_hub, "POST /api/repos/create")
     assert near_hub.requests.index(created) < near_hub.requests.index(sent(near_hub)[0])
@@ -41,21 +41,21 @@ def test_a_private_push_is_private_from_the_first_byte(finished, publish, near_h
     assert request.get("private") is True or request.get("visibility") == "private"
 
 
-def test_what_is_there_and_public_is_not_pushed_to_as_private(finished, publish, near_hub):
+def test_private_push_refuses_an_existing_public_repository(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     before = near_hub.repos["models/me/faces"].messages.copy()
-    assert "is public, but a private one" in publish(finished, "--repo_id", "me/faces", "--private")
+    assert "is public, but --private" in publish(finished, "--repo_id", "me/faces", "--private")
     assert near_hub.repos["models/me/faces"].messages == before
 
 
-def test_the_same_again_makes_no_commit_and_sends_nothing(finished, publish, near_hub):
+def test_pushing_again_makes_no_commit(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     near_hub.requests.clear()
-    assert "has all of it already" in publish(finished, "--repo_id", "me/faces")
+    assert "is up to date" in publish(finished, "--repo_id", "me/faces")
     assert len(near_hub.repos["models/me/faces"].commits) == 2 and not sent(near_hub)
 
 
-def test_a_change_sends_only_what_changed_and_takes_away_what_is_gone(finished, publish, near_hub):
+def test_change_sends_only_what_changed_and_deletes_what_is_gone(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces", "--weights", "both")
     repository = near_hub.repos["models/me/faces"]
     repository.commit(repository.files | {"notes.txt": b"by hand"}, "A file of the owner's")
@@ -66,17 +66,17 @@ def test_a_change_sends_only_what_changed_and_takes_away_what_is_gone(finished, 
     assert not sent(near_hub) and repository.messages[-1] == "Whole precision alone"
 
 
-def test_a_card_written_by_hand_stays_unless_told(finished, publish, near_hub):
+def test_card_written_by_hand_stays_unless_told(finished, publish, near_hub):
     publish(finished, "--repo_id", "me/faces")
     repository = near_hub.repos["models/me/faces"]
     repository.commit(repository.files | {"README.md": b"---\nlicense: mit\n---\n# My own words\n"}, "By hand")
-    assert "it stays, unless --replace_card" in publish(finished, "--repo_id", "me/faces")
+    assert "it is kept. Give --replace_card" in publish(finished, "--repo_id", "me/faces")
     assert b"My own words" in repository.files["README.md"]
     publish(finished, "--repo_id", "me/faces", "--replace_card")
     assert b"made by anime-ddpm" in repository.files["README.md"]
 
 
-def test_a_secret_stops_everything_before_the_first_byte(finished, publish, near_hub):
+def test_secret_stops_everything_before_the_first_byte(finished, publish, near_hub):
     record = finished / "training_config.yaml"
     record.write_text(record.read_text() + "note: hf_" + "a1B2" * 8 + "\n")
     said = publish(finished, "--repo_id", "me/faces")
@@ -89,14 +89,14 @@ def test_a_secret_stops_everything_before_the_first_byte(finished, publish, near
 
 @pytest.mark.parametrize("where", ["POST /api/repos/create", LFS, COMMIT, "POST .*/preupload/main", "POST .*/batch"])
 @pytest.mark.parametrize("how", ["500", "429", "drop"])
-def test_a_hub_that_is_away_for_a_moment_is_waited_for(finished, publish, near_hub, monkeypatch, where, how):
+def test_hub_that_is_away_for_a_moment_is_waited_for(finished, publish, near_hub, monkeypatch, where, how):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # of the client's own tries
     near_hub.drop(where, 2) if how == "drop" else near_hub.fail(where, int(how), 2)
     assert "is at" in publish(finished, "--repo_id", "me/faces")
     assert len(near_hub.repos["models/me/faces"].commits) == 2 and not any(fault.times for fault in near_hub.faults)
 
 
-def test_a_hub_that_stays_away_ends_in_a_sentence_and_the_next_push_goes_on(finished, publish, near_hub, monkeypatch):
+def test_hub_that_stays_away_ends_and_the_next_push_goes_on(finished, publish, near_hub, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     near_hub.fail(COMMIT, 500, 100)
     said = publish(finished, "--repo_id", "me/faces")
@@ -111,10 +111,10 @@ def test_a_hub_that_stays_away_ends_in_a_sentence_and_the_next_push_goes_on(fini
 
 @pytest.mark.parametrize("fault, said", [
     ((401, "Invalid username or password."), "log in with `hf auth login`"),
-    ((403, "You have exceeded your private storage limit"), "has room left"),
+    ((403, "You have exceeded your private storage limit"), "free storage"),
     ((413, "Payload too large"), "run the same command again"),
 ])  # fmt: skip
-def test_refusals_end_at_once_in_a_sentence_with_the_hubs_reason(finished, publish, near_hub, fault, said):
+def test_refusals_end_at_once_with_the_hubs_reason(finished, publish, near_hub, fault, said):
     near_hub.fail(COMMIT, fault[0], 100, fault[1])
     answer = publish(finished, "--repo_id", "me/faces")
     assert said in answer and "'me/faces' cannot be used" in answer and "Traceback" not in answer
@@ -122,7 +122,7 @@ def test_refusals_end_at_once_in_a_sentence_with_the_hubs_reason(finished, publi
     assert TOKEN not in answer
 
 
-def test_a_wrong_token_ends_before_any_work(finished, publish, near_hub, monkeypatch):
+def test_wrong_token_ends_before_any_work(finished, publish, near_hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "log in with `hf auth login`" in publish(finished, "--repo_id", "me/faces")
     assert not near_hub.repos
@@ -130,9 +130,7 @@ def test_a_wrong_token_ends_before_any_work(finished, publish, near_hub, monkeyp
     assert near_hub.repos
 
 
-def test_a_card_that_the_hub_does_not_take_is_refused_before_the_weights_are_sent(
-    finished, publish, near_hub, tmp_path
-):
+def test_card_that_the_hub_does_not_take_is_refused_before_the_weights_are_sent(finished, publish, near_hub, tmp_path):
     (tmp_path / "facts.yaml").write_text("license: my-own\n")
     assert '"license" must be' in publish(finished, "--repo_id", "me/faces", "--card", tmp_path / "facts.yaml")
     assert not sent(near_hub)
@@ -145,7 +143,7 @@ def settings(**more):
     return {"push_to_hub": True, "hub_model_id": "me/run", "save_model_epochs": 1, "max_train_steps": 15} | more
 
 
-def test_a_run_pushes_with_a_card_whenever_it_is_saved(work, hub, tmp_path):
+def test_run_pushes_with_a_card_whenever_it_is_saved(work, hub, tmp_path):
     (tmp_path / "facts.yaml").write_text("license: mit\nsubject: noise\n")
     more = settings(hub_card=tmp_path / "facts.yaml")
     train(*flags(work, tmp_path / "pushed", **more), **hub.env, HF_HOME=str(tmp_path / "home"))
@@ -166,7 +164,7 @@ def test_facts_that_cannot_be_read_end_a_run_before_it_begins(work, in_process, 
     assert not (tmp_path / "x").exists()
 
 
-def test_a_push_that_fails_on_the_way_does_not_end_a_run_and_at_the_end_is_told(
+def test_push_that_fails_on_the_way_does_not_end_a_run_and_at_the_end_is_reported(
     work, near_hub, in_process, tmp_path, capsys
 ):
     facts = tmp_path / "facts.yaml"
@@ -181,7 +179,7 @@ def test_a_push_that_fails_on_the_way_does_not_end_a_run_and_at_the_end_is_told(
         in_process(*flags(work, output, **settings(hub_card=facts, max_train_steps=15)))
     said = capsys.readouterr().err
     assert "error: The run has ended, but its pipeline is not on the Hub." in said
-    assert "No room is left" in said and "has room left" in said and "Traceback" not in said
+    assert "No room is left" in said and "free storage" in said and "Traceback" not in said
     assert AnimeDDPMPipeline.from_pretrained(output) and (output / "checkpoint-15").is_dir()
 
 
@@ -308,7 +306,7 @@ def test_weights_that_are_pickled_are_not_loaded(finished, tmp_path):
     assert not trap.exists()
 
 
-def test_a_data_set_on_the_hub_is_streamed_into_a_run_that_is_published(work, hub, run_python, tmp_path):
+def test_data_set_on_the_hub_is_streamed_into_a_run_that_is_published(work, hub, run_python, tmp_path):
     run_python(
         """
 import sys
@@ -326,7 +324,7 @@ load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("te
     assert "datasets:\n- tester/faces-data" in card
 
 
-def test_a_push_that_is_killed_goes_on(finished, hub, tmp_path):
+def test_push_that_is_killed_goes_on(finished, hub, tmp_path):
     """SIGKILL in the middle of the upload; the next push sends only what is missing."""
     hub.fail(LFS, 500, 1)  # the client waits before its second try, and is killed there
     command = [sys.executable, "-m", "pipeline_anime_ddpm", "publish", str(finished), "--repo_id", "me/faces"]

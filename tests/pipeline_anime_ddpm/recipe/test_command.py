@@ -44,7 +44,7 @@ def test_python_and_the_command_train_what_the_script_trains(work, tmp_path):
     assert final_state(tmp_path / "launched").keys() == final_state(tmp_path / "script").keys()  # on other threads
 
 
-def test_a_mistake_in_python_is_an_exception(tmp_path):
+def test_mistake_in_python_is_an_exception(tmp_path):
     from pipeline_anime_ddpm import train
 
     with pytest.raises(UserError, match="is not a folder"):

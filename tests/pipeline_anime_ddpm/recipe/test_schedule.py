@@ -12,7 +12,7 @@ def plan(processes=1, num_images=100, **settings):
 
 
 @pytest.mark.parametrize(("batch", "accumulation", "processes"), [(8, 1, 1), (4, 2, 1), (2, 1, 4)])
-def test_the_same_images_make_the_same_steps(batch, accumulation, processes):
+def test_same_images_make_the_same_steps(batch, accumulation, processes):
     settings = {"train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     schedule = plan(processes, max_train_images=84, **settings)
     assert (schedule.images_per_step, schedule.total_steps) == (8, 11)
@@ -27,7 +27,7 @@ def test_epochs_end_once_each():
     assert [step for step in range(1, 16) if schedule.epochs_end(step, 2)] == [5, 10, 15]
 
 
-def test_a_data_set_of_unknown_size_needs_a_length_in_images_or_steps():
+def test_data_set_of_unknown_size_needs_a_length_in_images_or_steps():
     with pytest.raises(UserError, match="--max_train_images"):
         plan(num_images=None)
     schedule = plan(num_images=None, max_train_steps=9)

@@ -1,4 +1,4 @@
-"""Who has started a run, whose end is meant for it as well."""
+"""Finding the launcher of a run, whose end stops the run too."""
 
 import os
 
@@ -22,6 +22,6 @@ from pipeline_anime_ddpm.recipe.stopping import find_launcher
         ("", False),
     ],
 )
-def test_the_launcher_is_told_by_what_it_runs(monkeypatch, command, is_launcher):
+def test_launcher_is_recognised_by_its_command(monkeypatch, command, is_launcher):
     monkeypatch.setattr(psutil.Process, "cmdline", lambda self: command.split())
     assert find_launcher() == (os.getppid() if is_launcher else None)

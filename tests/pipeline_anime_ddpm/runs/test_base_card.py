@@ -1,4 +1,4 @@
-"""What is read of the card of the model that a run begins with."""
+"""Reading the card of a base model."""
 
 import json
 
@@ -56,14 +56,14 @@ def test_metadata_and_marked_sentences_are_read(text, expected, tmp_path):
     assert read_card(str(tmp_path)) == expected
 
 
-def test_a_run_that_was_not_published_has_the_card_of_its_base(tmp_path):
+def test_run_that_was_not_published_has_the_card_of_its_base(tmp_path):
     record = {"went_on_from": {"name": "hub_model", "local": True, "card": {"license": "other", "data": "Old ones."}}}
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     (tmp_path / "best").mkdir()
     assert read_card(str(tmp_path)) == read_card(str(tmp_path / "best")) == record["went_on_from"]["card"]
 
 
-def test_there_may_be_none(tmp_path):
+def test_settings_may_be_absent(tmp_path):
     assert read_card(None) == read_card(str(tmp_path)) == read_card("nobody/nothing") == {}
     (tmp_path / "README.md").write_text(FOREIGN + " " * MAX_BYTES)
     assert read_card(str(tmp_path)) == {}

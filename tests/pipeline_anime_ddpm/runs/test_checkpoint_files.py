@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and what becomes of it when it is damaged or cut off."""
+"""Files of a checkpoint, and handling of damaged ones."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ def test_another_model_s_checkpoint_is_refused(tiny_unet, tmp_path, change, says
 
 
 @pytest.mark.parametrize("averages", [(), ("ema",)])
-def test_a_checkpoint_from_when_there_was_one_average_is_still_good(tiny_unet, tmp_path, averages):
+def test_old_checkpoint_with_one_ema_still_resumes(tiny_unet, tmp_path, averages):
     state = new_state(tiny_unet, averages)
     train(state, 2)
     record = save_checkpoint(tmp_path, state) / "progress.json"
@@ -67,7 +67,7 @@ def test_a_checkpoint_from_when_there_was_one_average_is_still_good(tiny_unet, t
     assert [average.step for average in again.averages.values()] == [2] * len(averages)
 
 
-def test_an_average_comes_back_where_it_is_kept_and_in_float32(tiny_unet, tmp_path):
+def test_loaded_ema_is_float32_on_its_device(tiny_unet, tmp_path):
     state, again = (new_state(tiny_unet, ("power-0.1",)) for _ in range(2))
     train(state, 1)
     places = [shadow.data_ptr() for shadow in again.averages["power-0.1"].shadow]
@@ -125,7 +125,7 @@ def test_tensors_that_share_memory_and_bytes_survive_in_an_optimizer_s_state(tin
 @pytest.mark.parametrize(
     ("name", "value", "says"), [("data", {"images": 6}, "images: 5 there, 6 now"), ("images_per_step", 77, "must stay")]
 )
-def test_a_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tmp_path, name, value, says):
+def test_checkpoint_of_other_data_is_refused_and_changes_nothing(tiny_unet, tmp_path, name, value, says):
     state = new_state(tiny_unet)
     train(state, 1)
     folder = save_checkpoint(tmp_path, state)
@@ -141,7 +141,7 @@ FILES = ["progress.json", *(f"{name}.safetensors" for name in ("unet", "optimize
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, file):
+def test_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, file):
     state = new_state(tiny_unet, ("ema", "power-0.1"))
     train(state, 1)
     folder = save_checkpoint(tmp_path, state)
@@ -154,14 +154,14 @@ def test_a_damaged_checkpoint_is_refused_with_a_sentence(tiny_unet, tmp_path, fi
 @pytest.mark.parametrize(
     "spoil", [fault_kinds.unreadable, fault_kinds.truncated, fault_kinds.flipped, lambda file, _: file.unlink()]
 )
-def test_the_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, caplog, file, spoil):
+def test_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, caplog, file, spoil):
     state = new_state(tiny_unet, ("ema", "power-0.1"))
     for _ in range(2):
         train(state, 1)
         save_checkpoint(tmp_path, state)
     spoil(tmp_path / "checkpoint-2" / file, random.Random(0))
     assert find_checkpoint(tmp_path, None).name == "checkpoint-1"
-    assert "checkpoint-2 is damaged" in caplog.text and "going on from the one before" in caplog.text
+    assert "checkpoint-2 is damaged" in caplog.text and "resuming from the previous one" in caplog.text
     with pytest.raises(UserError, match="is damaged" if file != "progress.json" else "is (damaged|not a checkpoint)"):
         find_checkpoint(tmp_path, "checkpoint-2")
     spoil(tmp_path / "checkpoint-1" / file, random.Random(1))
@@ -171,9 +171,7 @@ def test_the_checkpoint_before_is_taken_for_a_damaged_one(tiny_unet, tmp_path, c
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("spoil", [fault_kinds.unreadable, fault_kinds.truncated, lambda file, _: file.unlink()])
-def test_a_run_goes_back_to_the_newest_whole_checkpoint_after_a_finite_gradient(
-    tiny_unet, tmp_path, caplog, file, spoil
-):
+def test_run_goes_back_to_the_newest_whole_checkpoint_after_a_finite_gradient(tiny_unet, tmp_path, caplog, file, spoil):
     state = new_state(tiny_unet, ("ema", "power-0.1"))
     for state.step, state.numerics.in_a_row in ((1, 0), (2, 0), (3, 1)):
         save_checkpoint(tmp_path, state)
@@ -184,7 +182,7 @@ def test_a_run_goes_back_to_the_newest_whole_checkpoint_after_a_finite_gradient(
         assert (found and found.name) == left and f"{name} is damaged" in caplog.text
 
 
-def test_a_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint(tiny_unet, tmp_path):
+def test_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint(tiny_unet, tmp_path):
     """Forks that each die one operation later than the one before, until one lives to the end."""
     state, folder = new_state(tiny_unet), tmp_path / "run"
     train(state, 1)
@@ -212,7 +210,7 @@ def test_a_kill_at_any_operation_of_saving_and_pruning_leaves_a_whole_checkpoint
     assert written > 10 and number - written > 5, "files written, and an old checkpoint deleted, one by one"
 
 
-def test_a_kill_at_any_operation_of_saving_a_checkpoint_anew_leaves_one_of_them(tiny_unet, tmp_path):
+def test_kill_at_any_operation_of_saving_a_checkpoint_anew_leaves_one_of_them(tiny_unet, tmp_path):
     state, folder = new_state(tiny_unet), tmp_path / "run"
     first = save_checkpoint(tmp_path / "first", state)
     state.numerics.went_back = True
@@ -233,7 +231,7 @@ def test_a_kill_at_any_operation_of_saving_a_checkpoint_anew_leaves_one_of_them(
     assert nameless == 1 and [p.name for p in folder.iterdir()] == [first.name]
 
 
-def test_a_disk_that_is_full_leaves_nothing_of_a_checkpoint_and_the_one_before(tiny_unet, tmp_path, monkeypatch):
+def test_full_disk_leaves_the_previous_checkpoint_intact(tiny_unet, tmp_path, monkeypatch):
     state = new_state(tiny_unet)
     save_checkpoint(tmp_path, state)
     full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -256,7 +254,7 @@ def test_progress_is_strict_json(tiny_unet, tmp_path):
     assert json.loads(text, parse_constant=refuse)["step"] == 1
 
 
-def test_where_the_data_stand_is_kept_for_every_rank_and_asks_for_as_many(tiny_unet, tmp_path):
+def test_data_position_of_every_rank_is_saved(tiny_unet, tmp_path):
     state = new_state(tiny_unet)
     state.feeds = [{"places": [1]}, {"places": [2]}]
     again = new_state(tiny_unet)
@@ -268,7 +266,7 @@ def test_where_the_data_stand_is_kept_for_every_rank_and_asks_for_as_many(tiny_u
     assert state.feed_of(0, 1) is None
 
 
-def test_the_scale_of_half_precision_gradients_comes_back(tiny_unet, tmp_path):
+def test_scale_of_half_precision_gradients_comes_back(tiny_unet, tmp_path):
     state = new_state(tiny_unet)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     state.scaler.scale(torch.ones(1, requires_grad=True).sum())

@@ -39,7 +39,7 @@ def test_resuming_equals_never_having_stopped(tiny_unet, tmp_path, averages, opt
 
 
 @pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
-def test_a_checkpoint_of_another_optimizer_is_refused_and_changes_nothing(tiny_unet, tmp_path, before, after):
+def test_checkpoint_of_another_optimizer_is_refused_and_changes_nothing(tiny_unet, tmp_path, before, after):
     written, other = new_state(tiny_unet, optimizer=before), new_state(tiny_unet, optimizer=after)
     train(written, 1)
     folder = save_checkpoint(tmp_path, written)
@@ -67,7 +67,7 @@ def test_only_the_newest_are_kept_in_order_of_steps(tiny_unet, tmp_path):
     assert len(list_checkpoints(tmp_path)) == 3
 
 
-def test_the_checkpoint_just_written_is_never_pruned(tiny_unet, tmp_path):
+def test_checkpoint_just_written_is_never_pruned(tiny_unet, tmp_path):
     state = new_state(tiny_unet)
     for step in (10, 20, 30):
         state.step = step
@@ -79,7 +79,7 @@ def test_the_checkpoint_just_written_is_never_pruned(tiny_unet, tmp_path):
     assert not list(tmp_path.glob(".*")), "writing the same step again leaves nothing beside it"
 
 
-def test_a_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path, monkeypatch):
+def test_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path, monkeypatch):
     state = new_state(tiny_unet)
     save_checkpoint(tmp_path, state)
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_cut_off_while_written_is_never_chosen(tiny_unet, tmp_path,
     assert find_checkpoint(tmp_path, None).name == "checkpoint-1"
 
 
-def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
+def test_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
     state = new_state(tiny_unet)
     save_checkpoint(tmp_path, state)
     assert find_checkpoint(tmp_path, "checkpoint-0") == tmp_path / "checkpoint-0"
@@ -107,7 +107,7 @@ def test_a_checkpoint_can_be_asked_for_by_name_or_path(tiny_unet, tmp_path):
             find_checkpoint(tmp_path, missing)
 
 
-def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(tiny_unet, tmp_path, monkeypatch):
+def test_rerun_with_resume_from_checkpoint_uses_the_newest_checkpoint(tiny_unet, tmp_path, monkeypatch):
     state, mine, other = new_state(tiny_unet), tmp_path / "mine", tmp_path / "other"
     save_checkpoint(mine, state)
     save_checkpoint(other, state)
@@ -116,12 +116,16 @@ def test_a_run_that_was_told_before_to_go_on_from_a_checkpoint_is_further_now(ti
     save_checkpoint(mine, state)
     for asked in ("checkpoint-0", str(other / "checkpoint-0")):
         assert find_checkpoint(mine, asked).name == "checkpoint-0"
-        assert find_checkpoint(mine, asked, asked_before=True) == mine / "checkpoint-1"
-        assert find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), asked_before=True).parent == other
+        assert find_checkpoint(mine, asked, is_same_resume_request=True) == mine / "checkpoint-1"
+        assert (
+            find_checkpoint(tmp_path / "new", str(other / "checkpoint-0"), is_same_resume_request=True).parent == other
+        )
     state.step = 3
     save_checkpoint(other, state)
     asked = str(other / "checkpoint-3")
-    assert find_checkpoint(mine, asked, asked_before=True) == other / "checkpoint-3", "killed before one of its own"
+    assert find_checkpoint(mine, asked, is_same_resume_request=True) == other / "checkpoint-3", (
+        "killed before one of its own"
+    )
     monkeypatch.chdir(tmp_path / "other")
     assert find_checkpoint(tmp_path / "new", "checkpoint-0").resolve() == other / "checkpoint-0"
 
@@ -152,7 +156,7 @@ def test_digests_of_other_files_are_damage(tiny_unet, tmp_path, digests):
         check_whole(folder)
 
 
-def test_a_machine_that_is_short_of_memory_has_no_damaged_checkpoint(tiny_unet, tmp_path, monkeypatch):
+def test_machine_that_is_short_of_memory_has_no_damaged_checkpoint(tiny_unet, tmp_path, monkeypatch):
     state = new_state(tiny_unet)
     folder = save_checkpoint(tmp_path, state)
 
@@ -164,7 +168,7 @@ def test_a_machine_that_is_short_of_memory_has_no_damaged_checkpoint(tiny_unet, 
         load_checkpoint(folder, state)
 
 
-def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_unet, tmp_path):
+def test_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_unet, tmp_path):
     state = new_state(tiny_unet)
     kept = save_checkpoint(tmp_path / "other", state)
     (tmp_path / "run").mkdir()
@@ -175,7 +179,7 @@ def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tiny_une
     check_whole(kept)
 
 
-def test_a_run_that_goes_on_from_a_step_keeps_its_checkpoint_and_drops_later_ones(tmp_path):
+def test_run_that_resumes_from_a_step_keeps_its_checkpoint_and_drops_later_ones(tmp_path):
     for step in (3, 6, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     drop_checkpoints_after(tmp_path, 6)

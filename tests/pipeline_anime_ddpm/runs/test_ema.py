@@ -50,7 +50,7 @@ def test_warm_up_averages_as_diffusers_does(inv_gamma, power, max_decay):
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.2])
-def test_a_power_average_weights_each_step_with_the_integral_of_its_profile(sigma_rel):
+def test_power_average_weights_each_step_with_the_integral_of_its_profile(sigma_rel):
     parameters = some_parameters()
     average = WeightAverage(parameters, power_decay(sigma_rel))
     history = []
@@ -65,7 +65,7 @@ def test_a_power_average_weights_each_step_with_the_integral_of_its_profile(sigm
 
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.1, 0.25, 0.288])
-def test_the_exponent_gives_the_wished_standard_deviation(sigma_rel):
+def test_exponent_gives_the_wished_standard_deviation(sigma_rel):
     gamma = gamma_of_sigma_rel(sigma_rel)
     x = (np.arange(200_000) + 0.5) / 200_000
     density = (gamma + 1) * x**gamma / len(x)
@@ -75,7 +75,7 @@ def test_the_exponent_gives_the_wished_standard_deviation(sigma_rel):
 
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 12**-0.5, 0.3, float("nan")])
-def test_a_length_that_no_profile_has_is_refused(sigma_rel):
+def test_length_that_no_profile_has_is_refused(sigma_rel):
     with pytest.raises(ValueError, match=r"above 0 and below 0\.2887"):
         power_decay(sigma_rel)
 
@@ -92,7 +92,7 @@ def test_half_precision_weights_are_averaged_in_float32():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator to offload from")
-def test_an_average_on_the_host_equals_one_on_the_device():
+def test_average_on_the_host_equals_one_on_the_device():
     parameters = [p.detach().cuda() for p in some_parameters()]
     here, host = (WeightAverage(parameters, power_decay(0.1), device) for device in (None, "cpu"))
     for _ in range(20):
@@ -110,7 +110,7 @@ def test_an_average_on_the_host_equals_one_on_the_device():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_average_is_swapped_in_and_out_bit_for_bit(fails):
+def test_average_is_swapped_in_and_out_bit_for_bit(fails):
     parameters = some_parameters()
     average = WeightAverage(parameters, lambda step: 0.5)
     walk(parameters)
@@ -127,7 +127,7 @@ def test_the_average_is_swapped_in_and_out_bit_for_bit(fails):
     assert [p.data_ptr() for p in parameters] == places, "an optimiser and a compiled graph hold on to these"
 
 
-def test_an_average_of_other_parameters_is_an_error_and_not_an_update():
+def test_average_of_other_parameters_is_an_error_and_not_an_update():
     parameters = some_parameters()
     average = WeightAverage(parameters, lambda step: 0.5)
     with pytest.raises(RuntimeError):
@@ -161,7 +161,7 @@ def test_snapshots_say_what_they_are_in_order_of_images(tmp_path):
     assert load_file(found[0].path)["a"].dtype == torch.float16
 
 
-def test_a_snapshot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_snapshot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = write(tmp_path)
 
     def killed(*_):
@@ -188,10 +188,12 @@ def test_snapshots_of_later_images_are_dropped(tmp_path):
     assert list_snapshots(tmp_path) == []
 
 
-def test_a_damaged_or_foreign_snapshot_is_named(tmp_path):
+def test_damaged_or_foreign_snapshot_is_named(tmp_path):
     path = write(tmp_path)
     write(tmp_path, images=16, step=4, name="b")
-    with pytest.raises(UserError, match=r"000000016-0\.1\.safetensors cannot be used \(it is of another network\)"):
+    with pytest.raises(
+        UserError, match=r"000000016-0\.1\.safetensors cannot be used \(it belongs to another network\)"
+    ):
         reconstruct(tmp_path, 0.1)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UserError, match=r"000000008-0\.1\.safetensors is damaged"):
@@ -265,7 +267,7 @@ def relative_error(made, wanted):
 
 
 @pytest.mark.parametrize("sigma_rel", STORED)
-def test_a_stored_length_at_its_own_time_is_that_snapshot(walked, sigma_rel):
+def test_stored_length_at_its_own_time_is_that_snapshot(walked, sigma_rel):
     folder, tracked = walked
     made = reconstruct(folder, sigma_rel, 320 * BATCH)
     assert made.error < 1e-4 and made.images == 320 * BATCH
@@ -294,7 +296,7 @@ def test_times_are_counted_in_updates_and_asked_for_in_images(tmp_path):
     assert at_first.weights["a"].tolist() == pytest.approx([5.0, 5.0], abs=1e-2)
 
 
-def test_what_cannot_be_made_is_refused_with_what_to_do(walked, tmp_path):
+def test_invalid_ema_requests_are_refused_with_advice(walked, tmp_path):
     folder, _ = walked
     with pytest.raises(UserError, match=r"train with --ema_sigma_rels 0\.05,0\.10"):
         reconstruct(tmp_path, 0.1)

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.runs.folder import asked_before, check_output_dir, claim_output_dir, export_pipeline
+from pipeline_anime_ddpm.runs.folder import check_output_dir, claim_output_dir, export_pipeline, is_same_resume_request
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 
@@ -13,7 +13,7 @@ def config(folder, **settings):
     return TrainingConfig(train_data_dir="faces", output_dir=str(folder), **settings)
 
 
-def test_the_same_command_may_return(tmp_path):
+def test_same_command_may_resume(tmp_path):
     claim_output_dir(config(tmp_path / "run"))
     check_output_dir(config(tmp_path / "run"))
     check_output_dir(config(tmp_path / "run", num_epochs=200, logging_steps=1, hub_token="t"))
@@ -37,7 +37,7 @@ def test_another_run_or_other_files_are_refused_untouched(tmp_path):
             check_output_dir(config(tmp_path / "thesis" / "thesis.tex" / below))
 
 
-def test_a_damaged_record_gets_a_sentence(tmp_path):
+def test_damaged_record_is_refused(tmp_path):
     for content in ("", "a: [", "- 1"):
         (tmp_path / "training_config.yaml").write_text(content)
         with pytest.raises(UserError, match="is damaged"):
@@ -47,11 +47,13 @@ def test_a_damaged_record_gets_a_sentence(tmp_path):
         check_output_dir(config(tmp_path))
 
 
-def test_the_run_remembers_what_it_was_told_to_go_on_from(tmp_path):
+def test_run_remembers_its_resume_from_checkpoint(tmp_path):
     told = config(tmp_path / "run", resume_from_checkpoint="checkpoint-3")
-    assert not asked_before(told)
+    assert not is_same_resume_request(told)
     claim_output_dir(told)
-    assert asked_before(told) and not asked_before(config(tmp_path / "run", resume_from_checkpoint="checkpoint-6"))
+    assert is_same_resume_request(told) and not is_same_resume_request(
+        config(tmp_path / "run", resume_from_checkpoint="checkpoint-6")
+    )
 
 
 def test_overwriting_takes_a_link_away_and_not_what_it_leads_to(tmp_path):
@@ -63,7 +65,7 @@ def test_overwriting_takes_a_link_away_and_not_what_it_leads_to(tmp_path):
     assert kept.is_dir() and not (folder / "samples").exists()
 
 
-def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
+def test_overwriting_deletes_the_run(tmp_path):
     folder = tmp_path / "run"
     claim_output_dir(config(folder))
     (folder / "checkpoint-7").mkdir()
@@ -75,7 +77,7 @@ def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["notes.txt", "training_config.yaml"]
 
 
-def test_the_exported_pipeline_replaces_the_old_one_and_leaves_nothing_behind(tiny_unet, tmp_path):
+def test_exported_pipeline_replaces_the_old_one_and_leaves_nothing_behind(tiny_unet, tmp_path):
     for expected in (tiny_unet(), tiny_unet()):
         export_pipeline(AnimeDDPMPipeline(expected, AnimeNoiseScheduler()), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {

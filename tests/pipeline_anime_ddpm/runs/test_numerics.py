@@ -16,12 +16,12 @@ from pipeline_anime_ddpm.runs.numerics import (
     EVENTS_NAME,
     WINDOW,
     Numerics,
-    carried_to_gradient,
     check_divergence,
     drop_events_after,
-    slow_down,
+    lower_learning_rate,
     spike_bound,
     step_if_finite,
+    with_nan_gradient,
     write_event,
     write_events,
 )
@@ -44,7 +44,7 @@ class Net:
 
     def step(self, factor):
         """One step on a loss that is multiplied with `factor`."""
-        loss = carried_to_gradient(self.weight.square().sum() * factor, 1.0)
+        loss = with_nan_gradient(self.weight.square().sum() * factor, 1.0)
         scaler = self.optimizer.scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -63,7 +63,7 @@ class Net:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
-def test_a_step_without_a_finite_gradient_changes_no_bit(accelerator, fused, factor):
+def test_step_without_a_finite_gradient_changes_no_bit(accelerator, fused, factor):
     net, other = Net(fused), Net(fused)
     for n in (net, other):
         n.step(1.0)
@@ -77,7 +77,7 @@ def test_a_step_without_a_finite_gradient_changes_no_bit(accelerator, fused, fac
     assert all(map(torch.equal, net.copies()[weight], other.copies()[weight]))
 
 
-def test_a_finite_step_is_the_bits_of_a_plain_one(accelerator):
+def test_finite_step_is_the_bits_of_a_plain_one(accelerator):
     net, plain = Net(), Net()
     for factor in (1.0, 0.3, 7.0):
         net.step(factor)
@@ -89,12 +89,12 @@ def test_a_finite_step_is_the_bits_of_a_plain_one(accelerator):
     assert all(map(torch.equal, net.copies(), plain.copies()))
 
 
-def test_an_infinite_loss_with_a_finite_gradient_is_told_to_the_gradient():
+def test_infinite_loss_with_a_finite_gradient_is_told_to_the_gradient():
     weight = torch.nn.Parameter(torch.tensor(1.0))
     loss = weight + torch.tensor(math.inf)
     assert torch.autograd.grad(loss, weight, retain_graph=True)[0] == 1
-    assert torch.autograd.grad(carried_to_gradient(loss, 0.25), weight)[0].isnan()
-    assert torch.autograd.grad(carried_to_gradient(weight * 3, 0.25), weight)[0] == 0.75
+    assert torch.autograd.grad(with_nan_gradient(loss, 0.25), weight)[0].isnan()
+    assert torch.autograd.grad(with_nan_gradient(weight * 3, 0.25), weight)[0] == 0.75
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -131,7 +131,7 @@ def feed(numerics, losses, norms=None, first=0):
         numerics.step_if_finite(number, net.optimizer, torch.tensor(norms[number - first] if norms else 1.0))
 
 
-def test_the_outcome_does_not_depend_on_when_it_is_read(accelerator):
+def test_result_does_not_depend_on_when_it_is_read(accelerator):
     norms = [1.0, math.nan, math.inf, 1.0] + [math.nan] * 3 + [1.0, math.nan]
     losses = [0.5] * len(norms)
     once, often = Numerics(limit=3), Numerics(limit=3)
@@ -150,7 +150,7 @@ def test_the_outcome_does_not_depend_on_when_it_is_read(accelerator):
     assert resumed.state_dict() == Numerics().state_dict()
 
 
-def test_a_loss_that_stands_out_is_told_at_any_level_and_others_are_not(accelerator):
+def test_loss_spikes_are_reported_at_any_level(accelerator):
     generator = torch.Generator().manual_seed(0)
     noisy = (torch.randn(WINDOW + ENOUGH, generator=generator) * 0.2).exp().tolist()
     for level in (1e-3, 1.0, 1e3):
@@ -177,10 +177,10 @@ def test_events_name_the_images_and_noise_levels(accelerator, tmp_path, capsys):
     assert [(row["image"], row["timestep"]) for row in facts["batch"]] == [(6, 3), (40, 999)]
     sigma = (1 / scheduler.alphas_cumprod - 1).sqrt()
     assert facts["batch"][0]["sigma"] == pytest.approx(sigma[3].item(), rel=1e-3)
-    assert "Step 7 had no finite loss or gradient" in capsys.readouterr().out
+    assert "Step 7 had a non-finite loss or gradient" in capsys.readouterr().out
 
 
-def test_a_resumed_run_forgets_what_it_will_see_again(tmp_path):
+def test_resumed_run_forgets_what_it_will_see_again(tmp_path):
     drop_events_after(tmp_path, 0, False)  # nothing has happened yet
     for step, attempt in ((3, 0), (8, 0), (4, 1), (9, 1)):
         write_event(tmp_path, {"step": step, "attempt": attempt})
@@ -196,13 +196,13 @@ def test_a_resumed_run_forgets_what_it_will_see_again(tmp_path):
     assert left(5, False) == [(3, 0), (4, 1)]
 
 
-def test_the_rate_is_lower_for_the_rest_of_its_course(accelerator):
+def test_learning_rate_stays_lower(accelerator):
     net = Net()
     optimizer = net.optimizer.optimizer
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     optimizer.step()
     rates.step()
-    slow_down(optimizer, rates)
+    lower_learning_rate(optimizer, rates)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 2 / 2)
     other = torch.optim.lr_scheduler.LambdaLR(Net().optimizer.optimizer, lambda step: 1 / (step + 1))
     other.load_state_dict(rates.state_dict())
@@ -214,8 +214,8 @@ def test_the_rate_is_lower_for_the_rest_of_its_course(accelerator):
 def test_going_back_happens_once_and_needs_a_checkpoint(tmp_path, capsys):
     numerics = Numerics(limit=5)
     check_divergence(numerics, 30, tmp_path / "checkpoint-20", tmp_path, speaks=True)
-    assert "5 steps in a row had no finite loss or gradient; going back to" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no whole checkpoint is from before them"):
+    assert "5 steps in a row had a non-finite loss or gradient; resuming once from" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no intact checkpoint precedes them"):
         check_divergence(numerics, 30, None, tmp_path, speaks=True)
     numerics.went_back = True
     with pytest.raises(UserError, match="also at half the learning rate; look at"):

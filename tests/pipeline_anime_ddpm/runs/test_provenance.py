@@ -1,4 +1,4 @@
-"""What a run was made from and on, without where it lies."""
+"""Provenance of a run, without local paths."""
 
 import json
 
@@ -27,14 +27,14 @@ def test_names_are_kept_and_places_are_not(tmp_path, accelerator):
     assert "secret" not in json.dumps(record)
 
 
-def test_a_data_set_of_the_hub_and_drawn_faces(tmp_path, accelerator):
+def test_data_set_of_the_hub_and_drawn_faces(tmp_path, accelerator):
     write_provenance(tmp_path, TrainingConfig(dataset_name="me/faces"), None, accelerator, 0)
     assert read_provenance(tmp_path)["data"] == {"name": "me/faces", "local": False, "num_images": None}
     write_provenance(tmp_path, TrainingConfig(), 10, accelerator, 0)
-    assert read_provenance(tmp_path)["data"]["name"] == "faces that the project draws itself"
+    assert read_provenance(tmp_path)["data"]["name"] == "synthetic faces"
 
 
-def test_a_run_that_goes_on_elsewhere_has_two_machines_and_on_the_same_one(tmp_path, accelerator, monkeypatch):
+def test_run_that_goes_on_elsewhere_has_two_machines_and_on_the_same_one(tmp_path, accelerator, monkeypatch):
     config = TrainingConfig()
     for images in (0, 500):
         write_provenance(tmp_path, config, 10, accelerator, images)
@@ -47,6 +47,6 @@ def test_a_run_that_goes_on_elsewhere_has_two_machines_and_on_the_same_one(tmp_p
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_a_damaged_record_counts_for_none(tmp_path, content):
+def test_damaged_record_counts_for_none(tmp_path, content):
     (tmp_path / "provenance.json").write_text(content)
     assert read_provenance(tmp_path) == {}

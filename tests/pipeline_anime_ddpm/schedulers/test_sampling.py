@@ -119,7 +119,7 @@ def test_set_timesteps_forgets_the_previous_sampling(images):
 
 
 @pytest.mark.parametrize("solver, arguments", [("ddpm", {}), ("ddim", {"eta": 0.7})])
-def test_a_generator_per_image_makes_images_independent_of_the_batch(images, solver, arguments):
+def test_generator_per_image_makes_images_independent_of_the_batch(images, solver, arguments):
     scheduler = AnimeNoiseScheduler(solver=solver)
     scheduler.set_timesteps(5)
 
@@ -171,7 +171,7 @@ def test_anime_spacing_of_the_anime_table_is_the_even_one():
 
 
 def test_two_spacings_at_once_are_refused():
-    with pytest.raises(ValueError, match="take one"):
+    with pytest.raises(ValueError, match="choose one"):
         AnimeNoiseScheduler(use_karras_sigmas=True, use_anime_sigmas=True)
     for odd in ("yes", 1, np.True_):  # the last two would pass for True, and the config could not be saved
         with pytest.raises(ValueError, match="must be True, False or None"):
@@ -184,7 +184,7 @@ def test_two_spacings_at_once_are_refused():
      ({"use_karras_sigmas": True}, False), ({"solver": "ddim", "use_anime_sigmas": True}, True),
      ({"use_anime_sigmas": False}, False), ({"timestep_spacing": "linspace", "use_anime_sigmas": True}, True)],
 )  # fmt: skip
-def test_only_dpmsolver_is_spaced_by_octaves_unless_told_otherwise(config, expected):
+def test_only_dpmsolver_is_spaced_by_octaves_by_default(config, expected):
     scheduler = AnimeNoiseScheduler(**config)
     assert scheduler.spaces_by_octaves is expected
     scheduler.set_timesteps(5)

@@ -220,7 +220,7 @@ def test_registration_is_idempotent():
         assert stock(name) in AnimeNoiseScheduler().compatibles
 
 
-def test_the_remote_code_file_is_self_contained():
+def test_remote_code_file_is_self_contained():
     tree = ast.parse(Path(inspect.getfile(AnimeNoiseScheduler)).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {name.name for node in imports if isinstance(node, ast.Import) for name in node.names}
@@ -230,14 +230,14 @@ def test_the_remote_code_file_is_self_contained():
 
 
 @pytest.mark.parametrize("kind", ["small", "large"])
-def test_the_constructor_takes_the_log_names_of_variances(kind):
+def test_constructor_accepts_the_log_names_of_variances(kind):
     scheduler = AnimeNoiseScheduler(variance_type=f"fixed_{kind}_log")
     assert scheduler.config.variance_type == f"fixed_{kind}"
     stock = diffusers.DDPMScheduler(variance_type=f"fixed_{kind}_log")
     assert AnimeNoiseScheduler.from_config(stock.config).config.variance_type == f"fixed_{kind}"
 
 
-def test_configs_in_memory_say_that_nothing_was_left_out_and_those_of_files_do_not(tmp_path):
+def test_configs_in_memory_say_that_nothing_was_skipped_and_those_of_files_do_not(tmp_path):
     """As diffusers' own test of compatible schedulers and of saving has it."""
     scheduler = AnimeNoiseScheduler()
     stock = diffusers.DDIMScheduler.from_config(scheduler.config)

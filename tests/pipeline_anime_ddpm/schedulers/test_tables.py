@@ -137,7 +137,7 @@ def test_trained_betas_win(make):
         {"logsnr_shift": 40.0},
     ],
 )
-def test_what_is_not_a_table_is_refused(config):
+def test_invalid_noise_tables_are_refused(config):
     with pytest.raises(ValueError, match="noise table"):
         AnimeNoiseScheduler(**config)
 

@@ -80,7 +80,7 @@ def test_density_is_a_probability_over_the_table(density, table):
         ({"anime_log_sigmas": "x"}, "anime_log_sigmas must be one or more numbers"),
     ],
 )
-def test_a_density_that_is_none_is_refused(config, message):
+def test_density_that_is_invalid_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         AnimeNoiseScheduler(**config)
 

@@ -44,7 +44,7 @@ def test_shape_type_and_range(faces):
     assert picture.size == (9, 9) and picture.mode == "RGB"
 
 
-def test_the_same_bytes_for_any_number_of_workers(faces):
+def test_same_bytes_for_any_number_of_workers(faces):
     few = draw_faces(7, SIDE, workers=1)
     assert np.array_equal(few, faces[:7])
     assert np.array_equal(few, draw_faces(7, SIDE, workers=3))
@@ -52,7 +52,7 @@ def test_the_same_bytes_for_any_number_of_workers(faces):
     assert np.array_equal(np.asarray(draw_face(COUNT - 1, SIDE)), faces[-1])
 
 
-def test_the_number_of_processes(monkeypatch):
+def test_number_of_processes(monkeypatch):
     """Small sets start none; a set smaller than the number of workers starts one for each face."""
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: started.append(given) or popen(*given, **named))
@@ -70,7 +70,7 @@ def test_workers_load_no_torch():
     assert printed.split() == ["False", "False"]
 
 
-def test_a_failing_worker_is_reported(monkeypatch, tmp_path):
+def test_failing_worker_is_reported(monkeypatch, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(3)")
     monkeypatch.setattr(drawn_faces, "__file__", str(broken))
@@ -78,7 +78,7 @@ def test_a_failing_worker_is_reported(monkeypatch, tmp_path):
         draw_faces(4, 8, workers=2)
 
 
-def test_the_seed_chooses_another_set(faces):
+def test_seed_chooses_another_set(faces):
     other = draw_faces(8, SIDE, seed=1)
     assert all((other[i] != faces[i]).mean() > 0.3 for i in range(8))
     assert face_svg(3, seed=1) != face_svg(3) == face_svg(3, seed=0)
@@ -102,7 +102,7 @@ def test_hair_and_backgrounds_vary(faces):
     assert len({parameters(i).mouth for i in range(COUNT)}) == 7
 
 
-def test_a_face_fills_the_frame_with_eyes_below_the_middle():
+def test_face_fills_the_frame_with_eyes_below_the_middle():
     for index in range(COUNT):
         (left_x, left_y), (right_x, right_y) = eye_centres(parameters(index))
         assert 0.2 < left_x < 0.5 < right_x < 0.8
@@ -119,7 +119,7 @@ def test_eyes_are_where_the_parameters_say(faces):
     assert np.mean(np.abs(eyes[:, 0] - eyes[:, 1]) < 70) > 0.97  # alike on both sides
 
 
-def test_an_upright_face_is_symmetrical(faces):
+def test_upright_face_is_symmetrical(faces):
     """The mean face is its own mirror image, far more than its upside-down."""
     mean = faces.astype(float).mean(0)
     assert np.abs(mean - mean[:, ::-1]).mean() < 4
@@ -127,7 +127,7 @@ def test_an_upright_face_is_symmetrical(faces):
 
 
 @pytest.mark.parametrize("name", sorted(FRINGES))
-def test_a_fringe_covers_the_scalp_and_leaves_the_eyes_free(name):
+def test_fringe_covers_the_scalp_and_leaves_the_eyes_free(name):
     edge = np.array([point.split(",") for point in FRINGES[name].split()], float)
     assert len(edge) % 2 == 1  # valley, tip, ..., valley
     assert (edge[1::2, 1] > np.minimum(edge[:-1:2, 1], edge[2::2, 1])).all()  # a tip hangs below a valley beside it
@@ -136,7 +136,7 @@ def test_a_fringe_covers_the_scalp_and_leaves_the_eyes_free(name):
     assert over_eyes[:, 1].max() < 6 < NECK_Y
 
 
-def test_the_svg_is_well_formed_and_refers_to_what_it_defines():
+def test_svg_is_well_formed_and_refers_to_what_it_defines():
     for index in range(60):
         tree = ElementTree.fromstring(face_svg(index))
         defined = {element.get("id") for element in tree.iter()} - {None}

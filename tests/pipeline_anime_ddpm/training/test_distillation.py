@@ -13,7 +13,7 @@ from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.distillation import Teacher, build_teacher, distillation_loss, distilled
-from pipeline_anime_ddpm.training.models import build_model, kept_guide
+from pipeline_anime_ddpm.training.models import build_model, load_guide_to_keep
 from pipeline_anime_ddpm.training.objective import StepBatch
 
 
@@ -68,7 +68,7 @@ def test_each_jump_is_trained_as_often():
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
-def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
+def test_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
     """Of Gaussian images the path is known, whatever the network predicts."""
     scheduler = distilled(AnimeNoiseScheduler(clip_sample=False, prediction_type=prediction_type), 4)
     velocity = Gaussian()
@@ -95,7 +95,7 @@ def test_the_teacher_follows_its_path_to_the_end_of_the_jump(prediction_type):
     assert ((end - exact).square().mean((1, 2, 3)).sqrt() / exact.square().mean((1, 2, 3)).sqrt() < 0.12).all()
 
 
-def test_the_loss_is_of_the_image_whose_step_ends_where_the_path_does():
+def test_loss_is_of_the_image_whose_step_ends_where_the_path_does():
     teacher, batch = teacher_of(2), batch_of([10, 990])
     network = Gaussian(0.7)
     loss, error = distillation_loss(network, teacher, batch)
@@ -113,7 +113,7 @@ def test_the_loss_is_of_the_image_whose_step_ends_where_the_path_does():
     assert teacher.pipeline.unet.scale.grad is None
 
 
-def test_what_is_clipped_in_drawing_is_clipped_in_the_teacher_alone():
+def test_clipping_applies_to_the_teacher_only():
     scheduler = distilled(AnimeNoiseScheduler(), 4)
     teacher = Teacher(Gaussian(50.0), scheduler)
     state, sigma = torch.full((1, 3, 2, 2), 3.0), torch.tensor([1.0], dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_what_is_clipped_in_drawing_is_clipped_in_the_teacher_alone():
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_a_guided_teacher_goes_where_the_guided_pipeline_would(tiny_unet, window):
+def test_guided_teacher_goes_where_the_guided_pipeline_would(tiny_unet, window):
     scheduler, unet, guide = distilled(AnimeNoiseScheduler(clip_sample=False), 2), tiny_unet(), tiny_unet(seed=1)
     teacher = Teacher(unet, scheduler, guide=guide, scale=1.5, window=window)
     state = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -143,13 +143,13 @@ def test_a_guided_teacher_goes_where_the_guided_pipeline_would(tiny_unet, window
 
 def test_guidance_that_the_model_cannot_have_is_refused(tiny_unet):
     for how, says in (({"scale": 1.5}, "needs a weaker network"), ({"scale": 2.0, "window": 5}, "must be one of")):
-        with pytest.raises(UserError, match=f"cannot be guided so: .*{says}"):
+        with pytest.raises(UserError, match=f"cannot use this guidance: .*{says}"):
             Teacher(tiny_unet(), distilled(AnimeNoiseScheduler(), 2), **how)
 
 
-def test_a_distilled_scheduler_takes_its_steps_and_no_others():
+def test_distilled_scheduler_takes_its_steps_and_no_others():
     scheduler = distilled(AnimeNoiseScheduler(), 4)
-    with pytest.raises(ValueError, match="distilled to draw in 4 steps: ask for 4, not for 10"):
+    with pytest.raises(ValueError, match="distilled to sample in 4 steps: ask for 4, not 10"):
         scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match="leave its sampler as it is"):
         AnimeNoiseScheduler.from_config(scheduler.config, solver="ddpm")
@@ -157,8 +157,8 @@ def test_a_distilled_scheduler_takes_its_steps_and_no_others():
         AnimeNoiseScheduler.from_config(scheduler.config, use_anime_sigmas=None)
 
 
-def test_a_table_without_an_end_or_too_short_is_refused():
-    with pytest.raises(UserError, match="does not begin at zero SNR"):
+def test_table_without_an_end_or_too_short_is_refused():
+    with pytest.raises(UserError, match="without zero terminal SNR"):
         distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True, lambda_min_clipped=-1000), 1)
     assert distilled(AnimeNoiseScheduler(rescale_betas_zero_snr=True), 2).config.distilled_steps == 2
     with pytest.raises(UserError, match=r"--distill 30: .* between 1 and 20"):
@@ -175,12 +175,12 @@ def test_a_table_without_an_end_or_too_short_is_refused():
         ({"distill": 3, "pretrained_model_name_or_path": "x", "snr_gamma": 3}, "omit one of the two"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "timestep_sampling": "anime"}, "omit one of the two"),
         ({"distill": 3, "pretrained_model_name_or_path": "x", "noise_candidates": 4}, "omit one of the two"),
-        ({"distill": 4, "pretrained_model_name_or_path": "x"}, "omit the former"),
-        ({"save_guide_at": 8}, "not before the run's end"),
+        ({"distill": 4, "pretrained_model_name_or_path": "x"}, "omit the latter"),
+        ({"save_guide_at": 8}, "after the end of the run"),
         ({"save_guide_at": 0}, "give 1 or more"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(work, tmp_path, in_process, capsys, settings, says):
+def test_invalid_settings_are_refused(work, tmp_path, in_process, capsys, settings, says):
     given = {"max_train_steps": 2} | settings
     arguments = flags(work, tmp_path / "run", **given)
     if "pretrained_model_name_or_path" in settings:
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(work, tmp_path, in_process, c
     assert says in capsys.readouterr().err
 
 
-def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw(work, tmp_path, in_process, capsys):
+def test_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw(work, tmp_path, in_process, capsys):
     in_process(*flags(work, tmp_path / "run", max_train_steps=6, save_guide_at=10, learning_rate=1e-2))
     taught = AnimeDDPMPipeline.from_pretrained(tmp_path / "run")
     own, guide = taught.unet.state_dict(), taught.guide_unet.state_dict()
@@ -212,7 +212,7 @@ def test_a_guided_run_and_its_distillation_are_pipelines_that_know_how_they_draw
     assert few.guide_unet is None
 
 
-def test_a_guide_stays_when_the_network_is_trained_on(work, tmp_path, in_process, tiny_unet):
+def test_guide_stays_when_the_network_is_trained_on(work, tmp_path, in_process, tiny_unet):
     """Killed before it has kept the guide, it keeps it when it goes on."""
     unet, guide, noise = tiny_unet(), tiny_unet(seed=1), AnimeNoiseScheduler()
     AnimeDDPMPipeline(unet, noise, guide).save_pretrained(tmp_path / "trained")
@@ -232,30 +232,30 @@ def test_a_guide_stays_when_the_network_is_trained_on(work, tmp_path, in_process
     [({}, True), ({"save_guide_at": 8}, False), ({"distill": 2}, False), ({"new_noise": True}, False),
      ({"resolution": 32}, False)],
 )  # fmt: skip
-def test_a_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
+def test_guide_stays_where_it_can_guide(tiny_unet, tmp_path, more, stays):
     AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(), tiny_unet(seed=1)).save_pretrained(tmp_path)
     config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
-    assert (kept_guide(config, build_model(config)[0]) is not None) is stays
+    assert (load_guide_to_keep(config, build_model(config)[0]) is not None) is stays
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({}, "knows its 4 steps only"),
-        ({"new_noise": True}, "knows its 4 steps only"),
+        ({}, "distilled to 4 steps"),
+        ({"new_noise": True}, "distilled to 4 steps"),
         ({"distill": 3}, "number of steps that divides them"),
         ({"distill": 4}, "number of steps that divides them"),
-        ({"distill": 2, "distill_guidance_scale": 1.5}, "leave --distill_guidance_scale away"),
+        ({"distill": 2, "distill_guidance_scale": 1.5}, "omit --distill_guidance_scale"),
     ],
 )
-def test_a_distilled_network_is_not_trained_on(tiny_unet, tmp_path, more, says):
+def test_distilled_network_is_not_trained_on(tiny_unet, tmp_path, more, says):
     AnimeDDPMPipeline(tiny_unet(), distilled(AnimeNoiseScheduler(), 4)).save_pretrained(tmp_path)
     config = TrainingConfig(train_data_dir="faces", pretrained_model_name_or_path=str(tmp_path), **more)
     with pytest.raises(UserError, match=says):
         build_model(config)
 
 
-def test_a_distilled_teacher_takes_its_own_jumps(tiny_unet, tmp_path):
+def test_distilled_teacher_takes_its_own_jumps(tiny_unet, tmp_path):
     """Four steps of the pipeline, from noise to image, are where the two and the one that are learned of it lead."""
     four = AnimeDDPMPipeline(tiny_unet(), distilled(AnimeNoiseScheduler(clip_sample=False), 4))
     four.save_pretrained(tmp_path)
@@ -273,7 +273,7 @@ def test_a_distilled_teacher_takes_its_own_jumps(tiny_unet, tmp_path):
         torch.testing.assert_close(state, drawn, rtol=1e-3, atol=1e-3)
 
 
-def test_the_guide_is_the_run_s_average_at_that_time(work, tmp_path, in_process):
+def test_guide_is_the_run_s_average_at_that_time(work, tmp_path, in_process):
     """A run that ends where the other keeps its guide has the same average, however long the other goes on."""
     constant = {"lr_scheduler": "constant_with_warmup"}
     in_process(*flags(work, tmp_path / "long", max_train_steps=6, save_guide_at=12, **constant))

@@ -52,7 +52,7 @@ def assert_same(first, second, tolerance):
         torch.testing.assert_close(gradient, second[1][name], rtol=tolerance, atol=tolerance, msg=name)
 
 
-def test_a_folded_kernel_gives_upsampling_and_convolution_in_one():
+def test_folded_kernel_gives_upsampling_and_convolution_in_one():
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(s, generator=generator, dtype=torch.double) for s in ((2, 5, 6, 3), (7, 5, 3, 3), 7))
     expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)

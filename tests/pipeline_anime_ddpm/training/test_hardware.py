@@ -24,7 +24,7 @@ def test_half_precision_on_an_old_cpu_is_refused(machine, asked, says):
         hardware.choose_precision(asked)
 
 
-def test_what_the_machine_can_do_is_allowed(machine, monkeypatch):
+def test_supported_precisions_are_allowed(machine, monkeypatch):
     machine(gpu=False, bf16=True)
     assert hardware.choose_precision("bf16") == "bf16"
     machine(gpu=True, bf16=False)
@@ -35,7 +35,7 @@ def test_what_the_machine_can_do_is_allowed(machine, monkeypatch):
     assert hardware.choose_precision("no") == "no"
 
 
-def test_the_launcher_s_choice_is_checked_too(machine, monkeypatch):
+def test_launcher_s_choice_is_checked_too(machine, monkeypatch):
     machine(gpu=False, bf16=False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(UserError):

@@ -10,7 +10,7 @@ from pipeline_anime_ddpm.data import Batch, open_source
 from pipeline_anime_ddpm.planning.report import fake_model
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.labels import RunLabels, merged, run_labels, with_labels
-from pipeline_anime_ddpm.training.models import build_model, kept_guide
+from pipeline_anime_ddpm.training.models import build_model, load_guide_to_keep
 from pipeline_anime_ddpm.training.objective import draw_step
 from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
 
@@ -23,7 +23,7 @@ def call(unet, classes):
         return unet(sample, torch.full((len(classes),), 5), return_dict=False, **labels)[0]
 
 
-def test_a_network_that_gets_labels_begins_bit_identical(tiny_unet):
+def test_network_that_gets_labels_begins_bit_identical(tiny_unet):
     names = {"eyes": ["red", "green"], "hair": ["black", "blonde", "pink"]}
     unet = tiny_unet()
     labelled = with_labels(unet, RunLabels(names, {}, names))
@@ -76,7 +76,7 @@ def test_classes_without_names_become_the_values_of_the_only_column(tiny_unet, t
         )
 
 
-def test_a_labelled_pipeline_is_trained_on_with_its_guide(tiny_unet, tmp_path, make_set):
+def test_labelled_pipeline_is_trained_on_with_its_guide(tiny_unet, tmp_path, make_set):
     where = make_set(make_csv)
     names = {"hair": ["black", "red"]}
     networks = [tiny_unet(seed, num_class_embeds=3) for seed in (0, 1)]
@@ -85,7 +85,7 @@ def test_a_labelled_pipeline_is_trained_on_with_its_guide(tiny_unet, tmp_path, m
     labels = run_labels(config, open_source(config))
     assert labels.names == {"hair": ["black", "red", "blue", "green"]}
     unet, _ = build_model(config, labels)
-    guide = kept_guide(config, unet, labels)
+    guide = load_guide_to_keep(config, unet, labels)
     assert torch.equal(call(unet, [0, 1, 2]), call(networks[0], [0, 1, 2]))
     assert not torch.equal(call(unet, [0, 0, 0, 0])[3], call(unet, [0, 0, 0, 3])[3])
     assert torch.equal(call(guide, [0, 1, 2, 3, 4]), call(networks[1], [0, 1, 2, 0, 0])), "it is not trained on"
@@ -135,7 +135,7 @@ def test_each_patch_has_the_label_of_its_image(tiny_unet):
     assert [part.class_labels.tolist() for part in step.split(6)] == [[1, 2, 3] * 2] * 2
 
 
-def test_a_plan_counts_the_class_embedding(make_set):
+def test_plan_counts_the_class_embedding(make_set):
     where = make_set(make_parquet)
     unet, _ = fake_model(settings(where, model_config_name_or_path="tiny", resolution=32))
     assert unet.config.num_class_embeds == (4 + 1) * (3 + 1)

@@ -44,7 +44,7 @@ def test_sizes_have_the_parameters_they_say():
     assert {name: round(count, 1) for name, count in counts.items()} == {"tiny": 2.4, "small": 2.7, "standard": 113.7}
 
 
-def test_a_network_can_be_described_by_a_config_file(tiny_unet, tmp_path):
+def test_network_can_be_described_by_a_config_file(tiny_unet, tmp_path):
     tiny_unet().save_config(tmp_path)
     unet, _ = build_model(config(model_config_name_or_path=str(tmp_path), resolution=8))
     assert unet.num_parameters() == tiny_unet().num_parameters()
@@ -122,7 +122,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_table_and_prediction(pipe
     assert loaded.config.sample_size == unet.config.sample_size
 
 
-def test_a_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path):
+def test_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path):
     tiny_unet().save_pretrained(tmp_path)
     scheduler = build_model(config(pretrained_model_name_or_path=str(tmp_path)))[1]
     torch.testing.assert_close(scheduler.alphas_cumprod, DDPMScheduler().alphas_cumprod)
@@ -136,14 +136,14 @@ def test_a_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path
 
 
 @pytest.mark.parametrize(("prediction_type", "solver"), [(None, "dpmsolver++"), ("epsilon", "ddim")])
-def test_a_new_model_draws_with_the_solver_that_fits_what_it_predicts(prediction_type, solver, tiny_unet, tmp_path):
+def test_new_model_generates_with_the_solver_that_fits_what_it_predicts(prediction_type, solver, tiny_unet, tmp_path):
     tiny_unet().save_config(tmp_path)
     settings = config(model_config_name_or_path=str(tmp_path), resolution=16, prediction_type=prediction_type)
     unet, scheduler = build_model(settings)
     assert scheduler.config.solver == sampling_pipeline(settings, unet, scheduler).scheduler.config.solver == solver
 
 
-def test_the_old_layout_with_everything_in_the_root_is_read(tiny_unet, tmp_path):
+def test_old_layout_with_everything_in_the_root_is_read(tiny_unet, tmp_path):
     """As the first DDPM repositories on the Hub have it: no folders, a pickled state, no prediction type."""
     unet = tiny_unet()
     unet.save_pretrained(tmp_path, safe_serialization=False)
@@ -173,7 +173,7 @@ def test_noise_that_is_not_ddpm_s_is_refused(tiny_unet, tmp_path, noise, says):
         build_model(config(pretrained_model_name_or_path=str(tmp_path)))
 
 
-def test_a_pipeline_with_other_parts_is_refused(tiny_unet, tmp_path):
+def test_pipeline_with_other_parts_is_refused(tiny_unet, tmp_path):
     DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"vqvae": ["diffusers", "VQModel"]}))
@@ -181,7 +181,7 @@ def test_a_pipeline_with_other_parts_is_refused(tiny_unet, tmp_path):
         build_model(config(pretrained_model_name_or_path=str(tmp_path)))
 
 
-def test_a_size_given_as_height_and_width_is_understood(tiny_unet, tmp_path):
+def test_size_given_as_height_and_width_is_understood(tiny_unet, tmp_path):
     DDPMPipeline(tiny_unet(sample_size=(16, 16)), DDPMScheduler()).save_pretrained(tmp_path / "square")
     assert build_model(config(pretrained_model_name_or_path=str(tmp_path / "square")))[0].config.sample_size == 16
     DDPMPipeline(tiny_unet(sample_size=(16, 8)), DDPMScheduler()).save_pretrained(tmp_path / "wide")
@@ -215,17 +215,17 @@ def test_flags_that_contradict_the_pretrained_model_are_refused(tiny_unet, tmp_p
         ({"pretrained_model_name_or_path": "."}, "cannot be loaded"),
     ],
 )
-def test_models_that_cannot_be_had_get_one_sentence(settings, says, tmp_path, monkeypatch):
+def test_models_that_is_not_available_is_refused(settings, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=says) as error:
         build_model(config(**settings))
     assert "\n" not in str(error.value)
 
 
-def test_without_xformers_attention_is_computed_by_pytorch_and_that_is_said(monkeypatch, caplog):
+def test_missing_xformers_falls_back_with_a_warning(monkeypatch, caplog):
     monkeypatch.setattr("pipeline_anime_ddpm.training.models.is_xformers_available", lambda: False)
     build_model(config(model_config_name_or_path="tiny", enable_xformers_memory_efficient_attention=True))
-    assert "computed by PyTorch and not by xformers: it is not installed" in caplog.text
+    assert "of PyTorch instead of xformers: it is not installed" in caplog.text
 
 
 def test_networks_that_are_not_rgb_are_refused(tiny_unet, tmp_path):

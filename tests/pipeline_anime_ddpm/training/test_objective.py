@@ -26,7 +26,7 @@ def as_tuple(batch):
     return batch.clean, batch.noise, batch.timesteps
 
 
-def test_a_step_is_a_function_of_seed_step_and_place_alone(images):
+def test_step_is_a_function_of_seed_step_and_place_alone(images):
     torch.manual_seed(1)
     first = drawn(images)
     torch.manual_seed(2)
@@ -82,14 +82,14 @@ def test_noise_is_standard_normal_and_no_image_shares_it(images):
     assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.5, "five standard deviations are 0.36"
 
 
-def test_one_candidate_is_the_noise_of_before(images):
+def test_one_noise_candidate_equals_plain_noise(images):
     expected = drawn(images).noise
     assert torch.equal(drawn(images, noise_candidates=1).noise, expected)
     clean = drawn(images).clean
     assert torch.equal(nearest_noise_at(clean, np.arange(12), 1, 2, 1), expected)
 
 
-def test_the_nearest_of_several_noises_is_taken(images):
+def test_nearest_of_several_noises_is_taken(images):
     clean, places = drawn(images).clean, np.arange(len(images))
     chosen = [nearest_noise_at(clean, places, 1, 2, count) for count in (1, 2, 3, 5)]
     # where another number of candidates changes the choice, it is the new one, and nearer
@@ -129,7 +129,7 @@ def test_timesteps_can_be_drawn_each_by_itself(images):
     assert torch.equal(drawn(images).noise, everyone.noise)
 
 
-def test_the_network_is_told_fractional_timesteps_as_they_are(images):
+def test_network_is_told_fractional_timesteps_as_they_are(images):
     scheduler = AnimeNoiseScheduler(timestep_sampling="anime", fractional_timesteps=True)
     batch, told = drawn(images, scheduler), []
 
@@ -153,7 +153,7 @@ def test_micro_batches_are_slices_of_the_step(images):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_loss_is_the_weighted_error_of_the_target(images, prediction_type, tiny_unet):
+def test_loss_is_the_weighted_error_of_the_target(images, prediction_type, tiny_unet):
     scheduler = AnimeNoiseScheduler(prediction_type=prediction_type, beta_schedule="linear", snr_gamma=3.0)
     reference = DDPMScheduler(prediction_type=prediction_type)
     unet = tiny_unet().eval()
@@ -219,7 +219,7 @@ def test_every_noise_level_of_a_half_precision_run_is_that_of_float32(dtype):
         assert levels[:, 0, 0, 0].unique().numel() > 990, "which bf16 would round to fewer than 200"
 
 
-def test_a_full_size_patch_gives_the_plain_loss(images, tiny_unet):
+def test_full_size_patch_gives_the_plain_loss(images, tiny_unet):
     """At first the coordinates carry no weight: same noise, same timesteps, same loss."""
     unet, scheduler = tiny_unet(sample_size=8), AnimeNoiseScheduler()
     plain = drawn(images, scheduler)
@@ -230,7 +230,7 @@ def test_a_full_size_patch_gives_the_plain_loss(images, tiny_unet):
     assert torch.equal(loss, expected) and torch.equal(errors, errors_full)
 
 
-def test_the_network_sees_coordinates_that_are_neither_noised_nor_scaled(images, tiny_unet):
+def test_network_sees_coordinates_that_are_neither_noised_nor_scaled(images, tiny_unet):
     seen = {}
     patches = PatchTrainingAdapter.from_unet(tiny_unet(sample_size=8), (4, 8))
     batch = drawn(images, patches=patches, side=4)

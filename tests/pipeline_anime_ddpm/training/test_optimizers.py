@@ -62,7 +62,7 @@ def test_both_ways_of_computing_it_are_the_polynomial_of_each_singular_value(ite
     torch.testing.assert_close(iterate(matrix.float()).double(), left * expected @ right, rtol=0, atol=2e-3)
 
 
-def test_a_matrix_of_zeros_stays():
+def test_matrix_of_zeros_stays():
     assert not orthogonalized(torch.zeros(4, 36)).any()
 
 
@@ -124,7 +124,7 @@ def test_hidden_weights_are_muon_s_and_the_outer_layers_norms_and_biases_adamw_s
     assert all(weight.ndim >= 2 for weight in hidden)
 
 
-def test_the_flags_of_adamw_hold_for_both(tiny_unet):
+def test_flags_of_adamw_hold_for_both(tiny_unet):
     config = TrainingConfig(optimizer="muon", learning_rate=3e-4, adam_weight_decay=0.2, adam_beta1=0.8)
     optimizer = build_optimizer(config, tiny_unet())
     assert [group["lr"] for group in optimizer.param_groups] == [3e-4, 3e-4]
@@ -132,7 +132,7 @@ def test_the_flags_of_adamw_hold_for_both(tiny_unet):
     assert optimizer.param_groups[1]["betas"] == (0.8, 0.999)
 
 
-def test_a_lower_learning_rate_holds_for_both_after_a_state_was_loaded():
+def test_lower_learning_rate_holds_for_both_after_a_state_was_loaded():
     def trained(rate_after_loading):
         hidden, other = parameter(4, 6), parameter(3)
         optimizer = Muon([hidden], [other], SETTINGS)
@@ -170,7 +170,7 @@ def test_it_fits_a_small_network_as_well_as_adamw():
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_step_without_a_finite_gradient_changes_no_bit(scaled):
+def test_step_without_a_finite_gradient_changes_no_bit(scaled):
     Accelerator(cpu=True)
     hidden, other = parameter(4, 6), parameter(3)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0) if scaled else None

@@ -31,7 +31,7 @@ def adapter(unet, sides=(16, 32, 64), **options):
     return PatchTrainingAdapter.from_unet(unet, sides, **options)
 
 
-def test_a_widened_network_gives_the_same_bits_for_any_coordinates(four_levels):
+def test_widened_network_gives_the_same_bits_for_any_coordinates(four_levels):
     unet = four_levels()
     x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([3, 500, 999])
@@ -44,14 +44,14 @@ def test_a_widened_network_gives_the_same_bits_for_any_coordinates(four_levels):
     assert unet.conv_in.weight.shape[1] == 5
 
 
-def test_the_coordinates_are_learned_from_the_first_step_on(four_levels):
+def test_coordinates_are_learned_from_the_first_step_on(four_levels):
     unet = four_levels()
     adapter(unet)
     unet(torch.randn(2, 5, 16, 16), torch.tensor([5, 6])).sample.square().mean().backward()
     assert unet.conv_in.weight.grad[:, 3:].abs().max() > 0
 
 
-def test_a_patch_carries_the_coordinates_of_the_place_it_was_cut_from(four_levels):
+def test_patch_carries_the_coordinates_of_the_place_it_was_cut_from(four_levels):
     """The image is its own coordinate grid: a patch must equal the coordinates that come with it."""
     patches = adapter(four_levels())
     image = coordinate_grid(64, 64).expand(5, -1, -1, -1)
@@ -108,7 +108,7 @@ def test_parts_are_as_few_and_as_equal_as_can_be():
     assert equal_parts(4, 99) == [4]
 
 
-def test_the_side_of_a_step_is_the_same_on_all_ranks_and_after_a_resume(four_levels):
+def test_side_of_a_step_is_the_same_on_all_ranks_and_after_a_resume(four_levels):
     """It depends on nothing but seed and step; neither the global generator nor earlier draws matter."""
     patches = adapter(four_levels())
     sides = [patches.side(3, step, 100) for step in range(100)]
@@ -154,13 +154,13 @@ def test_defaults_give_full_images_half_and_the_others_the_rest(four_levels):
         ((), {}, "one or more different ones"),
         ((16, 16), {}, "one or more different ones"),
         ((16, 64), {"probabilities": (0.5, 0.6)}, "their sum is 1.1"),
-        ((16, 64), {"probabilities": (1.5, -0.5)}, "no distribution"),
+        ((16, 64), {"probabilities": (1.5, -0.5)}, "not a distribution"),
         ((16, 64), {"final_probabilities": (1,)}, "1 patch probabilities for 2 sides"),
         ((16, 64), {"mode": "paper"}, "choose one of fixed_batch, constant_pixels"),
         ((16, 64), {"full_image_fraction": 1}, "less than 1"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence_and_the_network_left_alone(four_levels, sides, options, says):
+def test_invalid_patch_settings_are_refused_and_leave_the_network_unchanged(four_levels, sides, options, says):
     unet = four_levels()
     with pytest.raises(ValueError, match=says) as error:
         adapter(unet, sides=sides, **options)
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused_in_a_sentence_and_the_network_left_alone(four
     assert unet.config.in_channels == unet.conv_in.in_channels == 3
 
 
-def test_a_network_with_coordinates_is_not_widened_twice(four_levels):
+def test_network_with_coordinates_is_not_widened_twice(four_levels):
     unet = four_levels()
     adapter(unet)
     with pytest.raises(ValueError, match=r"takes coordinates already; adapt it as it is with PatchTrainingAdapter\("):

@@ -72,7 +72,7 @@ def test_training_continues_from_another_network(trained):
     assert not torch.equal(again.network.heads["hair"].weight, trained.network.heads["hair"].weight)
 
 
-def test_accuracy_counts_the_values_asked_for(trained):
+def test_accuracy_counts_the_values_requested(trained):
     images, _ = squares(40, seed=2)
     asked = trained.label(images, sure=0.0)
     assert trained.accuracy(images, asked) == {"eyes": 1.0, "hair": 1.0}

@@ -103,7 +103,7 @@ def test_mind_takes_equal_numbers_of_both_sets():
     assert 0 < monge_distance(samples, other) < 2
 
 
-def test_the_frechet_distance_of_a_set_to_itself_is_not_below_zero():
+def test_frechet_distance_of_a_set_to_itself_is_not_below_zero():
     for seed in range(5):
         features = np.random.default_rng(seed).standard_normal((200, 96)).astype(np.float32)
         assert 0 <= frechet_distance(features, features) < 1e-3

@@ -20,7 +20,7 @@ def matrix(first, second):
 
 
 @pytest.mark.parametrize("memory", [None, 30_000, 1])
-def test_the_nearest_are_those_of_a_search_by_hand(pixels, memory):
+def test_nearest_are_those_of_a_search_by_hand(pixels, memory):
     images, others = pictures(10, seed=0), pictures(150, seed=1)
     plain, mirrored = matrix(images, others), matrix(images[..., ::-1], others)
     both = np.minimum(plain, mirrored)
@@ -41,7 +41,7 @@ def test_copies_are_found_at_distance_zero_mirrored_or_not(pixels):
     assert nearest.mirrored[:, 0].tolist() == [False, True]
 
 
-def test_an_image_does_not_find_itself_where_it_is_left_out(pixels):
+def test_image_does_not_find_itself_where_it_is_left_out(pixels):
     others = pictures(80, seed=3)
     chosen = np.array([5, 66])
     nearest = find_nearest(others[chosen], others, pixels, exclude=chosen)
@@ -49,7 +49,7 @@ def test_an_image_does_not_find_itself_where_it_is_left_out(pixels):
     assert (nearest.distances > 0).all()
 
 
-def test_the_mean_over_all_pairs_is_that_of_a_sum_by_hand(pixels):
+def test_mean_over_all_pairs_is_that_of_a_sum_by_hand(pixels):
     images = pictures(40, seed=4)
     value, error = mean_pairwise(images, pixels)
     distances = matrix(images, images)
@@ -72,7 +72,7 @@ def test_duplicates_in_the_data_do_not_move_the_threshold():
         assert (unrelated <= both).mean() < 0.01
 
 
-def test_what_chance_allows_grows_with_the_share_among_unseen_images():
+def test_chance_limit_grows_with_the_fraction_of_unseen_images():
     assert chance_limit(2000, 0, 2000) < 7
     assert 40 < chance_limit(2000, 40, 2000) < 70
     # a generator as unseen as the held-out images is not called suspicious more than once in a few hundred times

@@ -32,7 +32,7 @@ def counted(extractor, monkeypatch):
     return calls
 
 
-def test_a_second_run_finds_what_the_first_has_computed(extractor, counted, tmp_path):
+def test_second_run_finds_what_the_first_has_computed(extractor, counted, tmp_path):
     images = ImageSet(pictures(10, seed=0), "blobs", "validation")
     first, second = (real_features(images, extractor, tmp_path, 4) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -45,7 +45,7 @@ def test_a_second_run_finds_what_the_first_has_computed(extractor, counted, tmp_
     assert entry.facts["fingerprint"] == images.fingerprint
 
 
-def test_other_pixels_split_number_weights_or_resize_are_computed_anew(extractor, counted, tmp_path, monkeypatch):
+def test_other_pixels_split_number_weights_or_resize_are_recomputed(extractor, counted, tmp_path, monkeypatch):
     images = ImageSet(pictures(10, seed=0), "blobs", "validation")
     real_features(images, extractor, tmp_path, 4)
     real_features(ImageSet(pictures(10, seed=1), "blobs", "validation"), extractor, tmp_path, 4)
@@ -61,7 +61,7 @@ def test_other_pixels_split_number_weights_or_resize_are_computed_anew(extractor
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no facts"])
-def test_a_damaged_result_is_computed_anew(tmp_path, damage):
+def test_damaged_result_is_recomputed(tmp_path, damage):
     values = iter([np.arange(3), np.arange(4)])
 
     def compute():
@@ -105,7 +105,7 @@ def test_stats_computes_ahead_and_cache_ls_and_rm_know_of_it(settings, tmp_path,
 STATS_SETTINGS = ("dataset", "metrics", "num_images", "extractor", "lpips", "kid_subset_size", "kid_subsets", "device")
 
 
-def test_a_damaged_entry_is_listed_and_can_be_deleted(tmp_path, capsys):
+def test_damaged_entry_is_listed_and_can_be_deleted(tmp_path, capsys):
     root = statistics_root(str(tmp_path))
     kept(root, "something", {"a": 1}, lambda: {"x": np.arange(3)})
     (folder,) = root.glob("something-*")

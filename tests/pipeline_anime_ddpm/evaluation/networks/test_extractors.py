@@ -61,7 +61,7 @@ def test_only_inception_gives_a_number_called_fid(vit, tiny_vit):
     assert load_extractor(str(tiny_vit), label="my net").named("FID") == "FD-my net"
 
 
-def test_the_digest_tells_weights_apart(vit, tiny_vit, tmp_path):
+def test_different_weights_have_different_digests(vit, tiny_vit, tmp_path):
     model = transformers.AutoModel.from_pretrained(tiny_vit)
     with torch.no_grad():
         model.layernorm.bias[0] += 1
@@ -109,7 +109,7 @@ def test_convolutional_and_image_text_models_give_their_own_pooled_features(conf
     assert load_extractor(str(tmp_path / "net")).extract(pictures(3, seed=5), 3).shape == (3, size)
 
 
-def test_what_cannot_be_loaded_is_one_sentence(tiny_vit, tmp_path):
+def test_unloadable_models_are_refused(tiny_vit, tmp_path):
     with pytest.raises(UserError, match=r"--extractor no/such-model cannot be loaded .*give `inception`"):
         load_extractor("no/such-model")
     shutil.copytree(tiny_vit, tmp_path / "bare")
@@ -127,7 +127,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tiny_vit, tmp_path):
         ("config.json", {"layer_norm_eps": 1e-3}),
     ],
 )
-def test_what_else_decides_the_features_has_a_digest_too(vit, tiny_vit, tmp_path, file, change):
+def test_extractor_settings_have_a_digest(vit, tiny_vit, tmp_path, file, change):
     shutil.copytree(tiny_vit, tmp_path / "other")
     path = tmp_path / "other" / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -140,19 +140,19 @@ def test_models_that_give_no_vectors_of_images_are_refused_at_once(vit, tiny_vit
     bert = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     transformers.AutoModel.from_config(bert).save_pretrained(tmp_path / "text")
     shutil.copy(tiny_vit / "preprocessor_config.json", tmp_path / "text")
-    with pytest.raises(UserError, match="takes no images"):
+    with pytest.raises(UserError, match="does not accept images"):
         load_extractor(str(tmp_path / "text"))
     pooled = type(vit)._pooled
     for spoiled, sentence in [
-        (lambda self, pixels: pooled(self, pixels) * torch.nan, "no finite vector"),
-        (lambda self, pixels: pooled(self, pixels) + torch.rand(1), "other features each time"),
+        (lambda self, pixels: pooled(self, pixels) * torch.nan, "not return finite feature vectors"),
+        (lambda self, pixels: pooled(self, pixels) + torch.rand(1), "different features each time"),
     ]:
         monkeypatch.setattr(type(vit), "_pooled", spoiled)
         with pytest.raises(UserError, match=sentence):
             load_extractor(str(tiny_vit))
 
 
-def test_a_model_with_missing_weights_is_refused(tiny_vit, tmp_path):
+def test_model_with_missing_weights_is_refused(tiny_vit, tmp_path):
     shutil.copytree(tiny_vit, tmp_path / "larger")
     config = json.loads((tmp_path / "larger" / "config.json").read_text())
     (tmp_path / "larger" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
@@ -160,7 +160,7 @@ def test_a_model_with_missing_weights_is_refused(tiny_vit, tmp_path):
         load_extractor(str(tmp_path / "larger"))
 
 
-def test_a_pooler_without_weights_matters_only_where_it_is_used(tiny_vit, tmp_path):
+def test_pooler_without_weights_matters_only_where_it_is_used(tiny_vit, tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     vit = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=28, patch_size=14), add_pooling_layer=False)
     swin = transformers.SwinModel(
@@ -208,7 +208,7 @@ def test_images_larger_than_inceptions_are_made_smaller_with_antialiasing(incept
     np.testing.assert_allclose(extractor.extract(board, 1), extractor.extract(grey, 1), atol=1e-3)
 
 
-def test_weights_that_cannot_be_fetched_or_read_are_one_sentence(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_fetched_or_read_are_refused(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
@@ -227,7 +227,7 @@ class Bomb:
         return (open, ("exploded", "w"))
 
 
-def test_a_hostile_file_of_weights_is_not_run(tmp_path, monkeypatch):
+def test_hostile_file_of_weights_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open("bomb.pth", "wb") as file:
         pickle.dump({"weight": Bomb()}, file)

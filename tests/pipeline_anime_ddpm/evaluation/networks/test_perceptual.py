@@ -70,7 +70,7 @@ def test_distances_of_pixels_are_mean_squared_differences():
     np.testing.assert_allclose(between(load_distance("pixels"), first, second), expected, rtol=1e-4)
 
 
-def test_weights_that_are_not_there_are_one_sentence(alexnet, tmp_path, monkeypatch):
+def test_missing_weights_are_refused(alexnet, tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
@@ -91,6 +91,6 @@ def test_weights_that_are_not_there_are_one_sentence(alexnet, tmp_path, monkeypa
 
 
 def test_images_that_are_too_small_for_the_network_are_refused():
-    with pytest.raises(UserError, match="at least 32 pixels, and these have 16"):
+    with pytest.raises(UserError, match="at least 32 pixels, but these have 16"):
         load_distance("st-alex").check_size(16)
     load_distance("pixels").check_size(16)

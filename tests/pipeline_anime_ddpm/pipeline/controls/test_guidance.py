@@ -37,7 +37,7 @@ def test_guidance_outside_its_interval_is_none(make_pipe, tiny_unet):
         )
     )
     assert not torch.equal(high, plain) and not torch.equal(high, all_over)
-    with pytest.raises(ValueError, match="No step has a σ within"):
+    with pytest.raises(ValueError, match="No step has a σ inside"):
         pipe(guidance_scale=2, guidance_interval=(1e4, 1e5), **call)
 
 
@@ -51,7 +51,7 @@ def test_guidance_is_between_the_ends_of_its_interval(make_pipe, tiny_unet, inte
     assert seen == expected and 0 < len(seen) < 8
 
 
-def test_between_two_seeds_guidance_and_batches_are_as_asked_for(make_pipe, tiny_unet):
+def test_between_two_seeds_guidance_and_batches_are_as_requested(make_pipe, tiny_unet):
     pipe, sizes = make_pipe(guide=tiny_unet(seed=1)), []
     call = {"num_inference_steps": 3, "output_type": "pt", "guidance_scale": 2.0}
     ends = [pipe(generator=one, **call).images[0] for one in seeded(1, 2)]
@@ -82,7 +82,7 @@ def test_windows_see_their_part_with_its_coordinates(make_pipe, monkeypatch):
         torch.testing.assert_close(guided, expected, rtol=0, atol=1e-5)
 
 
-def test_a_pipeline_with_a_guide_survives_saving(make_pipe, tiny_unet, tmp_path):
+def test_pipeline_with_a_guide_survives_saving(make_pipe, tiny_unet, tmp_path):
     pipe = make_pipe(guide=tiny_unet(seed=1, block_out_channels=(4, 8)))
     pipe.save_pretrained(tmp_path / "guided")
     again = quiet(AnimeDDPMPipeline.from_pretrained(tmp_path / "guided"))

@@ -7,7 +7,7 @@ from control_parts import SIDE, box, picture, scheduler_of, seeded, table
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from pipeline_anime_ddpm.pipeline_anime_ddpm import _Level, _noise_again
+from pipeline_anime_ddpm.pipeline_anime_ddpm import _Level, _renoise
 
 
 @pytest.mark.parametrize("name", ["AnimeNoise:dpmsolver++", "DDPM", "EulerDiscrete"])
@@ -28,7 +28,7 @@ def test_repainting_takes_the_kept_pixels_into_account(make_pipe):
     assert (one - other)[:, :, 5:11, 3:13].abs().max() > 1e-3
 
 
-def test_what_is_repainted_stays_within_the_range_of_images(oracle):
+def test_repainted_pixels_stay_in_range(oracle):
     pipe = oracle("DDIM")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.unet.known = pipe.unet.known * 3
@@ -44,7 +44,7 @@ def test_noise_added_again_is_that_of_the_level():
         _Level(scheduler.alphas_cumprod[t].item() ** 0.5, (1 - scheduler.alphas_cumprod[t].item()) ** 0.5)
         for t in (300, 340)
     )
-    states = [_noise_again(here.signal * image + here.noise * noise, here, there, g) for g in seeded(*range(200))]
+    states = [_renoise(here.signal * image + here.noise * noise, here, there, g) for g in seeded(*range(200))]
     rest = torch.cat(states) - there.signal * image
     assert rest.std(0).mean() == pytest.approx(
         (there.noise**2 - (there.signal * here.noise / here.signal) ** 2) ** 0.5, rel=0.02

@@ -6,11 +6,11 @@ from control_parts import DRAWS_NOISE, HALF_STEPS, OWN, SIDE, STARTS_FROM_NOISE_
 
 
 @pytest.mark.parametrize("name", [*STOCK, *OWN])
-def test_a_variation_under_every_scheduler_ends_where_the_network_leads_or_is_refused(oracle, name):
+def test_variation_under_every_scheduler_ends_where_the_network_leads_or_is_refused(oracle, name):
     pipe = oracle(name)
     call = {"image": picture(1), "strength": 0.5, "num_inference_steps": 20, "output_type": "pt"}
     refused = {"KDPM2Discrete": "noise levels"} | dict.fromkeys(
-        STARTS_FROM_NOISE_ONLY, "starts rightly only from noise"
+        STARTS_FROM_NOISE_ONLY, "can only start from pure noise"
     )
     if name in refused:
         with pytest.raises(ValueError, match=refused[name]):
@@ -42,7 +42,7 @@ def test_repainting_under_every_scheduler_keeps_what_is_kept_or_is_refused(oracl
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("name", [*STOCK, *OWN])
-def test_the_trajectory_shows_what_the_network_means_at_each_call(oracle, name, kind):
+def test_trajectory_shows_what_the_network_means_at_each_call(oracle, name, kind):
     if kind == "sample" and name in ("PNDM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete"):
         pytest.skip("this scheduler of diffusers takes no such network")
     if name == "KDPM2Discrete":
@@ -60,7 +60,7 @@ def test_between_two_seeds_under_every_scheduler_or_refused(make_pipe, name):
     pipe = make_pipe(name)
     call = {"num_inference_steps": 6, "output_type": "pt"}
     if name in DRAWS_NOISE:
-        with pytest.raises(ValueError, match="draws noise at its steps"):
+        with pytest.raises(ValueError, match="adds noise at each step"):
             pipe.interpolate(5, generator=seeded(1, 2), **call)
         return
     frames = pipe.interpolate(5, generator=seeded(1, 2), batch_size=2, **call).images

@@ -34,7 +34,7 @@ def test_strength_is_the_share_of_the_steps_and_of_the_noise(make_pipe):
         torch.testing.assert_close(states[0][2], pipe.unet(started, 299).sample)
 
 
-def test_the_share_is_rounded_and_leaves_something_of_the_image_unless_it_is_1(make_pipe):
+def test_share_is_rounded_and_leaves_something_of_the_image_unless_it_is_1(make_pipe):
     pipe = make_pipe()
     for steps, strength, done in ((10, 0.26, 3), (10, 0.24, 2), (10, 0.99, 9), (2, 0.8, 1), (5, None, 4)):
         call = {"num_inference_steps": steps, "strength": strength, "output_type": "pt"}
@@ -44,7 +44,7 @@ def test_the_share_is_rounded_and_leaves_something_of_the_image_unless_it_is_1(m
         pipe(image=picture(1), num_inference_steps=1)
 
 
-def test_a_grey_pil_image_of_32_bits_may_hold_bytes_or_twice_as_many_bits(make_pipe):
+def test_grey_pil_image_of_32_bits_may_hold_bytes_or_twice_as_many_bits(make_pipe):
     pipe = make_pipe()
     grey = (picture(1)[0, 0].numpy() * 255).round().astype(np.int32)
     expected = pipe(image=Image.fromarray(grey.astype(np.uint8)), strength=0, output_type="pt").images

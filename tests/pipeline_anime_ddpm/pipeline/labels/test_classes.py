@@ -30,7 +30,7 @@ def test_attributes_are_sorted_and_their_values_keep_their_order(pipe):
     assert pipe.labels["eyes"] == pipe.config.labels["eyes"] == LABELS["eyes"]
 
 
-def test_a_model_without_labels_has_none(tiny_unet, tmp_path):
+def test_model_without_labels_has_none(tiny_unet, tmp_path):
     pipe = AnimeDDPMPipeline(tiny_unet(), noise_table(), labels={})
     assert pipe.labels == {} and pipe.config.labels is None
     pipe.save_pretrained(tmp_path)
@@ -57,7 +57,7 @@ def test_settings_that_do_not_fit_are_refused(tiny_unet, labels, classes, senten
 
 
 @pytest.mark.parametrize("classes", [None, 5])
-def test_a_guide_has_the_same_number_of_classes(tiny_unet, make_pipe, classes):
+def test_guide_has_the_same_number_of_classes(tiny_unet, make_pipe, classes):
     guide = tiny_unet(num_class_embeds=classes)
     with pytest.raises(ValueError, match=f"The guide has {classes or 0} classes .* but the network 12"):
         AnimeDDPMPipeline(tiny_unet(num_class_embeds=CLASSES), noise_table(), guide, labels=LABELS)
@@ -108,7 +108,7 @@ def test_any_is_class_0_and_a_label_changes_the_image(pipe):
 
 
 @pytest.mark.parametrize("name", ["AnimeNoise", *SCHEDULERS])
-def test_every_scheduler_draws_the_classes_that_are_asked_for(make_pipe, name):
+def test_every_scheduler_generates_the_classes_requested(make_pipe, name):
     pipe = make_pipe()
     if name != "AnimeNoise":
         pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
@@ -119,7 +119,7 @@ def test_every_scheduler_draws_the_classes_that_are_asked_for(make_pipe, name):
         assert close(images, reference(pipe.unet, pipe.scheduler, [BLUE_RED, BLONDE_GREEN], scale, steps=5))
 
 
-def test_an_image_depends_on_its_own_label_alone(pipe):
+def test_image_depends_on_its_own_label_alone(pipe):
     asked = {"hair": ["blue", "blonde"], "eyes": ["red", "green"]}
     batch = pipe(2, seeded(0, 1), labels=asked, guidance_scale=2.0, **STEPS).images
     alone = pipe(1, seeded(1), labels={"hair": "blonde", "eyes": "green"}, guidance_scale=2.0, **STEPS).images
@@ -158,7 +158,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("call", "sentence"), BAD)
-def test_bad_input_is_refused_in_one_sentence_before_the_network_is_called(pipe, monkeypatch, call, sentence):
+def test_bad_input_is_refused_before_the_network_is_called(pipe, monkeypatch, call, sentence):
     monkeypatch.setattr(pipe.unet, "forward", never)
     with pytest.raises(ValueError, match=sentence) as caught:
         pipe(**call)
@@ -168,10 +168,10 @@ def test_bad_input_is_refused_in_one_sentence_before_the_network_is_called(pipe,
 @pytest.mark.parametrize(
     ("unet", "call", "sentence"),
     [
-        ({"num_class_embeds": None}, {"labels": {"hair": "blue"}}, "This model has no labels: leave `labels` out."),
-        ({"num_class_embeds": None}, {"class_labels": [3]}, "This model has no classes: leave `class_labels` out."),
-        ({}, {}, "draws images of given classes and has no labels: give `class_labels`, .* from 0 to 11"),
-        ({}, {"labels": {"hair": "blue"}}, "no labels: leave `labels` out, and give `class_labels` from 0 to 11"),
+        ({"num_class_embeds": None}, {"labels": {"hair": "blue"}}, "This model has no labels: omit `labels`."),
+        ({"num_class_embeds": None}, {"class_labels": [3]}, "This model has no classes: omit `class_labels`."),
+        ({}, {}, "is class-conditional and has no labels: give `class_labels`, .* from 0 to 11"),
+        ({}, {"labels": {"hair": "blue"}}, "no labels: omit `labels`, and give `class_labels` from 0 to 11"),
         ({}, {"class_labels": [3], "guidance_scale": 2.0}, 'none of the classes of this one is known to be "any"'),
         ({"class_embed_type": "timestep"}, {"class_labels": [3]}, "class_embed_type='timestep'"),
     ],
@@ -183,6 +183,6 @@ def test_models_of_other_kinds_say_what_they_take(make_pipe, monkeypatch, unet, 
         pipe(**call)
 
 
-def test_an_empty_dict_asks_nothing_of_a_model_without_labels(make_pipe):
+def test_empty_dict_asks_nothing_of_a_model_without_labels(make_pipe):
     pipe = make_pipe(labels=None, num_class_embeds=None)
     assert torch.equal(*(pipe(1, seeded(0), labels=labels, **STEPS).images for labels in ({}, None)))

@@ -42,7 +42,7 @@ def test_inversion_is_under_the_label_that_is_drawn(ddim, monkeypatch):
         ddim.invert(image, labels={"hair": "green"})
 
 
-def test_the_ends_of_an_interpolation_are_the_plain_draws(pipe, monkeypatch):
+def test_ends_of_an_interpolation_are_the_plain_draws(pipe, monkeypatch):
     ends = {"hair": "blue", "eyes": "red"}, {"hair": "blonde", "eyes": "green"}
     for scale in (1.0, 2.0):
         first, last = (
@@ -96,7 +96,7 @@ def test_between_two_images_each_end_has_its_own_label(ddim):
     assert not close(frames[1], other[1])
 
 
-def test_an_interpolation_refuses_what_a_call_refuses(pipe, make_pipe, monkeypatch):
+def test_interpolation_refuses_what_a_call_refuses(pipe, make_pipe, monkeypatch):
     monkeypatch.setattr(pipe.unet, "forward", never)
     for how, sentence in (
         ({"labels": {"hair": "green"}}, "no value 'green'"),

@@ -29,7 +29,7 @@ def test_guidance_is_within_its_interval_only(pipe, monkeypatch):
     assert sizes == sorted(sizes) and set(sizes) == {1, 2}
 
 
-def test_a_guide_is_called_with_the_same_labels(make_pipe, monkeypatch):
+def test_guide_is_called_with_the_same_labels(make_pipe, monkeypatch):
     pipe = make_pipe(guide=True)
     asked = {"hair": ["blue", "blonde"], "eyes": ["red", "green"]}
     expected = reference(pipe.unet, pipe.scheduler, [BLUE_RED, BLONDE_GREEN], 2.0, pipe.guide_unet)
@@ -40,7 +40,7 @@ def test_a_guide_is_called_with_the_same_labels(make_pipe, monkeypatch):
     assert of_guide[-1][1] == [0]
 
 
-def test_a_guide_serves_classes_without_labels(make_pipe):
+def test_guide_serves_classes_without_labels(make_pipe):
     pipe = make_pipe(labels=None, guide=True)
     images = pipe(2, seeded(0, 1), class_labels=[3, 5], guidance_scale=2.0, **STEPS).images
     assert close(images, reference(pipe.unet, pipe.scheduler, [3, 5], 2.0, pipe.guide_unet))
@@ -75,7 +75,7 @@ def test_coordinates_of_each_image_go_with_each_of_its_classes(make_pipe):
     torch.testing.assert_close(guided, any_ + 2 * (own - any_), rtol=0, atol=1e-5)
 
 
-def test_a_network_of_blocks_takes_labels(make_pipe):
+def test_network_of_blocks_takes_labels(make_pipe):
     pipe = make_pipe(in_channels=12, out_channels=12, settings={"space_to_depth": 2})
     plain, guided = (
         pipe(1, seeded(0), labels={"hair": "blue"}, guidance_scale=scale, **STEPS).images for scale in (1.0, 2.0)
@@ -83,7 +83,7 @@ def test_a_network_of_blocks_takes_labels(make_pipe):
     assert plain.shape == (1, 3, 32, 32) and not close(plain, guided)
 
 
-def test_a_distilled_network_draws_by_labels(make_pipe):
+def test_distilled_network_generates_by_labels(make_pipe):
     pipe = make_pipe(scheduler=distilled(noise_table(), 2))
     images = pipe(
         2, seeded(0, 1), labels={"hair": ["blue", "any"], "eyes": ["red", "any"]}, output_type="latent"
@@ -92,7 +92,7 @@ def test_a_distilled_network_draws_by_labels(make_pipe):
     assert close(images, reference(pipe.unet, pipe.scheduler, [BLUE_RED, 0], steps=2))
 
 
-def test_a_teacher_is_guided_by_any(make_pipe, monkeypatch):
+def test_teacher_is_guided_by_any(make_pipe, monkeypatch):
     pipe = make_pipe()
     scheduler = distilled(noise_table(), 4)
     teacher = Teacher(pipe.unet, scheduler, scale=2.0, labels=LABELS)
@@ -105,5 +105,5 @@ def test_a_teacher_is_guided_by_any(make_pipe, monkeypatch):
     seen = record(monkeypatch, teacher.pipeline.unet)
     teacher.follow(state, torch.tensor([0, 3]), None, rows)
     assert [classes for _, classes in seen] == [[BLUE_RED, BLONDE_GREEN, 0, 0]] * 2 * teacher.parts
-    with pytest.raises(UserError, match="cannot be guided so"):
+    with pytest.raises(UserError, match="cannot use this guidance"):
         Teacher(pipe.unet, scheduler, scale=2.0)

@@ -74,7 +74,7 @@ def test_labels_within_the_bounds_are_accepted(tmp_path, labels):
     assert read_index(tmp_path)["labels"] == labels
 
 
-def test_foreign_labels_that_do_not_fit_the_network_are_one_sentence(pipe, tmp_path):
+def test_foreign_labels_that_do_not_fit_the_network_are_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index["labels"]["hair"].append("BLUE")
@@ -101,7 +101,7 @@ def test_classes_are_where_the_networks_run(pipe, monkeypatch):
     assert pipe.prepare_condition({"hair": "blue"}, None, 2).rows[0].device.type == "meta"
 
 
-def test_a_model_without_classes_is_called_without_them(make_pipe, monkeypatch):
+def test_model_without_classes_is_called_without_them(make_pipe, monkeypatch):
     pipe = make_pipe(labels=None, num_class_embeds=None)
     assert pipe.prepare_condition(None, None, 3) is UNCONDITIONAL
     calls = []
