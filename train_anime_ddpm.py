@@ -33,6 +33,7 @@ from pipeline_anime_ddpm.recipe.saving import (
     log_metrics,
     save_and_stop,
     save_due_files,
+    save_first_samples,
 )
 from pipeline_anime_ddpm.recipe.schedule import RunSchedule
 from pipeline_anime_ddpm.recipe.stopping import StopRequest
@@ -122,6 +123,7 @@ def training_loop(run: Run) -> None:
     bar = tqdm(
         initial=state.step, total=run.schedule.total_steps, unit="step", disable=not run.accelerator.is_main_process
     )
+    save_first_samples(run, log)
     run.unet.train()
     if config.torch_compile:
         compile_shapes(run)

@@ -137,21 +137,12 @@ def function_table(*functions: Callable) -> str:
 
 
 def settings_table(settings: type) -> str:
-    """A row for each setting: its default, and the sentence of `--help`."""
+    """A row for each setting: its type, its default, and the sentence of `--help`."""
     rows = [
-        [f"`{one.name}`", f"`{one.default!r}`", plain(one.metadata["help"])] for one in dataclasses.fields(settings)
+        [f"`{one.name}`", plain(f"`{one.type}`"), f"`{one.default!r}`", plain(one.metadata["help"])]
+        for one in dataclasses.fields(settings)
     ]
-    return "\n".join(table(["setting", "default", "meaning"], rows))
-
-
-def section_table(settings: type) -> str:
-    """A row for each section of `--help`: its settings with their defaults."""
-    from pipeline_anime_ddpm.common.settings import _by_section
-
-    rows = []
-    for title, members in _by_section(settings):
-        rows.append([title, ", ".join(f"`{one.name}={one.default!r}`" for one in members)])
-    return "\n".join(table(["section", "settings and defaults"], rows))
+    return "\n".join(table(["setting", "type", "default", "meaning"], rows))
 
 
 @cache
@@ -196,7 +187,7 @@ RENDERERS = {
         "from_config set_timesteps step default_num_inference_steps sample_timesteps timestep_density timesteps_of "
         "add_noise training_target get_velocity pred_original_sample loss_weights snr logsnr",
     ),
-    "training": lambda: section_table(names().training),
+    "training": lambda: settings_table(names().training),
     "evaluation": lambda: settings_table(names().evaluation),
     "patches": lambda: _class_arguments(names().patches),
     "patches_members": lambda: member_table(

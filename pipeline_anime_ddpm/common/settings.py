@@ -63,9 +63,14 @@ class Settings:
     """Base of settings dataclasses. The first line of a class's docstring is the title of its flags in `--help`."""
 
     def __post_init__(self) -> None:
-        """Raise a `UserError` for the first value that its `setting` does not allow."""
+        """Read each value as a flag would, so that lists and paths are taken too, and check it.
+
+        Raises:
+            UserError: A value that its `setting` does not allow.
+        """
         for rules in fields(self):
-            value = getattr(self, rules.name)
+            value = convert(type(self), rules.name, getattr(self, rules.name))
+            setattr(self, rules.name, value)
             if value is not None:
                 _check_choice(rules, value)
                 _check_bounds(rules, value)
@@ -149,7 +154,7 @@ def convert(settings: type[Settings], name: str, value: Any) -> Any:
         UserError: The value cannot be read as the setting's type.
     """
     rules, value_type = settings.__dataclass_fields__[name].metadata, _value_type(settings, name)
-    if isinstance(value, list) and value_type is str:
+    if isinstance(value, (list, tuple)) and value_type is str:
         value = ",".join(map(str, value))
     if rules["bare"] and isinstance(value, bool):
         value = rules["bare"] if value else None

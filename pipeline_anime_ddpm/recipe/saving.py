@@ -28,8 +28,7 @@ def save_due_files(run: Run, log: RunLog, feed: Feed) -> None:
         evaluate(run, log)
     if run.accelerator.is_main_process:
         if schedule.epochs_end(state.step, config.save_images_epochs) or last:
-            with state.averaged_weights():
-                log.pictures(draw_samples(config, run.sampling_pipeline()), images=run.images_seen)
+            save_samples(run, log)
         if schedule.epochs_end(state.step, config.save_model_epochs) and not last:  # `finish` saves the last one
             save_model(run)
         every = config.ema_snapshot_images or -(-schedule.images(schedule.total_steps) // 32)
@@ -40,6 +39,23 @@ def save_due_files(run: Run, log: RunLog, feed: Feed) -> None:
                 save_guide(run.unet, run.folder)
     if state.step % config.checkpointing_steps == 0 or last:
         save_everything(run, feed)
+
+
+def save_first_samples(run: Run, log: RunLog) -> None:
+    """Before the first step of a fine-tuning, a grid of the pre-trained model, which shows later what the data changed.
+
+    A network that learns another noise or to sample in few steps has nothing to show yet.
+    """
+    config = run.config
+    is_shown = config.pretrained_model_name_or_path and not (config.new_noise or config.distill)
+    if is_shown and run.state.step == 0 and run.accelerator.is_main_process:
+        save_samples(run, log)
+
+
+def save_samples(run: Run, log: RunLog) -> None:
+    """A grid by the averaged weights. Main process only."""
+    with run.state.averaged_weights():
+        log.pictures(draw_samples(run.config, run.sampling_pipeline()), images=run.images_seen)
 
 
 def evaluate(run: Run, log: RunLog) -> None:
@@ -139,3 +155,4 @@ def finish(run: Run) -> None:
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
     print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
     print(usage(run.folder))
+    print(f"\nIn the browser: anime-ddpm demo --model {run.folder}")

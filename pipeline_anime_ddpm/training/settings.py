@@ -220,7 +220,7 @@ class OptimisationSettings(Settings):
     optimizer: str = setting(
         "adamw",
         "`adamw8bit` saves 6 bytes per parameter and needs bitsandbytes. `muon` trains hidden convolutions and "
-        "matrices with Muon, the rest with AdamW, and saves 4 bytes per parameter. Both take the --adam_* flags.",
+        "matrices with Muon, the rest with AdamW, and saves 4 bytes per parameter. Both take --adam_beta1 and so on.",
         choices=("adamw", "adamw8bit", "muon"),
     )
     max_nonfinite_steps: int = setting(

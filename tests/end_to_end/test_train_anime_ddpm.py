@@ -266,6 +266,8 @@ def test_fine_tuning_begins_at_the_pretrained_pipeline(work, whole, in_process, 
     for a, b in zip(before.unet.state_dict().values(), after.unet.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     assert before.scheduler.config.trained_betas == after.scheduler.config.trained_betas
+    grids = sorted((tmp_path / "tuned" / "samples").iterdir())
+    assert [int(grid.stem) for grid in grids] == [0, 2 * 4]  # before the first step, and at the end
 
 
 def test_private_push_is_private_from_the_first_byte_and_leaves_the_checkpoints_at_home(work, hub, tmp_path):

@@ -77,6 +77,14 @@ def test_yaml_has_the_same_names_and_flags_win(tmp_path):
     assert (config.learning_rate, config.seed, config.random_flip, config.max_train_images) == (3e-4, 8, False, None)
 
 
+def test_python_lists_and_paths_are_read_like_flags(tmp_path):
+    config = TrainingConfig(train_data_dir=tmp_path, patch_sizes=[16, 32], report_to=("wandb",), ema_sigma_rels=[0.05])
+    assert (config.train_data_dir, config.patch_sides, config.trackers) == (str(tmp_path), [16, 32], ["wandb"])
+    assert config.ema_lengths == [0.05]
+    with pytest.raises(UserError, match="--learning_rate is 'fast'; give a number"):
+        TrainingConfig(train_data_dir=tmp_path, learning_rate="fast")
+
+
 def test_saved_config_has_no_token_and_no_overwrite_flag(tmp_path):
     config = parse_config([*DATA, "--hub_token", "hf_secret", "--snr_gamma", "4", "--overwrite_output_dir"])
     config.save(tmp_path / "run.yaml")
