@@ -231,7 +231,7 @@ def test_recommended_guidance_is_the_published_default(finished, publish, tiny_u
     assert AnimeDDPMPipeline.from_pretrained(tmp_path / "b").config.default_guidance_scale == 2
     assert "`guidance_scale` of 2.0. Pass `guidance_scale=1`" in (tmp_path / "b" / "README.md").read_text()
     refused = publish(tmp_path / "guided", "--output_dir", tmp_path / "c", "--guidance_scale", 2, "--export_stock")
-    assert "omit one of the two" in refused
+    assert "which --export_stock replaces; omit one" in refused
 
 
 def test_dry_run_lists_what_would_go_and_writes_nothing(finished, publish, tmp_path, monkeypatch):
