@@ -1,8 +1,9 @@
-"""The encoded images of tables: a column of parquet or arrow files, or what `datasets` makes of zipped folders."""
+"""The encoded images of tables: a column of parquet or arrow files."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,16 +11,19 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow
 import pyarrow.parquet
-from datasets.utils.file_utils import xopen
 
 from ..common.errors import UserError
 from .decoding import MAX_BYTES
+from .files.damage import named, open_file
 from .labels import LabelColumns, read_features
 from .own_files import is_row_within
 from .units import DataFile, EncodedImage, Source
 
+logger = logging.getLogger(__name__)
+
 FEW_FILES = 64  # below this a table is read by row groups instead of files
 ROWS_AT_ONCE = 64  # that are in the memory together
+OUTSIDE = "a row that points to a file outside of the data set"
 LONGEST_PATH = 4096  # bytes
 # Pictures are compressed already: a table that unpacks to more than so many times its size, and a little, is a bomb.
 MAX_UNPACKED, ALWAYS_UNPACKED = 100, 2**24
@@ -59,20 +63,24 @@ class ParquetFiles(Source):
         self.unit_sizes = [sum(group.num_rows for group in part) for part in self._parts]
         if label_features:
             self.labels = read_features(label_features, self._distinct, name)
+        _check_first(self)
 
     def _distinct(self, columns: list[str]) -> dict[str, list]:
         """The values of columns that do not list them: read from all files, without the images."""
-        found: dict[str, dict] = {column: {} for column in columns}
-        for path in self.paths:
-            with xopen(path, "rb") as file:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
-                    for column in columns:
-                        found[column] |= dict.fromkeys(batch.column(column).unique().to_pylist())
-        return {column: list(values) for column, values in found.items()}
+        return _distinct(
+            (
+                batch
+                for path in self.paths
+                for file in _opened(path)
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns)
+            ),
+            columns,
+        )
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         part = self._parts[unit]
-        with xopen(self.paths[part[0].file], "rb") as file:
+        path = self.paths[part[0].file]
+        with named(self.files[part[0].file].name, path), open_file(path) as file:
             leaves = self._leaves(pyarrow.parquet.ParquetFile(file).schema_arrow, self.files[part[0].file].name)
             # as a dictionary, in which a value that repeats is held once
             table = pyarrow.parquet.ParquetFile(file, read_dictionary=leaves, pre_buffer=True)
@@ -88,8 +96,10 @@ class ParquetFiles(Source):
     def _groups(self, number: int) -> Iterator[RowGroup]:
         """The row groups of a file, from its footer."""
         name, size, _ = self.files[number]
-        with xopen(self.paths[number], "rb") as file:
+        with named(name, self.paths[number]), open_file(self.paths[number]) as file:
             table = pyarrow.parquet.ParquetFile(file)
+        if table.metadata.num_rows == 0:
+            logger.warning("%s has no rows: check that it was written to its end.", name)
         leaves = self._leaves(table.schema_arrow, name)
         for group in range(table.metadata.num_row_groups):
             facts = table.metadata.row_group(group)
@@ -124,43 +134,90 @@ class RowGroup(NamedTuple):
     num_bytes: int
 
 
-class Tables(Source):
-    """A column of anything else that `datasets` can stream: arrow, zipped folders. A unit is a shard."""
+class ArrowFiles(Source):
+    """A column of arrow files, as `datasets` writes them (streams) or others do. A unit is a file."""
 
     def __init__(
         self,
         name: str,
-        dataset: datasets.IterableDataset,
-        files: list[DataFile],
         paths: list[str],
+        files: list[DataFile],
         remote: bool,
         column: str,
         label_features: Mapping[str, Any] | None = None,
     ):
         self.name, self.files, self.paths, self.remote, self.column = name, files, paths, remote, column
-        if dataset.num_shards < FEW_FILES:
-            dataset = dataset.reshard()
-        wanted = [column, *(label_features or ())]
-        dataset = dataset.select_columns(wanted).cast_column(column, datasets.Image(decode=False))
-        self.dataset = dataset.with_format("arrow")
-        self.num_units = dataset.num_shards
-        self.unit_sizes = None
+        self.num_units, self.unit_sizes = len(paths), None
         if label_features:
-            self.labels = read_features(label_features, self._distinct, name)
-
-    def _distinct(self, columns: list[str]) -> dict[str, list]:
-        """The values of columns that do not list them, from all rows."""
-        found: dict[str, dict] = {column: {} for column in columns}
-        for table in self.dataset.select_columns(columns).iter(batch_size=1024):
-            for column in columns:
-                found[column] |= dict.fromkeys(table.column(column).unique().to_pylist())
-        return {column: list(values) for column, values in found.items()}
+            batches = (batch for number in range(len(paths)) for batch in self._batches(number))
+            self.labels = read_features(label_features, lambda columns: _distinct(batches, columns), name)
+        _check_first(self)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        # `.iter` and not `iter()`, which inside a worker would deal the rows of this one shard to all workers
-        tables = self.dataset.shard(self.num_units, unit).iter(batch_size=ROWS_AT_ONCE)
-        batches = (batch for table in tables for batch in table.to_batches())
-        return labelled_rows(batches, self.column, self.labels, unit, self.paths, self.num_bytes)
+        yield from labelled_rows(
+            self._batches(unit), self.column, self.labels, unit, self.paths, self.num_bytes
+        )
+
+    def _batches(self, number: int) -> Iterator[pyarrow.RecordBatch]:
+        name, path = self.files[number].name, self.paths[number]
+        with named(name, path), open_file(path) as file:
+            for batch in arrow_batches(file):
+                if self.column not in batch.schema.names:
+                    raise UserError(f"{name} has no column {self.column}, unlike other files of {self.name}; leave it out.")
+                yield from (batch.slice(row, ROWS_AT_ONCE) for row in range(0, len(batch), ROWS_AT_ONCE))
+
+
+def arrow_batches(file: Any) -> Iterator[pyarrow.RecordBatch]:
+    """The record batches of an arrow file of either kind."""
+    try:
+        reader = pyarrow.ipc.open_stream(file)
+    except (OSError, pyarrow.ArrowInvalid):
+        file.seek(0)
+        whole = pyarrow.ipc.open_file(file)
+        yield from map(whole.get_batch, range(whole.num_record_batches))
+        return
+    yield from reader
+
+
+def features_of(name: str, path: str) -> datasets.Features:
+    """The columns of a parquet or arrow file, as `datasets` understands them."""
+    with named(name, path), open_file(path) as file:
+        if path.lower().endswith(".parquet"):
+            schema = pyarrow.parquet.ParquetFile(file).schema_arrow
+        else:
+            try:
+                schema = pyarrow.ipc.open_stream(file).schema
+            except (OSError, pyarrow.ArrowInvalid):
+                file.seek(0)
+                schema = pyarrow.ipc.open_file(file).schema
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def _opened(path: str) -> Iterator[Any]:
+    with open_file(path) as file:
+        yield file
+
+
+def _distinct(batches: Iterable[pyarrow.RecordBatch], columns: list[str]) -> dict[str, list]:
+    """The distinct values of some columns."""
+    found: dict[str, dict] = {column: {} for column in columns}
+    for batch in batches:
+        for column in columns:
+            found[column] |= dict.fromkeys(batch.column(column).unique().to_pylist())
+    return {column: list(values) for column, values in found.items()}
+
+
+def _check_first(source: Source) -> None:
+    """Refuse a table of this machine that names its images instead of holding them, which no retrying mends."""
+    if source.remote or not source.num_units:
+        return
+    first = next(source.read(0), None)
+    if first is not None and first.refused == OUTSIDE and "::" not in first.name:
+        raise UserError(
+            f"The column {source.column} of {source.name} names files, such as {first.name}, and holds no images; give "
+            "the folder of those files as --train_data_dir, or write their contents into the table, as "
+            "Dataset.from_dict({'image': paths}).cast_column('image', Image()).to_parquet(…) of `datasets` does."
+        )
 
 
 def labelled_rows(
@@ -216,7 +273,7 @@ def encoded_rows(
             yield EncodedImage(name, content.to_pybytes(), where)
         elif where is not None and not is_row_within(where, own):
             # it may be any file of this machine, or an address
-            yield EncodedImage(name, None, refused="a row that points to a file outside of the data set")
+            yield EncodedImage(name, None, refused=OUTSIDE)
         else:
             yield EncodedImage(name, None, where)
 
@@ -264,8 +321,12 @@ def _is_flat(kind: pyarrow.DataType | None) -> bool:
     )
 
 
-def image_column(dataset: datasets.IterableDataset, asked: str | None) -> str:
-    features = dataset.features or {}
+def image_column(features: Mapping[str, Any], asked: str | None) -> str:
+    """The column of images among `features`, or the one that is asked for.
+
+    Raises:
+        UserError: if it is not clear which one it is.
+    """
     if asked is not None:
         if features and asked not in features:
             raise UserError(f"--image_column {asked} is not one of the columns {', '.join(features)}.")

@@ -1,0 +1,79 @@
+"""What a file that cannot be read looks like, in words that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from datasets.utils.file_utils import xopen
+
+from ...common.errors import UserError, first_line
+
+HEAD, TAIL = 1024, 2**16 + 22  # the end of a zip stands in its last bytes
+BEGINNINGS = {
+    b"version https://git-lfs": "a git-lfs pointer: run `git lfs pull`",
+    b"<!doctype": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"Rar!": "a rar archive: pack it as zip or tar",
+    b"7z\xbc\xaf": "a 7z archive: pack it as zip or tar",
+}
+ENDS = {b"PAR1": b"PAR1", b"PK\3\4": b"PK\5\6"}  # of parquet and zip
+
+
+def looks_like(head: bytes, tail: bytes | None = None) -> str | None:
+    """What a file is that should have been another, and what to do; None if it looks as it should.
+
+    Args:
+        head: its first bytes, or all of them.
+        tail: its last ones.
+    """
+    if not head:
+        return "empty: copy or download it again"
+    for beginning, what in BEGINNINGS.items():
+        if head.lstrip()[: len(beginning)].lower() == beginning.lower():
+            return what
+    end = next((end for beginning, end in ENDS.items() if head.startswith(beginning)), None)
+    if tail is not None and end is not None and end not in tail[-4 if end == b"PAR1" else -TAIL :]:
+        return "cut off: copy or download it again"
+    if not head.strip(b"\0") and (tail is None or not tail.strip(b"\0")):
+        return "nothing but zeros: copy or download it again"
+    return None
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file of this machine, whatever characters its path has, or one of the Hub."""
+    return xopen(path, "rb") if path.startswith("hf://") else open(path, "rb")
+
+
+@contextlib.contextmanager
+def named(name: str, path: str) -> Iterator[None]:
+    """Errors of reading the file `name` as sentences that name it and say what it looks like; not those of a network."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of a broken file, almost anything
+        if path.startswith("hf://"):
+            raise
+        what = _look(path)
+        raise UserError(
+            f"{name} cannot be loaded ({first_line(error)}); copy or download it again, or leave it out."
+            if what is None
+            else f"{name} cannot be loaded, it is {what}."
+        ) from error
+
+
+def _look(path: str) -> str | None:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(HEAD)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL))
+        return looks_like(head, file.read())
+    return None
+
+
