@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import datasets
+
 from pipeline_anime_ddpm.loading import MAX_COMBINATIONS, check_labels
 from pipeline_anime_ddpm.pipeline_anime_ddpm import ANY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import datasets
@@ -16,14 +16,13 @@ from ..common.errors import UserError
 from .decoding import MAX_BYTES
 from .files.damage import named, open_file
 from .labels import LabelColumns, read_features
-from .own_files import is_row_within
 from .units import DataFile, EncodedImage, Source
 
 logger = logging.getLogger(__name__)
 
 FEW_FILES = 64  # below this a table is read by row groups instead of files
 ROWS_AT_ONCE = 64  # that are in the memory together
-OUTSIDE = "a row that points to a file outside of the data set"
+OUTSIDE = "a row that names a file, which is not opened"
 LONGEST_PATH = 4096  # bytes
 # Pictures are compressed already: a table that unpacks to more than so many times its size, and a little, is a bomb.
 MAX_UNPACKED, ALWAYS_UNPACKED = 100, 2**24
@@ -91,7 +90,7 @@ class ParquetFiles(Source):
                 for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group.number], columns=columns)
             )
             packed = sum(group.num_bytes for group in part)
-            yield from labelled_rows(batches, self.column, self.labels, unit, self.paths, packed)
+            yield from labelled_rows(batches, self.column, self.labels, unit, packed)
 
     def _groups(self, number: int) -> Iterator[RowGroup]:
         """The row groups of a file, from its footer."""
@@ -113,7 +112,7 @@ class ParquetFiles(Source):
     def _leaves(self, schema: pyarrow.Schema, file: str) -> list[str]:
         """Names of the columns of bytes and paths within the column of images."""
         if self.column not in schema.names:
-            raise UserError(f"{file} has no column {self.column}, unlike other files of {self.name}; leave it out.")
+            raise _no_column(self, file)
         kind = schema.field(self.column).type
         if pyarrow.types.is_struct(kind):
             fields = {field.name: field.type for field in kind}
@@ -154,16 +153,16 @@ class ArrowFiles(Source):
         _check_first(self)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        yield from labelled_rows(
-            self._batches(unit), self.column, self.labels, unit, self.paths, self.num_bytes
-        )
+        yield from labelled_rows(self._batches(unit), self.column, self.labels, unit, self.num_bytes)
 
     def _batches(self, number: int) -> Iterator[pyarrow.RecordBatch]:
         name, path = self.files[number].name, self.paths[number]
         with named(name, path), open_file(path) as file:
             for batch in arrow_batches(file):
                 if self.column not in batch.schema.names:
-                    raise UserError(f"{name} has no column {self.column}, unlike other files of {self.name}; leave it out.")
+                    raise UserError(
+                        f"{name} has no column {self.column}, unlike other files of {self.name}; leave it out."
+                    )
                 yield from (batch.slice(row, ROWS_AT_ONCE) for row in range(0, len(batch), ROWS_AT_ONCE))
 
 
@@ -193,6 +192,10 @@ def features_of(name: str, path: str) -> datasets.Features:
     return datasets.Features.from_arrow_schema(schema)
 
 
+def _no_column(source: Source, file: str) -> UserError:
+    return UserError(f"{file} has no column {source.column}, unlike other files of {source.name}; leave it out.")
+
+
 def _opened(path: str) -> Iterator[Any]:
     with open_file(path) as file:
         yield file
@@ -212,7 +215,7 @@ def _check_first(source: Source) -> None:
     if source.remote or not source.num_units:
         return
     first = next(source.read(0), None)
-    if first is not None and first.refused == OUTSIDE and "::" not in first.name:
+    if first is not None and first.refused == OUTSIDE:
         raise UserError(
             f"The column {source.column} of {source.name} names files, such as {first.name}, and holds no images; give "
             "the folder of those files as --train_data_dir, or write their contents into the table, as "
@@ -225,7 +228,6 @@ def labelled_rows(
     column: str,
     labels: LabelColumns | None,
     unit: int,
-    own: Collection[str],
     packed: int,
 ) -> Iterator[EncodedImage]:
     """The images of a part of a table, as `encoded_rows` gives them, with the numbers of their labels.
@@ -234,7 +236,7 @@ def labelled_rows(
         batches: with the `column` of images, and those of the `labels`.
     """
     if labels is None:
-        yield from encoded_rows((batch.column(column) for batch in batches), unit, own, packed)
+        yield from encoded_rows((batch.column(column) for batch in batches), unit, packed)
         return
     numbers: deque[tuple[int, ...]] = deque()
 
@@ -244,21 +246,18 @@ def labelled_rows(
             numbers.extend(labels.encode(dict(zip(labels.names, row, strict=True))) for row in values)
             yield batch.column(column)
 
-    for image in encoded_rows(images(), unit, own, packed):
+    for image in encoded_rows(images(), unit, packed):
         yield image._replace(labels=numbers.popleft())
 
 
-def encoded_rows(
-    batches: Iterable[pyarrow.Array], unit: int, own: Collection[str], packed: int
-) -> Iterator[EncodedImage]:
+def encoded_rows(batches: Iterable[pyarrow.Array], unit: int, packed: int) -> Iterator[EncodedImage]:
     """The images of a part of a table.
 
     Args:
         batches: of encoded images, paths, or structs of both.
-        own: the files that a row may name.
         packed: bytes that the images have in the file.
     """
-    own, unpacked = frozenset(own), 0
+    unpacked = 0
     for number, (content, path) in enumerate(row for batch in batches for row in _cells(batch)):
         path = path if path is not None and path.size <= LONGEST_PATH else None
         where = None if path is None else path.to_pybytes().decode(errors="replace")
@@ -270,12 +269,9 @@ def encoded_rows(
         elif unpacked > _most_unpacked(packed):
             yield EncodedImage(name, None, refused=f"a row of {size:,} bytes in a part of a table that has {packed:,}")
         elif content is not None:
-            yield EncodedImage(name, content.to_pybytes(), where)
-        elif where is not None and not is_row_within(where, own):
-            # it may be any file of this machine, or an address
-            yield EncodedImage(name, None, refused=OUTSIDE)
-        else:
-            yield EncodedImage(name, None, where)
+            yield EncodedImage(name, content.to_pybytes())
+        else:  # a file that a row names may be any one of this machine, or an address
+            yield EncodedImage(name, None, refused=None if where is None else OUTSIDE)
 
 
 def _most_unpacked(packed: int) -> int:

@@ -22,6 +22,7 @@ from .labels import WHOLE, LabelColumns, check_known, clean, folder_labels, from
 
 MAX_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
 EXAMPLES_SEEN = 10  # of an archive, by which its layout is judged
+SPARSE = "a sparse file, whose zeros are not in the tar"
 CLASS = "cls"  # WebDataset's field of a class
 MAX_LABEL_BYTES = 2**20  # of a JSON or .cls file in a tar
 
@@ -216,7 +217,9 @@ class TarFiles(Source):
         if member.size > MAX_BYTES:
             return EncodedImage(name, None, refused=f"a file of {member.size:,} bytes") if by_name else None
         if member.issparse():
-            return EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar") if by_name else None
+            return (
+                EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar") if by_name else None
+            )
         content = archive.extractfile(member).read()
         return EncodedImage(name, content) if by_name or is_picture(content[:HEAD]) else None
 
@@ -332,7 +335,12 @@ def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str,
         UserError: for JSON that cannot be read.
     """
     field = role(member.name)
-    if is_hidden(member.name) or not member.isfile() or member.issparse() or not (field == CLASS or field.endswith("json")):
+    if (
+        is_hidden(member.name)
+        or not member.isfile()
+        or member.issparse()
+        or not (field == CLASS or field.endswith("json"))
+    ):
         return {}
     content = archive.extractfile(member).read(MAX_LABEL_BYTES + 1)
     try:

@@ -52,7 +52,7 @@ def open_file(path: str) -> BinaryIO:
 
 @contextlib.contextmanager
 def named(name: str, path: str) -> Iterator[None]:
-    """Errors of reading the file `name` as sentences that name it and say what it looks like; not those of a network."""
+    """Errors of reading a file of this machine as sentences that name it and say what it looks like."""
     try:
         yield
     except UserError:
@@ -75,5 +75,3 @@ def _look(path: str) -> str | None:
         file.seek(max(0, size - TAIL))
         return looks_like(head, file.read())
     return None
-
-

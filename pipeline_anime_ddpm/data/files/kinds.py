@@ -1,4 +1,4 @@
-"""The rules by which a file is an image, something that holds images, or something else: the same for every entrance."""
+"""The rules by which a file is an image, holds images, or is something else: the same for every entrance."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..decoding import IMAGE_SUFFIXES
 logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+CARD = "README.md"  # which is read, and so not left out
 SUFFIXES = {"table": {".parquet", ".arrow"}, "tar": {".tar"}, "zip": {".zip"}, "image": IMAGE_SUFFIXES}
 # What programs keep for themselves: thumbnails and attributes of macOS, NAS boxes and Windows. So is all with a dot.
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -32,7 +33,7 @@ SHOWN = 4  # suffixes in a sentence
 def is_hidden(name: str) -> bool:
     """Whether a path within a data set, with slashes, belongs to a program and not to the data."""
     *folders, last = name.split("/")
-    own = (part.startswith(".") and part not in (".", "..") or part.lower() in SYSTEM_FOLDERS for part in folders)
+    own = ((part.startswith(".") and part not in (".", "..")) or part.lower() in SYSTEM_FOLDERS for part in folders)
     return last.startswith(".") or any(own)
 
 
@@ -54,12 +55,12 @@ def kind_of(name: str, head: Callable[[], bytes]) -> str:
         name: of the file, with slashes.
         head: gives its first bytes; called only where the suffix does not tell.
     """
+    if is_metadata(name):
+        return "metadata"
     suffix = PurePosixPath(name).suffix.lower()
     for kind, suffixes in SUFFIXES.items():
         if suffix in suffixes:
             return kind
-    if is_metadata(name):
-        return "metadata"
     return "image" if suffix not in TEXT_SUFFIXES and is_picture(head()) else "other"
 
 
@@ -83,41 +84,51 @@ class LeftOut:
         else:
             self.others[suffix or "without suffix"] += 1
 
-    def tell(self, where: str) -> None:
-        """Log it in one sentence, if there is any."""
+    @property
+    def summary(self) -> str:
+        """What it is, as half a sentence; empty if there is nothing."""
         parts, count = [], self.others.total()
         if count:
             common = ", ".join(f"{number:,} {suffix}" for suffix, number in self.others.most_common(SHOWN))
             more = ", …" if len(self.others) > SHOWN else ""
-            parts.append(f"{count:,} {_plural('file', count)} of other kinds left out ({common}{more})")
+            parts.append(f"{counted(count, 'file')} of other kinds left out: {common}{more}")
         if self.hidden:
-            parts.append(f"{self.hidden:,} {_plural('picture', self.hidden)} in hidden or system folders left out")
-        install = ' To read .heic, run `pip install "anime-ddpm[heif]"`.' if self.others.keys() & {".heic", ".heif"} else ""
-        if parts:
-            logger.warning("%s: %s.%s", where, "; ".join(parts), install)
+            parts.append(f"{counted(self.hidden, 'picture')} in hidden or system folders left out")
+        return "; ".join(parts)
+
+    def tell(self, where: str) -> None:
+        """Log it in one sentence, if there is any."""
+        install = (
+            ' To read .heic, run `pip install "anime-ddpm[heic]"`.' if self.others.keys() & {".heic", ".heif"} else ""
+        )
+        if self.summary:
+            logger.warning("%s: %s.%s", where, self.summary, install)
 
 
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+def counted(count: int, word: str) -> str:
+    """Such as `1 file` or `2,000 files`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 @dataclass
 class Listing:
-    """The files of a data set by kind, and what is left out."""
+    """The files of a data set by kind, those of other kinds among them, and what is left out."""
 
     by_kind: dict[str, list[str]]
     left_out: LeftOut
 
 
 def sort_out(names: Iterator[str], head: Callable[[str], bytes]) -> Listing:
-    """Names with slashes, relative to the data set, by kind; in their order."""
-    listing = Listing({kind: [] for kind in (*SUFFIXES, "metadata")}, LeftOut())
+    """Names with slashes, relative to the data set, by kind; in their order. Hidden ones are in none."""
+    listing = Listing({kind: [] for kind in (*SUFFIXES, "metadata", "other")}, LeftOut())
     for name in names:
-        kind = "other" if is_hidden(name) else kind_of(name, lambda name=name: head(name))
-        if kind == "other":
+        if is_hidden(name):
             listing.left_out.add(name)
-        else:
-            listing.by_kind[kind].append(name)
+            continue
+        kind = kind_of(name, lambda name=name: head(name))
+        listing.by_kind[kind].append(name)
+        if kind == "other" and name != CARD:
+            listing.left_out.add(name)
     return listing
 
 
@@ -130,9 +141,7 @@ def list_folder(folder: Path) -> Listing:
 def holds_data(folder: Path) -> bool:
     """Whether there is anything to read in `folder`; stops at the first such file."""
     names = ((path.relative_to(folder).as_posix(), path) for path in _walk(folder))
-    return any(
-        kind_of(name, lambda path=path: _head(path)) in SUFFIXES for name, path in names if not is_hidden(name)
-    )
+    return any(kind_of(name, lambda path=path: _head(path)) in SUFFIXES for name, path in names if not is_hidden(name))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -36,7 +36,9 @@ class ZipFiles(Source):
         self._count = sum(len(images) for images, _ in self._members)
         self._labels: list[tuple[int, ...]] | None = None
         if self._count == 0:
-            raise UserError(f"{', '.join(file.name for file in files)}: no images are in it; put some into it.")
+            found = f" ({self.left_out.summary})" if self.left_out.summary else ""
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"{names} holds no images{found}; put some into it, or leave it out.")
         self.left_out.tell(name)
         if label_columns:
             self._add_labels(label_columns)
@@ -59,7 +61,7 @@ class ZipFiles(Source):
                 if info.file_size > MAX_BYTES:
                     yield EncodedImage(name, None, refused=f"a file of {info.file_size:,} bytes", labels=labels)
                 elif info.flag_bits & 1:
-                    yield EncodedImage(name, None, refused="encrypted", labels=labels)
+                    yield EncodedImage(name, None, refused="encrypted: pack it again without a password", labels=labels)
                 else:
                     yield EncodedImage(name, None, labels=labels, opened=_reader(archive, info))
 
@@ -101,7 +103,8 @@ class ZipFiles(Source):
 
 def _open(name: str, path: str) -> zipfile.ZipFile:
     with named(name, path):
-        return zipfile.ZipFile(open_file(path))
+        # its own file, on this machine, which it closes itself
+        return zipfile.ZipFile(open_file(path) if path.startswith("hf://") else path)
 
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], bytes]:
