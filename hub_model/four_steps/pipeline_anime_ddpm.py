@@ -11,6 +11,7 @@ Notation: the state of a sampler is x = a x_0 + b ε of an image x_0 and unit no
 """
 
 import functools
+import importlib.util
 import inspect
 import io
 import itertools
@@ -48,6 +49,15 @@ TURNS = {
     2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
     7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
 }  # fmt: skip
+# Used where they are installed. They are no import statements, of which diffusers would require all.
+simplejpeg, pillow_heif = (
+    importlib.import_module(name) if importlib.util.find_spec(name) else None for name in ("simplejpeg", "pillow_heif")
+)
+if pillow_heif is not None:
+    pillow_heif.register_heif_opener()
+# Where libjpeg makes up what is missing, which Pillow does not say. Other warnings are of bytes that no pixel needs.
+DAMAGED = re.compile("premature end|bad Huffman code|[0-9]+ extraneous bytes", re.IGNORECASE)
+FEW_BYTES = 64  # that some cameras leave before the end of a JPEG, and no compressed pixels are zeros for so long
 JPEG_BETWEEN = {0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # markers that stand between two scans
 CUT_OFF = "cut off: its end is missing"
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
@@ -431,6 +441,38 @@ def _check_jpeg(content: bytes) -> None:
             _refuse(marker not in JPEG_BETWEEN, "damaged in the middle")
             at, restarts = at + int.from_bytes(content[at : at + 2]), 0
     _refuse(found is None, CUT_OFF)
+    if simplejpeg is not None:
+        warning = _jpeg_warning(content)
+        found = DAMAGED.search(warning)
+        is_few = found and found[0].endswith("bytes") and _is_padded(content, int(found[0].split()[0]))
+        _refuse(bool(found and not is_few), f"damaged: {warning.removeprefix('Corrupt JPEG data: ')}")
+
+
+def _jpeg_warning(content: bytes) -> str:
+    try:
+        colours = simplejpeg.decode_jpeg_header(content)[2]
+        simplejpeg.decode_jpeg(content, "CMYK" if colours in ("CMYK", "YCCK") else "GRAY", min_factor=8)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _is_padded(content: bytes, extraneous: int) -> bool:
+    """Whether the bytes that libjpeg had no use for are few, or zeros behind the last pixel."""
+    end = content.rfind(b"\xff\xd9")
+    pixels = content[:end].rstrip(b"\0")
+    return extraneous <= FEW_BYTES or (end - len(pixels) >= extraneous and not _jpeg_warning(pixels + b"\xff\xd9"))
+
+
+def _check_webp(content: bytes) -> None:
+    at, size = 12, int.from_bytes(content[4:8], "little")
+    _refuse(8 + size > len(content), CUT_OFF)
+    while at + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, at)
+        if kind in (b"VP8 ", b"VP8L", b"ANMF"):  # of a white picture, a twentieth are zeros in a row
+            zeros = content.find(bytes(max(FEW_BYTES, size // 12)), at, at + 8 + size)
+            _refuse(zeros >= 0, "damaged: a part of it is zeros")
+        at += 8 + size + size % 2
 
 
 def _check_png(content: bytes) -> None:
@@ -477,8 +519,10 @@ def check_whole(content: bytes) -> None:
         _check_jpeg(content)
     elif content.startswith((b"GIF87a", b"GIF89a")):
         _check_gif(content)
-    elif content.endswith(bytes(256)) and (content[:4] == b"RIFF" or content[4:8] == b"ftyp"):
-        _refuse(len(content.rstrip(b"\0")) < 0.75 * len(content), CUT_OFF)  # of compressed pixels, half is not zeros
+    elif content.startswith(b"RIFF"):
+        _check_webp(content)
+    elif content[4:8] == b"ftyp":  # AVIF and HEIC, whose metadata may have zeros too
+        _refuse(bytes(max(FEW_BYTES, len(content) // 12)) in content, "damaged: a part of it is zeros")
 
 
 def upright(image: Any) -> Any:
@@ -490,11 +534,12 @@ def upright(image: Any) -> Any:
     if not isinstance(image, Image.Image):
         return image
     file, tile = getattr(image, "fp", None), getattr(image, "tile", None)
-    if file is not None and tile:
+    if file is not None and not getattr(file, "closed", False):
         place = file.tell()
         file.seek(0)
         check_whole(file.read())
         file.seek(place)
+    if tile:
         clear, kind = image.info.get("transparency"), tile[0][3]
         if clear is not None and kind in ("L;2", "L;4"):  # Pillow spreads the pixels over 8 bits, but not this value
             image.info["transparency"] = clear * (85 if kind == "L;2" else 17)

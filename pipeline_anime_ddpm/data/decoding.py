@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import re
 import struct
 import warnings
 
@@ -23,21 +21,16 @@ from pipeline_anime_ddpm.pipeline_anime_ddpm import (
     to_mode,
 )  # fmt: skip
 
+from .files.damage import HEAD, looks_like
+
 logger = logging.getLogger(__name__)
 Image.init()
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
-with contextlib.suppress(ImportError):  # the extra `heif`
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
 MAX_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
 LONG = 4  # the proportions that are said
 MAX_ASPECT = 16  # no square crop of a longer strip is a picture, and resized it would fill the memory
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns of what we refuse
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half-downloaded file is skipped and named, not trained on
-# Where libjpeg goes on and makes up what is missing. Of other warnings, most are of bytes that no picture needs.
-DAMAGED = re.compile("premature end|bad Huffman code|[0-9]+ extraneous bytes", re.IGNORECASE)
-FEW_BYTES = 64  # that some cameras leave before the end of a JPEG, more than its pixels need
 
 
 class UndecodableImage(Exception):
@@ -62,7 +55,7 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.
     except UndecodableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImage("not an image") from error
+        raise UndecodableImage(looks_like(content[:HEAD]) or "not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning, where -W error says so
         raise UndecodableImage(f"a decompression bomb: over {Image.MAX_IMAGE_PIXELS} pixels") from error
     except Exception as error:  # decoders raise almost anything on a broken file
@@ -97,32 +90,6 @@ def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
     return _to_planes(Image.fromarray(pixels), _resized((width, height), resolution))
 
 
-def check_jpeg(content: bytes) -> None:
-    """Raise UndecodableImage for a JPEG that libjpeg warns of, which Pillow does not say."""
-    try:
-        colours = simplejpeg.decode_jpeg_header(content)[2]
-        simplejpeg.decode_jpeg(content, "CMYK" if colours in ("CMYK", "YCCK") else "GRAY", min_factor=8)
-    except ValueError as error:
-        found = DAMAGED.search(str(error))
-        if found and not (found[0].endswith("extraneous bytes") and _is_padded(content, int(found[0].split()[0]))):
-            raise UndecodableImage(f"damaged: {str(error).removeprefix('Corrupt JPEG data: ')}") from error
-
-
-def _is_padded(content: bytes, extraneous: int) -> bool:
-    """Whether the bytes that libjpeg had no use for are few, or zeros behind the last pixel."""
-    if extraneous <= FEW_BYTES:
-        return True
-    end = content.rfind(b"\xff\xd9")
-    pixels = content[:end].rstrip(b"\0")
-    if end - len(pixels) < extraneous:
-        return False
-    try:
-        simplejpeg.decode_jpeg(pixels + b"\xff\xd9", "GRAY", min_factor=8)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_plain(content: bytes) -> bool:
     """Whether no metadata of a JPEG asks to turn it (EXIF or XMP) or to convert its colours; False if in doubt."""
     marker, profile = 0, b""
@@ -146,8 +113,6 @@ def _is_plain(content: bytes) -> bool:
 def _decode_any(content: bytes, resolution: int, as_float: bool) -> np.ndarray:
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
-    if content.startswith(b"\xff\xd8"):
-        check_jpeg(content)
     image, size = open_picture(content, check_size, None if as_float else 2 * resolution)
     if getattr(image, "is_animated", False):
         tell_once("Some pictures are animated: the first frame of each is used.")

@@ -19,9 +19,14 @@ BEGINNINGS = {
     b"BZh": "compressed with bzip2: unpack it",
     b"\xfd7zXZ": "compressed with xz: unpack it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"%PDF": "a PDF: save its pictures as png",
+    b"<svg": "a drawing of lines: save it as png",
+    b"<?xml": "a drawing of lines or other XML: save it as png",
+    b"8BPS": "a Photoshop file: save it as png",
     b"Rar!": "a rar archive: pack it as zip or tar",
     b"7z\xbc\xaf": "a 7z archive: pack it as zip or tar",
 }
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands
 ENDS = {b"PAR1": b"PAR1", b"PK\3\4": b"PK\5\6"}  # of parquet and zip
 
 
@@ -34,6 +39,8 @@ def looks_like(head: bytes, tail: bytes | None = None) -> str | None:
     """
     if not head:
         return "empty: copy or download it again"
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
+        return 'a HEIC picture: run `pip install "anime-ddpm[heic]"`'
     for beginning, what in BEGINNINGS.items():
         if head.lstrip()[: len(beginning)].lower() == beginning.lower():
             return what

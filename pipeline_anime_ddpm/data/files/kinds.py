@@ -26,7 +26,6 @@ TEXT_SUFFIXES = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".cls", ".md", ".yam
 # By content alone: what other files do not begin with. TIFF is not among them, since cameras' raw files are such.
 SNIFFED = tuple("AVIF GIF HEIF JPEG JPEG2000 PNG WEBP".split())
 HEAD = 32  # bytes that tell
-HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 SHOWN = 4  # suffixes in a sentence
 
 

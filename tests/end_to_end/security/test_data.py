@@ -288,7 +288,7 @@ def test_a_row_of_a_table_opens_nothing_through_a_chain_that_ends_in_its_own_fil
         rows += [{"bytes": None, "path": f"{begin}::{own}"} for begin in begins]
         kinds = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
         pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array(rows, kinds)}), own)
-        first, *read = read_all(folder).values()
+        _, *read = read_all(folder).values()
         server.settimeout(0)
         with pytest.raises(BlockingIOError):  # nobody has called
             server.accept()
