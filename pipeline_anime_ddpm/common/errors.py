@@ -20,6 +20,9 @@ HUB_ERRORS = (OSError, ValueError, NETWORK_ERROR)
 class UserError(Exception):
     """Something the user can put right; its text is one sentence that says how."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")  # which names of files may have
+
 
 class LostRank(UserError):
     """Another process of the run has gone; every one that is left says so, for it may be the first."""

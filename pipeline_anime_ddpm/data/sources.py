@@ -23,7 +23,7 @@ from .units import ImageFiles, Source, TarFiles
 logger = logging.getLogger(__name__)
 
 READ = ("table", "tar", "zip", "image")  # the first of these kinds that a data set has is read
-PLURALS = {"table": "parquet or arrow file", "tar": "tar", "zip": "zip", "image": "image file"}
+KINDS = {"table": "table", "tar": "tar", "zip": "zip", "image": "image file"}
 
 
 def check_source(config: DataConfig) -> None:
@@ -192,11 +192,11 @@ def _kind_read(config: DataConfig, place: Place, by_kind: dict[str, list[str]], 
             place.listing.left_out.add(name)
     if len(kinds) == 1:
         return kinds[0]
-    counts = " and ".join(counted(len(by_kind[kind]), PLURALS[kind]) for kind in kinds)
+    counts = " and ".join(counted(len(by_kind[kind]), KINDS[kind]) for kind in kinds)
     if kinds in (["table", "image"], ["tar", "image"]):  # such as an example beside the data
         logger.warning(
-            "%s holds %s: only the %s files are read, and not the images beside them; to train on those, move them "
-            "into a folder of their own.", place.name, counts, kinds[0],
+            "%s holds %s: only the %ss are read, and not the images beside; to train on those, move them into a "
+            "folder of their own.", place.name, counts, KINDS[kinds[0]],
         )  # fmt: skip
         return kinds[0]
     raise UserError(

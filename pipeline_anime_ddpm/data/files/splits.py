@@ -11,6 +11,7 @@ from datasets.data_files import DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME, DEFAULT_PATT
 from fsspec.utils import glob_translate
 
 from ...common.errors import UserError
+from .kinds import counted
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +95,7 @@ def chosen(splits: Mapping[str, list[str]], split: str, where: str, num_files: i
     without = num_files - len(splits[split]) - sum(counts.values())
     if without > 0 or (is_told and counts):
         others = [f"{count:,} of {name}" for name, count in counts.items()]
-        others += [f"{without:,} that no split is named for"] if without > 0 else []
-        logger.warning(
-            "%s has splits: %d files of %s are used, and not %s.", where, len(splits[split]), split, ", ".join(others)
-        )
+        others += [f"{without:,} without a split in their names"] if without > 0 else []
+        used = counted(len(splits[split]), "file")
+        logger.warning("%s has splits: %s is used (%s), and not %s.", where, split, used, ", ".join(others))
     return splits[split]
