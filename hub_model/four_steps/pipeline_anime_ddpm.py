@@ -443,9 +443,9 @@ def _check_jpeg(content: bytes) -> None:
     _refuse(found is None, CUT_OFF)
     if simplejpeg is not None:
         warning = _jpeg_warning(content)
-        found = DAMAGED.search(warning)
-        is_few = found and found[0].endswith("bytes") and _is_padded(content, int(found[0].split()[0]))
-        _refuse(bool(found and not is_few), f"damaged: {warning.removeprefix('Corrupt JPEG data: ')}")
+        harm = DAMAGED.search(warning)
+        is_few = harm and harm[0].endswith("bytes") and _is_padded(content, int(harm[0].split()[0]))
+        _refuse(bool(harm and not is_few), f"damaged: {warning.removeprefix('Corrupt JPEG data: ')}")
 
 
 def _jpeg_warning(content: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ COMPARED = 100_000  # images; a larger training set is not memorised for a few r
 CHUNK = 128  # images at a time
 
 
-class Repeats(NamedTuple):
+@dataclass(frozen=True)
+class Repeats:
     """How many images are nearly an earlier one, also mirrored, and the numbers of one such pair."""
 
     count: int

@@ -175,7 +175,7 @@ class TarFiles(Source):
     ):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         self.num_units = len(paths)
-        self.left_out, self._by_content = LeftOut(), 0
+        self.left_out, self._by_content, self._reads_labels = LeftOut(), 0, bool(label_columns)
         self._check_fields()
         self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
         self.left_out.tell(name)
@@ -263,7 +263,7 @@ class TarFiles(Source):
                     self._by_content += wanted
                 if wanted:
                     count += 1
-                elif member.isfile() and self.column is None:
+                elif member.isfile() and self.column is None and not (self._reads_labels and _is_label(member)):
                     self.left_out.add(member.name)
         return count
 
@@ -326,6 +326,11 @@ def _examples(archive: tarfile.TarFile) -> Iterator[Iterator[tarfile.TarInfo]]:
     plain = (member for member in archive if member.isfile())
     for _, members in itertools.groupby(plain, key=lambda m: m.name[: len(m.name) - len(role(m.name))]):
         yield members
+
+
+def _is_label(member: tarfile.TarInfo) -> bool:
+    field = role(member.name)
+    return member.isfile() and (field == CLASS or field.endswith("json"))
 
 
 def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:

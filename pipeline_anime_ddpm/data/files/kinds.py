@@ -8,6 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -124,7 +125,7 @@ def sort_out(names: Iterator[str], head: Callable[[str], bytes]) -> Listing:
         if is_hidden(name):
             listing.left_out.add(name)
             continue
-        kind = kind_of(name, lambda name=name: head(name))
+        kind = kind_of(name, partial(head, name))
         listing.by_kind[kind].append(name)
         if kind == "other" and name != CARD:
             listing.left_out.add(name)
@@ -140,7 +141,7 @@ def list_folder(folder: Path) -> Listing:
 def holds_data(folder: Path) -> bool:
     """Whether there is anything to read in `folder`; stops at the first such file."""
     names = ((path.relative_to(folder).as_posix(), path) for path in _walk(folder))
-    return any(kind_of(name, lambda path=path: _head(path)) in SUFFIXES for name, path in names if not is_hidden(name))
+    return any(kind_of(name, partial(_head, path)) in SUFFIXES for name, path in names if not is_hidden(name))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -97,7 +97,7 @@ def hub_place(name: str) -> Place:
     """
     own = name.removeprefix("hf://").removeprefix("datasets/")
     inside = own if own.startswith("buckets/") else f"datasets/{own}@{HfApi().dataset_info(own).sha}"
-    found = HfFileSystem().find(inside, detail=True, expand_info=False)
+    found: dict[str, Any] = HfFileSystem().find(inside, detail=True, expand_info=False)  # type: ignore[assignment]
     facts = {path.removeprefix(f"{inside}/"): info for path, info in sorted(found.items())}
     root, looks = f"hf://{inside}", iter(range(LOOKED_INTO))
 
