@@ -217,7 +217,7 @@ def page() -> Iterator[str]:
         "# Which pictures are read, and what happens to the others",
         "",
         "For everyone who brings their own pictures: what training, evaluation, the demo and the pipeline do",
-        "with unusual, damaged or misplaced files. `python tests/support/input_table.py` writes it, and tests check it.",
+        "with unusual, damaged or misplaced files. `python tests/support/input_table.py` writes it; tests check it.",
         "",
         "## One picture",
         "",

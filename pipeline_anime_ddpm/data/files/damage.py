@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import pyarrow
 from datasets.utils.file_utils import xopen
 
 from ...common.errors import UserError, first_line
 
 HEAD, TAIL = 1024, 2**16 + 22  # the end of a zip stands in its last bytes
+# What readers of archives and tables say of other files
+NOT_OF_NETWORK = (tarfile.TarError, zipfile.BadZipFile, pyarrow.ArrowInvalid)
 BEGINNINGS = {
     b"version https://git-lfs": "a git-lfs pointer: run `git lfs pull`",
     b"<!doctype": "a web page: download the file itself",
@@ -59,15 +64,21 @@ def open_file(path: str) -> BinaryIO:
 
 @contextlib.contextmanager
 def named(name: str, path: str) -> Iterator[None]:
-    """Errors of reading a file of this machine as sentences that name it and say what it looks like."""
+    """Errors of reading a file as sentences that name it and say what it looks like.
+
+    Of a file of the Hub only where it looks like another one: else the network may have failed, and it is read again.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # of a broken file, almost anything
-        if path.startswith("hf://"):
+        is_remote = path.startswith("hf://")
+        if is_remote and not isinstance(error, NOT_OF_NETWORK):
             raise
         what = _look(path)
+        if what is None and is_remote:
+            raise
         raise UserError(
             f"{name} cannot be loaded ({first_line(error)}); copy or download it again, or leave it out."
             if what is None
@@ -76,8 +87,10 @@ def named(name: str, path: str) -> Iterator[None]:
 
 
 def _look(path: str) -> str | None:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(Exception), open_file(path) as file:
         head = file.read(HEAD)
+        if path.startswith("hf://"):
+            return looks_like(head)
         size = file.seek(0, 2)
         file.seek(max(0, size - TAIL))
         return looks_like(head, file.read())

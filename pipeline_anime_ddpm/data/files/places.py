@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from ...common.errors import UserError
 from ..units import DataFile
 from .damage import open_file
 from .kinds import HEAD, Listing, list_folder, sort_out
@@ -94,10 +96,15 @@ def hub_place(name: str) -> Place:
 
     Args:
         name: such as `me/faces`, also with `hf://datasets/` or `hf://buckets/` before it.
+
+    Raises:
+        UserError: if there is none of that name.
     """
     own = name.removeprefix("hf://").removeprefix("datasets/")
-    inside = own if own.startswith("buckets/") else f"datasets/{own}@{HfApi().dataset_info(own).sha}"
-    found: dict[str, Any] = HfFileSystem().find(inside, detail=True, expand_info=False)  # type: ignore[assignment]
+    inside = own if own.startswith("buckets/") else f"datasets/{own}@{_newest_commit(own)}"
+    # a file system of its own: what another has listed in part is listed in part again
+    hub = HfFileSystem(skip_instance_cache=True)
+    found: dict[str, Any] = hub.find(inside, detail=True, expand_info=False)  # type: ignore[assignment]
     facts = {path.removeprefix(f"{inside}/"): info for path, info in sorted(found.items())}
     root, looks = f"hf://{inside}", iter(range(LOOKED_INTO))
 
@@ -109,3 +116,18 @@ def hub_place(name: str) -> Place:
             return file.read(HEAD)
 
     return Place(name, root, True, sort_out(iter(facts), head), facts)
+
+
+def _newest_commit(name: str) -> str:
+    try:
+        return HfApi().dataset_info(name).sha
+    except HFValidationError as error:
+        raise UserError(
+            f"The data set {name!r} cannot be loaded: it is neither a folder of this machine nor a name on the Hub, "
+            "such as me/faces; check it."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"The data set {name!r} cannot be loaded: it is neither a folder of this machine nor on the Hub, or you "
+            "may not read it; check its name, or log in with `hf auth login`."
+        ) from error
