@@ -196,7 +196,8 @@ def _kind_read(config: DataConfig, place: Place, by_kind: dict[str, list[str]], 
     # such as an example beside the data; of the Hub, the files are as they are
     if place.remote or kinds in (["table", "image"], ["tar", "image"]):
         logger.warning(
-            "%s holds %s: only the %ss are read; to train on the others, put them into a folder of their own.", place.name, counts, KINDS[kinds[0]],
+            "%s holds %s: only the %ss are read; to train on the others, put them into a folder of their own.",
+            place.name, counts, KINDS[kinds[0]],
         )  # fmt: skip
         return kinds[0]
     raise UserError(
