@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.data import open_data
 from pipeline_anime_ddpm.data.decoding import UndecodableImage, decode_image
+from pipeline_anime_ddpm.data.files import kinds
 from pipeline_anime_ddpm.data.files.splits import as_datasets
 from pipeline_anime_ddpm.data.near_identical import find_repeats
 from pipeline_anime_ddpm.data.reading import read_unit
@@ -69,6 +70,7 @@ def test_heic_is_read_with_its_extra():
 
 def test_without_its_extra_heic_is_said_to_need_it(tmp_path, monkeypatch):
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(kinds.SUFFIXES, "image", kinds.IMAGE_SUFFIXES - {".heic"})
     with pytest.raises(UndecodableImage, match=r"a HEIC picture: run `pip install"):
         decode_image(HEIC, 8)
     (tmp_path / "faces").mkdir()
