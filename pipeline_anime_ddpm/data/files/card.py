@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import yaml
 from datasets.data_files import sanitize_patterns
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
@@ -51,8 +50,8 @@ def read_configuration(place: Place, asked: str | None, has_tables: bool) -> Con
         return Configuration()
     with few_aliases():
         card = DatasetCard(readme).data if readme is not None else DatasetCardData()
-        added = yaml.safe_load(more) if more is not None else None
-        card = DatasetCardData(**{**card.to_dict(), **added}) if added else card
+        added = DatasetCard(f"---\n{more}\n---\n").data.to_dict() if more and more.strip() else {}
+        card = DatasetCardData(**card.to_dict() | added) if added else card
         configs = MetadataConfigs.from_dataset_card_data(card)
         infos = DatasetInfosDict.from_dataset_card_data(card)
     name = asked or configs.get_default_config_name() or ("default" if not configs else None)
