@@ -10,15 +10,21 @@ Notation: the state of a sampler is x = a x_0 + b ε of an image x_0 and unit no
 2206.00364). Over √(a² + b²) it is the network's input, with √ᾱ = a / √(a² + b²), whatever the scheduler's own scale.
 """
 
+import functools
+import importlib.util
 import inspect
+import io
 import itertools
 import json
 import math
 import numbers
 import os
+import re
 import shutil
+import struct
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +37,29 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.utils.hub_utils import create_repo, load_or_create_model_card, model_info, populate_model_card
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Image files that are read, by decoders that run within this process: for EPS, Pillow would start Ghostscript.
+FORMATS = tuple("AVIF BMP GIF HEIF ICO JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split())
+ORIENTATION = 0x0112  # the EXIF tag
+_TURN = Image.Transpose
+TURNS = {
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
+# Used where they are installed. They are no import statements, of which diffusers would require all.
+simplejpeg, pillow_heif = (
+    importlib.import_module(name) if importlib.util.find_spec(name) else None for name in ("simplejpeg", "pillow_heif")
+)
+if pillow_heif is not None:
+    pillow_heif.register_heif_opener()
+# Where libjpeg makes up what is missing, which Pillow does not say. Other warnings are of bytes that no pixel needs.
+DAMAGED = re.compile("premature end|bad Huffman code|[0-9]+ extraneous bytes", re.IGNORECASE)
+FEW_BYTES = 64  # that some cameras leave before the end of a JPEG, and no compressed pixels are zeros for so long
+JPEG_BETWEEN = {0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # markers that stand between two scans
+CUT_OFF = "cut off: its end is missing"
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
 JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (docs/measured/sampling.md)
@@ -393,32 +418,240 @@ def _as_list(images: Any) -> list:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def upright(image: Any) -> Any:
-    """A PIL image as its EXIF data say that it is to be seen; anything else as it is."""
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker, start and end of each segment of a JPEG, up to its pixels (0xDA); ends early where it is damaged."""
+    at, marker = 2, 0
+    while marker != 0xDA and content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        marker, length = struct.unpack_from(">xBH", content, at)
+        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # padding, or markers without a length
+            return
+        yield marker, at + 4, at + 2 + length
+        at += 2 + length
+
+
+def _check_jpeg(content: bytes) -> None:
+    at = next((end for marker, _, end in jpeg_segments(content) if marker == 0xDA), len(content))
+    restarts = 0
+    while (found := re.compile(b"\xff+([^\0\xff])").search(content, at)) and found[1] != b"\xd9":
+        marker, at = found[1][0], found.end()
+        if 0xD0 <= marker <= 0xD7:  # they are numbered in turn
+            _refuse(marker != 0xD0 + restarts % 8, "damaged: a part of it is missing")
+            restarts += 1
+        else:
+            _refuse(marker not in JPEG_BETWEEN, "damaged in the middle")
+            at, restarts = at + int.from_bytes(content[at : at + 2]), 0
+    _refuse(found is None, CUT_OFF)
+    if simplejpeg is not None:
+        warning = _jpeg_warning(content)
+        harm = DAMAGED.search(warning)
+        is_few = harm and harm[0].endswith("bytes") and _is_padded(content, int(harm[0].split()[0]))
+        _refuse(bool(harm and not is_few), f"damaged: {warning.removeprefix('Corrupt JPEG data: ')}")
+
+
+def _jpeg_warning(content: bytes) -> str:
     try:
-        return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
-    except Exception:  # broken metadata do not spoil the pixels
+        colours = simplejpeg.decode_jpeg_header(content)[2]
+        simplejpeg.decode_jpeg(content, "CMYK" if colours in ("CMYK", "YCCK") else "GRAY", min_factor=8)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _is_padded(content: bytes, extraneous: int) -> bool:
+    """Whether the bytes that libjpeg had no use for are few, or zeros behind the last pixel."""
+    end = content.rfind(b"\xff\xd9")
+    pixels = content[:end].rstrip(b"\0")
+    return extraneous <= FEW_BYTES or (end - len(pixels) >= extraneous and not _jpeg_warning(pixels + b"\xff\xd9"))
+
+
+def _check_webp(content: bytes) -> None:
+    at, size = 12, int.from_bytes(content[4:8], "little")
+    _refuse(8 + size > len(content), CUT_OFF)
+    while at + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, at)
+        if kind in (b"VP8 ", b"VP8L", b"ANMF"):  # of a white picture, a twentieth are zeros in a row
+            zeros = content.find(bytes(max(FEW_BYTES, size // 12)), at, at + 8 + size)
+            _refuse(zeros >= 0, "damaged: a part of it is zeros")
+        at += 8 + size + size % 2
+
+
+def _check_png(content: bytes) -> None:
+    at, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", content, at) if at + 12 <= len(content) else (len(content), b"")
+        _refuse(at + 12 + size > len(content), CUT_OFF)
+        checked, at = memoryview(content)[at + 4 : at + 8 + size], at + 12 + size
+        is_right = kind != b"IDAT" or zlib.crc32(checked) == int.from_bytes(content[at - 4 : at])
+        _refuse(not is_right, "damaged: a checksum is wrong")
+
+
+def _check_gif(content: bytes) -> None:
+    try:
+        at, flags = 13, content[10]
+        while True:
+            at += 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0  # a table of colours
+            at = re.compile(b"\0*").match(content, at).end()
+            kind, flags = content[at], 0
+            if kind == 0x3B:
+                return
+            _refuse(kind not in (0x2C, 0x21), "damaged in the middle")
+            if kind == 0x2C:  # a frame: its place, its own table, how its codes begin
+                flags = content[at + 9]
+                at += 11 + (3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0)
+            else:
+                at += 2
+            flags = 0
+            while content[at]:
+                at += content[at] + 1
+    except IndexError:
+        raise ValueError(CUT_OFF) from None
+
+
+def check_whole(content: bytes) -> None:
+    """Refuse an image file that is damaged or cut off, where Pillow would make up the rest and say nothing.
+
+    Raises:
+        ValueError: with a short reason.
+    """
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_png(content)
+    elif content.startswith(b"\xff\xd8"):
+        _check_jpeg(content)
+    elif content.startswith((b"GIF87a", b"GIF89a")):
+        _check_gif(content)
+    elif content.startswith(b"RIFF"):
+        _check_webp(content)
+    elif content[4:8] == b"ftyp":  # AVIF and HEIC, whose metadata may have zeros too
+        _refuse(bytes(max(FEW_BYTES, len(content) // 12)) in content, "damaged: a part of it is zeros")
+
+
+def upright(image: Any) -> Any:
+    """A PIL image, loaded, as its EXIF data say that it is to be seen; anything else as it is.
+
+    Raises:
+        ValueError, OSError: Its file, if it is not loaded yet, is damaged.
+    """
+    if not isinstance(image, Image.Image):
         return image
+    file, tile = getattr(image, "fp", None), getattr(image, "tile", None)
+    if file is not None and not getattr(file, "closed", False):
+        place = file.tell()
+        file.seek(0)
+        check_whole(file.read())
+        file.seek(place)
+    if tile:
+        clear, kind = image.info.get("transparency"), tile[0][3]
+        if clear is not None and kind in ("L;2", "L;4"):  # Pillow spreads the pixels over 8 bits, but not this value
+            image.info["transparency"] = clear * (85 if kind == "L;2" else 17)
+        elif clear is not None and kind == "RGB;16B":
+            image.info["transparency"] = tuple(value >> 8 for value in clear)
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # broken metadata do not spoil the pixels
+        turn = None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {name: image.info[name] for name in ("icc_profile", "transparency") if name in image.info}
+    return turned
+
+
+def open_picture(
+    content: bytes, check_size: Callable[[int, int], None], draft: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The first frame of an image file, upright, and its width and height.
+
+    Args:
+        content: of the file.
+        check_size: raises an error for a width and height that are too large.
+        draft: decode a much larger JPEG at 1/2, 1/4 or 1/8 of its size, not below so many pixels.
+
+    Raises:
+        Exception: It is no image of `FORMATS`, damaged or cut off. Decoders raise almost anything.
+    """
+    image = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+    size = image.size
+    check_size(*size)
+    is_drafted = draft is not None and image.draft(None, (draft, draft)) is not None
+    turned = upright(image)
+    if not is_drafted:
+        return turned, turned.size
+    sideways = turned is not image and image.getexif().get(ORIENTATION) >= 5
+    return turned, size[::-1] if sideways else size
+
+
+@functools.lru_cache(64)
+def srgb_transform(profile: bytes) -> tuple[str, Any] | None:
+    """The mode that an ICC profile describes, and the transform to sRGB; None if it is sRGB to the eye, or broken."""
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[given.profile.xcolor_space.strip()]
+        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
+        colours = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+        image = Image.fromarray(colours[..., 0] if mode == "L" else colours[..., : len(mode)].copy(), mode)
+        seen = ImageCms.applyTransform(image, transform)
+        moved = np.abs(np.asarray(seen).astype(int) - np.asarray(image.convert("RGB"))).max()
+    except Exception:  # the pixels are read without it
+        return None
+    return None if moved <= 2 else (mode, transform)
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that an image's ICC profile means; without one, as it is."""
+    described = srgb_transform(image.info.get("icc_profile") or b"") if image.info.get("icc_profile") else None
+    if described is None:
+        return image
+    mode, transform = described
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.has_transparency_data and image.mode in ("1", "L", "RGB"):
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    colours = image.convert(image.mode[:-1]) if alpha else image
+    if colours.mode in ("1", "L") and mode == "RGB":
+        colours = colours.convert("RGB")
+    if colours.mode != mode:
+        return image
+    seen = ImageCms.applyTransform(colours, transform)
+    if alpha:
+        seen.putalpha(alpha)
+    seen.info.pop("icc_profile", None)
+    return seen
+
+
+def _in_bytes(image: Image.Image, is_mask: bool) -> Image.Image:
+    """An image of floats or of 16 or more bits as `L`, or `LA`: scaled, unless it holds bytes."""
+    grey, clear = np.nan_to_num(np.asarray(image)), image.info.get("transparency")
+    opaque = Image.fromarray(np.where(grey == clear, 0, 255).astype(np.uint8)) if clear is not None else None
+    if image.mode == "F":
+        grey = grey * (255 if grey.max() <= 1 else 1)
+    elif grey.max() > 255 or not (is_mask or image.mode == "I"):
+        grey = grey.astype(np.int64) >> 8
+    scaled = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if opaque is not None:
+        scaled.putalpha(opaque)
+    scaled.info |= {name: value for name, value in image.info.items() if name == "icc_profile"}
+    return scaled
 
 
 def to_mode(image: Image.Image, mode: str, name: str = "image") -> Image.Image:
-    """A PIL image in another mode as the eye expects it: transparency on white, grey of 16 bits scaled to 8.
+    """A PIL image in another mode as the eye expects it: in sRGB, transparency on white, more than 8 bits scaled.
 
     Raises:
-        ValueError: It is empty or of floats, or a mask (`name`) is transparent in places.
+        ValueError: It is empty, or a mask (`name`) is transparent in places.
     """
-    unfit = f"`{name}`: a PIL image of mode {image.mode} and size {image.size} can't be read; give one of 8 bits."
-    _refuse(0 in image.size or image.mode == "F", unfit)
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        in_bytes = image.mode == "I" and grey.max() < 256
-        image = Image.fromarray((grey if in_bytes else grey >> 8).clip(0, 255).astype(np.uint8))
+    _refuse(0 in image.size, f"`{name}`: a PIL image of size {image.size} can't be read; give one with pixels.")
+    is_mask = name == "mask_image"
+    if image.mode.startswith(("I", "F")):
+        image = _in_bytes(image, is_mask)
+    image = image if is_mask else _in_srgb(image)
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
-        is_partial = name == "mask_image" and np.asarray(image)[..., 3].min() < 255
+        is_partial = is_mask and np.asarray(image)[..., 3].min() < 255
         _refuse(is_partial, "`mask_image` is transparent in places: paint it all, white and black.")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _channels_first(image: Any, name: str, shape: tuple[int, int, int]) -> Any:

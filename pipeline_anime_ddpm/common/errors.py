@@ -22,6 +22,9 @@ HUB_ERRORS = (OSError, ValueError, NETWORK_ERROR)
 class UserError(Exception):
     """A mistake that the user can fix; its text is one sentence that says how."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")  # which names of files may have
+
 
 class LostRank(UserError):
     """Another process of the run has died. Every remaining process prints it, since any may be the first to notice."""

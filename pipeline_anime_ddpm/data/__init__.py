@@ -16,6 +16,7 @@ from .cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
 from .cached import CachedData
 from .config import NUM_DRAWN_FACES, DataConfig
 from .feed import Batch, Feed, FeedPlan
+from .near_identical import warn_of_repeats
 from .reading import SkipLog, check_skipped
 from .sources import check_source, open_source
 from .streaming import StreamedData
@@ -34,6 +35,7 @@ def open_data(
 
     Args:
         resolution: side of the square training images, in pixels.
+        show_progress: show a bar while decoding, and warn of near-identical pictures.
         source: what `open_source` gives, if it is open already.
 
     Raises:
@@ -60,6 +62,8 @@ def open_data(
     check_skipped(
         entry.num_skipped, entry.num_images + entry.num_skipped, config.max_skipped_fraction, entry.folder / SKIPPED
     )
+    if show_progress:  # once on each machine
+        warn_of_repeats(entry, source)
     return CachedData(entry, source.identity, config.seed)
 
 

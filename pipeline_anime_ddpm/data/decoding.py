@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import functools
+import logging
 import struct
 import warnings
 
@@ -11,27 +12,25 @@ import simplejpeg
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-# What is read at all, by decoders that are much used and run within this process: for EPS, Pillow would start
-# Ghostscript, whatever the file is called.
-Image.init()
-FORMATS = tuple(
-    name for name in "AVIF BMP GIF ICO JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split() if name in Image.OPEN
+from pipeline_anime_ddpm.pipeline_anime_ddpm import (
+    FORMATS,
+    ORIENTATION,
+    jpeg_segments,
+    open_picture,
+    srgb_transform,
+    to_mode,
 )  # fmt: skip
+
+from .files.damage import HEAD, looks_like
+
+logger = logging.getLogger(__name__)
+Image.init()
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 MAX_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
+LONG = 4  # the proportions that are said
 MAX_ASPECT = 16  # no square crop of a longer strip is a picture, and resized it would fill the memory
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns of what we refuse
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half-downloaded file is skipped and named, not trained on
-ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UndecodableImage(Exception):
@@ -56,7 +55,7 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.
     except UndecodableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImage("not an image") from error
+        raise UndecodableImage(looks_like(content[:HEAD]) or "not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning, where -W error says so
         raise UndecodableImage(f"a decompression bomb: over {Image.MAX_IMAGE_PIXELS} pixels") from error
     except Exception as error:  # decoders raise almost anything on a broken file
@@ -64,7 +63,11 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.
 
 
 def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
-    """An ordinary JPEG straight with libjpeg-turbo, in a third of Pillow's time; None for all other files."""
+    """An ordinary JPEG straight with libjpeg-turbo, in a third of Pillow's time; None for all other files.
+
+    Raises:
+        UndecodableImage: if it is damaged.
+    """
     if not content.startswith(b"\xff\xd8"):
         return None
     try:
@@ -74,7 +77,7 @@ def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
     if colours not in ("YCbCr", "Gray"):
         return None
     check_size(width, height)
-    if not _is_upright(content):
+    if not _is_plain(content):
         return None
     # a much larger one is decoded at a part of its size, 1/8 to 7/8, that leaves the resizing enough to average
     least = 2 * resolution if min(width, height) >= 4 * resolution else 0
@@ -87,55 +90,40 @@ def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
     return _to_planes(Image.fromarray(pixels), _resized((width, height), resolution))
 
 
-def _is_upright(content: bytes) -> bool:
-    """Whether no metadata of a JPEG (EXIF or XMP, anywhere before the pixels) asks to turn it; False if in doubt."""
-    at = 2
-    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
-        marker, length = struct.unpack_from(">xBH", content, at)
-        if marker == 0xDA:  # the pixels
-            return True
-        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # padding, or markers without a length
-            return False
-        if marker == 0xE1:
-            segment = content[at + 4 : at + 2 + length]
-            if segment.startswith(b"Exif\0"):
-                exif = Image.Exif()
-                try:
-                    exif.load(segment)
-                except Exception:  # almost anything, on broken metadata
-                    return False
-                if exif.get(ORIENTATION, 1) != 1:
-                    return False
-            elif b"Orientation" in segment:
+def _is_plain(content: bytes) -> bool:
+    """Whether no metadata of a JPEG asks to turn it (EXIF or XMP) or to convert its colours; False if in doubt."""
+    marker, profile = 0, b""
+    for marker, start, stop in jpeg_segments(content):
+        segment = content[start:stop] if marker in (0xE1, 0xE2) else b""
+        if segment.startswith(b"ICC_PROFILE\0"):
+            profile += segment[14:]
+        elif marker == 0xE1 and segment.startswith(b"Exif\0"):
+            exif = Image.Exif()
+            try:
+                exif.load(segment)
+            except Exception:  # almost anything, on broken metadata
                 return False
-        at += 2 + length
-    return False
+            if exif.get(ORIENTATION, 1) != 1:
+                return False
+        elif marker == 0xE1 and b"Orientation" in segment:
+            return False
+    return marker == 0xDA and (not profile or srgb_transform(profile) is None)
 
 
 def _decode_any(content: bytes, resolution: int, as_float: bool) -> np.ndarray:
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
-    image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-    size = image.size
-    check_size(*size)
-    # JPEG is decoded at 1/2, 1/4 or 1/8 of its size, still large enough; to other formats this means nothing
-    drafted = None if as_float else image.draft(None, (2 * resolution, 2 * resolution))
-    image.load()
-    if not drafted:
-        size = image.size  # a TIFF turns itself when it is loaded
-    orientation = _orientation(image)
-    if orientation in TURNS:
-        image = image.transpose(TURNS[orientation])
-        size = size[::-1] if orientation >= 5 else size  # the first four leave width and height as they are
+    image, size = open_picture(content, check_size, None if as_float else 2 * resolution)
+    if getattr(image, "is_animated", False):
+        tell_once("Some pictures are animated: the first frame of each is used.")
     size = _resized(size, resolution)
-    return _precise_planes(image, size) if as_float else _to_planes(_to_rgb(image), size)
+    return _precise_planes(image, size) if as_float else _to_planes(to_mode(image, "RGB"), size)
 
 
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # broken metadata does not spoil the pixels
-        return None
+@functools.cache
+def tell_once(sentence: str) -> None:
+    """Log what is true of one picture or of thousands."""
+    logger.warning(sentence)
 
 
 def check_size(width: int, height: int) -> None:
@@ -144,27 +132,8 @@ def check_size(width: int, height: int) -> None:
         raise UndecodableImage(f"a decompression bomb: {width} x {height} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UndecodableImage(f"a strip of {width} x {height} pixels")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB as the eye expects it: transparency on white, 16-bit and float grey scaled rather than cut off."""
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
-    elif image.mode.startswith("I"):
-        image = Image.fromarray((_grey16(image) >> 8).clip(0, 255).astype(np.uint8))
-    if (image.mode != "RGB" and image.has_transparency_data) or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey16(image: Image.Image) -> np.ndarray:
-    """`(h, w)` int64 of a grey image of 16 or more bits; a value that stands for transparent becomes white."""
-    values = np.asarray(image).astype(np.int64)
-    clear = image.info.get("transparency")
-    return values if clear is None else np.where(values == clear, 65535, values)
+    if max(width, height) > LONG * min(width, height):
+        tell_once(f"Some pictures are longer than {LONG}:1: a square crop shows a small part of each.")
 
 
 def _to_planes(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -182,16 +151,15 @@ def _resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 
 
 def _precise_planes(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """`(3, h, w)` float32 in [0, 1] at `size` (width, height), without a detour through 8 bits.
-
-    Only float images are already in that range.
-    """
-    if image.mode == "F":
-        values, top = np.nan_to_num(np.asarray(image, np.float32)), 1.0
-    elif image.mode.startswith("I"):
-        values, top = _grey16(image).astype(np.float32), 65535.0
+    """`(3, h, w)` float32 in [0, 1] at `size` (width, height), without a detour through 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(image).astype(np.float32))
+        clear = image.info.get("transparency")
+        values = values if clear is None else np.where(values == clear, np.float32(65535), values)
+        tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}.get(image.mode, (0.0, 65535.0))
+        top = tops[int(values.max() > tops[0])]
     else:
-        values, top = np.asarray(_to_rgb(image), np.float32), 255.0
+        values, top = np.asarray(to_mode(image, "RGB"), np.float32), 255.0
     pixels = torch.from_numpy(values / top)
     pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(3, -1, -1)
     resized = torch.nn.functional.interpolate(

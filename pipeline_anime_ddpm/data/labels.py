@@ -13,23 +13,22 @@ import logging
 import math
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import datasets
-from datasets.utils.file_utils import xopen
 
 from pipeline_anime_ddpm.loading import MAX_COMBINATIONS, check_labels
 from pipeline_anime_ddpm.pipeline_anime_ddpm import ANY
 
 from ..common.errors import UserError
 from ..common.parsing import parse_json
+from .files.damage import open_file
 
 logger = logging.getLogger(__name__)
 
-METADATA = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"  # the column that names the image, relative to the metadata file, as in `imagefolder`
 FOLDER = "label"  # the name of the folder that holds an image, as in `imagefolder`
 MAX_BYTES = 2**28  # of a metadata file
@@ -219,12 +218,12 @@ def read_features(features: Mapping[str, Any], distinct: Any, where: str) -> Lab
     return joined(parts, where)
 
 
-def is_metadata(path: str) -> bool:
-    return PurePosixPath(path).name.lower() in METADATA
-
-
 def folder_labels(
-    paths: Sequence[str], metadata: Sequence[str], wanted: Sequence[str], where: str
+    paths: Sequence[str],
+    metadata: Sequence[str],
+    wanted: Sequence[str],
+    where: str,
+    content: Callable[[str], bytes] | None = None,
 ) -> tuple[LabelColumns, list[tuple[int, ...]]]:
     """The labels of image files.
 
@@ -234,6 +233,7 @@ def folder_labels(
             but its folder's.
         wanted: columns of the metadata, or `label` for the folder's name.
         where: what to call the data set.
+        content: gives up to `MAX_BYTES` and one more of a metadata file; None opens its path.
 
     Returns:
         The columns, and the numbers of each image's labels.
@@ -241,7 +241,7 @@ def folder_labels(
     Raises:
         UserError: for a column that is missing or holds no labels, or metadata that cannot be read.
     """
-    rows = {path: row for file in metadata for path, row in _rows(file)}
+    rows = {path: row for file in metadata for path, row in _rows(file, content or _read)}
     known = {column for row in rows.values() for column in row} - {FILE_NAME}
     for column in wanted:
         check_known(column, known | {FOLDER}, where)
@@ -272,23 +272,27 @@ def _check_names_of_images(missing: set[str], count: int, where: str) -> None:
         logger.warning("%d of the %d images that metadata name are not there, such as %s.", *facts)
 
 
-def _rows(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read(path: str) -> bytes:
+    with open_file(path) as opened:
+        return opened.read(MAX_BYTES + 1)
+
+
+def _rows(file: str, content: Callable[[str], bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Path of the image and its values, of each line of a metadata file."""
     folder = posixpath.dirname(file)
-    for number, row in enumerate(_lines(file), start=1):
+    for number, row in enumerate(_lines(file, content), start=1):
         name = row.get(FILE_NAME)
         if not isinstance(name, str):
             raise UserError(f"Row {number} of {file} has no {FILE_NAME}; name the image that it describes.")
         yield f"{folder}/{name.removeprefix('./')}", row
 
 
-def _lines(file: str) -> Iterator[dict[str, Any]]:
+def _lines(file: str, content: Callable[[str], bytes]) -> Iterator[dict[str, Any]]:
     try:
-        with xopen(file, "rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
+        read = content(file)
+        if len(read) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        text = content.decode("utf-8-sig")
+        text = read.decode("utf-8-sig")
         if file.lower().endswith(".csv"):
             rows = csv.DictReader(io.StringIO(text))
             # cells beyond the columns of the header are under None

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow
-from datasets.utils.file_utils import xopen
 from filelock import FileLock
 
 from ..common.errors import NETWORK_ERROR, UserError, first_line
 from ..common.parsing import parse_json
 from .decoding import MAX_BYTES, UndecodableImage, decode_image
+from .files.damage import open_file
 from .units import EncodedImage, Source
 
 logger = logging.getLogger(__name__)
@@ -94,12 +94,12 @@ def _content(image: EncodedImage, remote: bool) -> bytes:
         raise UndecodableImage(image.refused)
     if image.content is not None:
         return image.content
-    if image.path is None:
+    if image.path is None and image.opened is None:
         raise UndecodableImage("an empty row")
     waits = iter(WAITS)
     while True:
         try:
-            return _read_file(image.path)
+            return image.opened() if image.opened is not None else _read_file(image.path)
         except NETWORK_ERRORS as error:
             if not remote:
                 raise UndecodableImage(f"cannot be read: {first_line(error)}") from error
@@ -112,8 +112,8 @@ def _content(image: EncodedImage, remote: bool) -> bytes:
 
 def _read_file(path: str) -> bytes:
     """All of a file that has no more bytes than an image can have."""
-    if "://" in path:  # of the Hub, or in an archive, where a few bytes may stand for very many
-        with xopen(path, "rb") as file:
+    if path.startswith("hf://"):
+        with open_file(path) as file:
             content = file.read(MAX_BYTES + 1)
         size = len(content)
     else:

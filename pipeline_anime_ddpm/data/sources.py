@@ -5,33 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import datasets
-from huggingface_hub import HfFileSystem
-
 from ..common.errors import UserError, first_line
-from ..common.parsing import few_aliases
 from .config import DataConfig
-from .decoding import IMAGE_SUFFIXES
-from .labels import is_metadata, label_features
-from .own_files import looking_only_into
-from .tables import ParquetFiles, Tables, image_column
-from .units import DataFile, ImageFiles, Source, TarFiles
+from .files.card import Configuration, files_by_patterns, read_configuration
+from .files.kinds import CARD, counted, holds_data
+from .files.places import Place, hub_place, local_place
+from .files.splits import as_datasets, by_split, chosen
+from .files.zips import ZipFiles
+from .labels import label_features
+from .tables import ArrowFiles, ParquetFiles, features_of, image_column
+from .units import ImageFiles, Source, TarFiles
 
 logger = logging.getLogger(__name__)
 
-# Words for splits, as in `datasets`: names of folders, and parts of the names of tars.
-SPLIT_WORDS = {
-    "train": {"train", "training"},
-    "validation": {"validation", "valid", "dev", "val"},
-    "test": {"test", "testing", "eval", "evaluation"},
-}
-TABLE_SUFFIXES = frozenset({".parquet", ".arrow"})
-ARCHIVE_SUFFIXES = frozenset({".zip"})
-BUILDERS = frozenset({"parquet", "arrow", "imagefolder"})  # of `datasets`, whose files are opened; we read tars
+READ = ("table", "tar", "zip", "image")  # the first of these kinds that a data set has is read
+KINDS = {"table": "table", "tar": "tar", "zip": "zip", "image": "image file"}
 
 
 def check_source(config: DataConfig) -> None:
@@ -53,8 +45,12 @@ def check_source(config: DataConfig) -> None:
         )
     if not folder.is_dir():
         raise UserError(f"--train_data_dir {folder} is not a folder; give the folder that holds your images.")
-    if not any(p.suffix.lower() in _DATA_SUFFIXES for p in folder.rglob("*")):
-        raise UserError(f"--train_data_dir {folder} holds no images; put png, jpg, webp, parquet or tar files in it.")
+    if not holds_data(folder):
+        others = local_place(folder).listing.left_out.summary
+        raise UserError(
+            f"--train_data_dir {folder} holds no images{f' ({others})' if others else ''}; put png, jpg, webp, "
+            "parquet, tar or zip files in it."
+        )
 
 
 def _check_outside(config: DataConfig) -> None:
@@ -69,38 +65,33 @@ def _check_outside(config: DataConfig) -> None:
             )
 
 
-_DATA_SUFFIXES = IMAGE_SUFFIXES | TABLE_SUFFIXES | ARCHIVE_SUFFIXES | {".tar"}
-
-
 def open_source(config: DataConfig, split: str = "train") -> Source:
     """Find the images that `config` names, without reading them.
 
     Args:
-        split: of the data set; see `by_split` for folders of images and tars.
+        split: of the data set; see `files.splits`.
 
     Raises:
         UserError: if they cannot be found, or it is not clear which column holds them.
     """
     with _one_sentence(config):
-        folder = _own_folder(config)
-        source = _open_dataset(config, split) if folder is None else _open_folder(config, folder, split)
+        found = _find(config)
+        names = chosen(found.splits, split, found.place.name, found.num_files, config.dataset_name is None)
+        source = _SOURCES[found.kind](config, found, names)
     if source.num_images == 0:
         raise UserError(f"The data set {source.name!r} holds no images; put some into it, or choose another.")
+    found.place.listing.left_out.tell(source.name)
     return source
 
 
 def available_splits(config: DataConfig) -> list[str]:
-    """The splits of `--dataset_name`: of a folder of images or tars by `by_split`, else as `datasets` tells them.
+    """The splits of `--dataset_name`.
 
     Raises:
         UserError: if the data set cannot be found.
     """
     with _one_sentence(config):
-        folder = _own_folder(config)
-        if folder is None:
-            return [str(name) for name in _builder(config).config.data_files or {}]
-        files = _files_by_kind(folder)
-        return list(by_split(files["tar"] or files["image"], folder))
+        return list(_find(config).splits)
 
 
 @contextlib.contextmanager
@@ -111,184 +102,161 @@ def _one_sentence(config: DataConfig) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of a broken file or README.md, almost anything
-        name, lines = config.name, str(error).splitlines()
-        if len(lines) > 1 and lines[0].startswith("Config name is missing"):
-            names = lines[1].partition("[")[2].rstrip("]")
-            raise UserError(f"{name} has several configurations ({names}); give --dataset_config_name.") from error
         raise UserError(
-            f"The data set {name!r} cannot be loaded ({first_line(error)}); check its name or path, and its files."
+            f"The data set {config.name!r} cannot be loaded ({first_line(error)}); check its name or path, and its "
+            "files."
         ) from error
 
 
-def _own_folder(config: DataConfig) -> Path | None:
-    """The folder that is read by our own rules: every `--train_data_dir`, and a `--dataset_name` of images or tars.
+@dataclass(frozen=True)
+class Found:
+    """What is read of a data set.
 
-    So the training and the evaluation agree on what is held out.
+    Attributes:
+        kind: of the files that are read, one of `READ`.
+        splits: the files of each split.
+        num_files: of that kind, in all splits and in none.
+        is_shortened: whether the files are named within the folder that all of them share.
     """
-    if config.dataset_name is None:
-        return Path(config.train_data_dir)
-    folder = Path(config.dataset_name)
-    if not folder.is_dir() or config.dataset_config_name is not None or _has_configurations(folder):
-        return None
-    files = _files_by_kind(folder)
-    return None if files["table"] or files["archive"] or not (files["tar"] or files["image"]) else folder
+
+    place: Place
+    kind: str
+    splits: dict[str, list[str]]
+    num_files: int
+    configuration: Configuration
+    is_shortened: bool
 
 
-def _has_configurations(folder: Path) -> bool:
-    """Whether its README.md tells `datasets` which files are what."""
-    page = folder / "README.md"
-    return page.is_file() and re.search("^configs:", page.read_text(errors="replace"), re.MULTILINE) is not None
+def _find(config: DataConfig) -> Found:
+    place = _place(config)
+    by_kind = place.listing.by_kind
+    has_tables = bool(by_kind["table"])
+    configuration = Configuration()
+    if config.dataset_name is not None or has_tables:  # a folder of images is as its user sees it
+        configuration = read_configuration(place, config.dataset_config_name, has_tables)
+    if configuration.patterns is not None:
+        return _find_named(config, place, configuration)
+    inside = f"{configuration.folder}/" if configuration.folder else ""
+    if inside:
+        by_kind = {kind: [n for n in names if n.startswith(inside)] for kind, names in by_kind.items()}
+    kind = _kind_read(config, place, by_kind, configuration)
+    names = by_kind[kind]
+    if kind in ("image", "tar") and not place.remote and not inside:
+        splits = by_split(names)
+    else:
+        found = as_datasets([name.removeprefix(inside) for name in names], by_file_name=kind != "image")
+        splits = {split: [inside + name for name in files] for split, files in found.items()}
+    return Found(place, kind, splits, len(names), configuration, kind in ("table", "zip") or bool(inside))
 
 
-def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
-    by_kind: dict[str, list[Path]] = {"table": [], "tar": [], "archive": [], "image": []}
-    for path in sorted(folder.rglob("*")):
-        kind = _kind(path.name)
-        if kind in by_kind and path.is_file():
-            by_kind[kind].append(path)
-    return by_kind
+def _find_named(config: DataConfig, place: Place, configuration: Configuration) -> Found:
+    """Files that the README.md names one by one."""
+    inside = f"{configuration.folder}/" if configuration.folder else ""
+    patterns = {
+        split: [pattern if pattern.startswith("/") else inside + pattern for pattern in wanted]
+        for split, wanted in configuration.patterns.items()
+    }
+    splits = files_by_patterns(place, patterns)
+    named = {name for files in splits.values() for name in files}
+    by_kind = {kind: [n for n in names if n in named] for kind, names in place.listing.by_kind.items()}
+    kinds = [kind for kind in READ if by_kind[kind]]
+    if len(kinds) != 1:
+        raise _other_files(place, sorted(named))
+    kept = {split: [name for name in files if name in set(by_kind[kinds[0]])] for split, files in splits.items()}
+    return Found(place, kinds[0], kept, len(by_kind[kinds[0]]), configuration, True)
 
 
-def by_split(paths: list[Path], folder: Path) -> dict[str, list[Path]]:
-    """The files of each split of a folder of images or tars.
-
-    A file belongs to the split that the topmost folder above it is named for or, if it is a tar, that a word of its
-    name stands for. Unless some are so named for training and some as held out, or all as held out, all are for
-    training.
-    """
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        place = path.relative_to(folder)
-        words = {part.lower() for part in place.parts[:-1][:1]}
-        if place.suffix.lower() == ".tar":
-            words |= set(re.findall("[a-z]+", place.stem.lower()))
-        split = next((split for split in SPLIT_WORDS if words & SPLIT_WORDS[split]), None)
-        if split is not None:
-            found.setdefault(split, []).append(path)
-    is_whole = sum(map(len, found.values())) == len(paths)
-    has_held_out = bool(found.keys() - {"train"})
-    return found if has_held_out and ("train" in found or is_whole) else {"train": paths}
-
-
-def _chosen(paths: list[Path], folder: Path, split: str, is_told: bool) -> list[Path]:
-    """Those of a split, and if asked for a word about the others."""
-    splits = by_split(paths, folder)
-    if split not in splits:
-        raise UserError(
-            f"The data set {str(folder)!r} has no {split} split (it has {', '.join(splits)}); choose another."
-        )
-    if is_told and len(splits) > 1:
-        others = ", ".join(f"{len(files):,} of {name}" for name, files in splits.items() if name != split)
-        logger.warning("%s has splits: %d files of %s are used, and not %s.", folder, len(splits[split]), split, others)
-    return splits[split]
-
-
-def _open_folder(config: DataConfig, folder: Path, split: str) -> Source:
-    by_kind, is_told = _files_by_kind(folder), config.dataset_name is None
-    if by_kind["table"]:
-        return _open_dataset(config, split)
-    if by_kind["tar"]:
-        paths = _chosen(by_kind["tar"], folder, split, is_told)
-        files = _local_files(paths, folder)
-        return TarFiles(str(folder), [*map(str, paths)], files, False, config.image_column, config.label_names)
-    if by_kind["archive"]:  # without labels, only the images count, and not the captions that may lie beside them
-        options = dict.fromkeys(("drop_labels", "drop_metadata"), not config.label_names)
-        return _tables(config, datasets.load_dataset_builder("imagefolder", data_dir=str(folder), **options), split)
-    paths = _chosen(by_kind["image"], folder, split, is_told)
-    source = ImageFiles(str(folder), [*map(str, paths)], _local_files(paths, folder))
-    if config.label_names:
-        metadata = sorted(path for path in folder.rglob("*") if is_metadata(path.name) and path.is_file())
-        source.add_labels([*map(str, metadata)], _local_files(metadata, folder), config.label_names)
-    return source
-
-
-def _tell_of_links(paths: list[Path], folder: Path) -> None:
-    """Links to files are followed, for data sets are often made of them; those to folders are not."""
-    inside = folder.resolve()
-    outside = [path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(inside)]
-    if outside:
-        logger.warning(
-            "%d of the %d files are links that lead out of %s, such as %s; they are trained on as well.",
-            len(outside),
-            len(paths),
-            folder,
-            outside[0].relative_to(folder),
-        )
-
-
-def _kind(name: str) -> str | None:
-    suffix = PurePosixPath(name).suffix.lower()
-    if PurePosixPath(name).name.startswith("."):
-        return None
-    kinds = {"table": TABLE_SUFFIXES, "tar": {".tar"}, "archive": ARCHIVE_SUFFIXES, "image": IMAGE_SUFFIXES}
-    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
-
-
-def _builder(config: DataConfig) -> datasets.DatasetBuilder:
+def _place(config: DataConfig) -> Place:
     name = config.name
     if name.startswith(("http://", "https://")):
         raise UserError(f"{name} is an address; give a folder of this machine or the name of a data set on the Hub.")
-    with looking_only_into(name), few_aliases():
-        return datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
+    if config.dataset_name is None or os.path.isdir(name):
+        return local_place(Path(name))
+    if os.path.exists(name):
+        raise UserError(f"{name} is a file; give the folder that holds it.")
+    return hub_place(name)
 
 
-def _open_dataset(config: DataConfig, split: str) -> Source:
-    name = config.name
-    builder = _builder(config)
-    paths = _split_paths(builder, name, split)
-    kinds = {_kind(path) for path in paths} - {None}  # beside images, metadata files
-    if kinds == {"tar"}:
-        paths = [p for p in paths if _kind(p) == "tar"]
-        return TarFiles(name, paths, *_facts(paths), config.image_column, config.label_names)
-    if kinds == {"image"}:
-        images, metadata = ([p for p in paths if test(p)] for test in (lambda p: _kind(p) == "image", is_metadata))
-        source = ImageFiles(name, images, *_facts(images))
-        if config.label_names:
-            source.add_labels(metadata, _facts(metadata)[0] if metadata else [], config.label_names)
-        return source
-    return _tables(config, builder, split)
+def _kind_read(config: DataConfig, place: Place, by_kind: dict[str, list[str]], configuration: Configuration) -> str:
+    """The kind of files that is read, and a word about others beside them.
+
+    Raises:
+        UserError: if there is none, or it cannot be told which one is meant.
+    """
+    kinds = [kind for kind in READ if by_kind[kind]]
+    if not kinds:
+        raise _other_files(place, by_kind["other"])
+    if "image" in kinds and "table" in kinds and not _has_images(config, place, by_kind["table"][0], configuration):
+        kinds.remove("table")  # such as captions beside the images
+        for name in by_kind["table"]:
+            place.listing.left_out.add(name)
+    if len(kinds) == 1:
+        return kinds[0]
+    counts = " and ".join(counted(len(by_kind[kind]), KINDS[kind]) for kind in kinds)
+    # such as an example beside the data; of the Hub, the files are as they are
+    if place.remote or kinds in (["table", "image"], ["tar", "image"]):
+        logger.warning(
+            "%s holds %s: only the %ss are read; to train on the others, put them into a folder of their own.",
+            place.name, counts, KINDS[kinds[0]],
+        )  # fmt: skip
+        return kinds[0]
+    raise UserError(
+        f"{place.name} holds {counts} beside each other, perhaps the same images twice; put those to train on into a "
+        "folder of their own."
+    )
 
 
-def _split_paths(builder: datasets.DatasetBuilder, name: str, split: str) -> list[str]:
-    data_files = builder.config.data_files or {}
-    if split not in data_files:
-        there = ", ".join(map(str, data_files)) or "no files"
-        raise UserError(f"The data set {name!r} has no {split} split (it has {there}); choose another.")
-    return list(data_files[split])
+def _has_images(config: DataConfig, place: Place, table: str, configuration: Configuration) -> bool:
+    try:
+        image_column(configuration.features or features_of(table, place.path(table)), config.image_column)
+    except UserError:
+        return False
+    return True
 
 
-def _tables(config: DataConfig, builder: datasets.DatasetBuilder, split: str) -> Source:
-    name = config.name
-    paths = _split_paths(builder, name, split)
-    if builder.info.builder_name not in BUILDERS:  # of others, some follow links in their files to anywhere
-        raise UserError(
-            f"The data set {name!r} is made of files such as {PurePosixPath(paths[0]).name}; give one of images, "
-            "parquet, arrow, tar or zip files, and of one kind alone."
-        )
-    files, remote = _facts(paths)
-    dataset = builder.as_streaming_dataset(split=split)
-    column = image_column(dataset, config.image_column)
-    labels = label_features(dataset.features, config.label_names, column, name) if config.label_names else None
-    if builder.info.builder_name == "parquet":
-        return ParquetFiles(name, paths, files, remote, column, labels)
-    return Tables(name, dataset, files, paths, remote, column, labels)
+def _other_files(place: Place, names: Sequence[str]) -> UserError:
+    others = [name for name in names if name != CARD]
+    if not others:
+        return UserError(f"The data set {place.name!r} holds no images; put some into it, or choose another.")
+    return UserError(
+        f"The data set {place.name!r} is made of files such as {PurePosixPath(others[0]).name}; give one of images, "
+        "parquet, arrow, tar or zip files, and of one kind alone."
+    )
 
 
-def _facts(paths: list[str]) -> tuple[list[DataFile], bool]:
-    """Names, sizes and versions of files here or on the Hub, and whether they are remote."""
-    if not any("://" in path for path in paths):
-        common = Path(os.path.commonpath(paths))
-        return _local_files([Path(p) for p in paths], common if common.is_dir() else common.parent), False
-    hub, files = HfFileSystem(), []
-    for path in paths:
-        facts = hub.info(path)
-        content = facts.get("lfs") or {}
-        name = path.partition("@")[2].partition("/")[2] or path
-        files.append(DataFile(name, facts["size"], content.get("sha256") or facts.get("blob_id") or path))
-    return files, True
+def _open_images(config: DataConfig, found: Found, names: list[str]) -> Source:
+    place = found.place
+    files = place.files(names, found.is_shortened)
+    source = ImageFiles(place.name, [*map(place.path, names)], files, place.remote)
+    if config.label_names:
+        metadata = place.listing.by_kind["metadata"]
+        source.add_labels([*map(place.path, metadata)], place.files(metadata), config.label_names)
+    return source
 
 
-def _local_files(paths: list[Path], folder: Path) -> list[DataFile]:
-    _tell_of_links(paths, folder)
-    facts = ((path, path.stat()) for path in paths)
-    return [DataFile(path.relative_to(folder).as_posix(), s.st_size, str(s.st_mtime_ns)) for path, s in facts]
+def _open_tars(config: DataConfig, found: Found, names: list[str]) -> Source:
+    place = found.place
+    paths, files = [*map(place.path, names)], place.files(names, found.is_shortened)
+    return TarFiles(place.name, paths, files, place.remote, config.image_column, config.label_names)
+
+
+def _open_zips(config: DataConfig, found: Found, names: list[str]) -> Source:
+    place = found.place
+    paths, files = [*map(place.path, names)], place.files(names, found.is_shortened)
+    return ZipFiles(place.name, paths, files, place.remote, config.label_names)
+
+
+def _open_tables(config: DataConfig, found: Found, names: list[str]) -> Source:
+    place = found.place
+    suffixes = {PurePosixPath(name).suffix.lower() for name in names}
+    if len(suffixes) > 1:
+        raise _other_files(place, names)
+    features = found.configuration.features or features_of(names[0], place.path(names[0]))
+    column = image_column(features, config.image_column)
+    labels = label_features(features, config.label_names, column, place.name) if config.label_names else None
+    source = ParquetFiles if suffixes == {".parquet"} else ArrowFiles
+    paths, files = [*map(place.path, names)], place.files(names, found.is_shortened)
+    return source(place.name, paths, files, place.remote, column, labels)
+
+
+_SOURCES = {"table": _open_tables, "tar": _open_tars, "zip": _open_zips, "image": _open_images}

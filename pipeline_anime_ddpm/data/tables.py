@@ -1,25 +1,28 @@
-"""The encoded images of tables: a column of parquet or arrow files, or what `datasets` makes of zipped folders."""
+"""The encoded images of tables: a column of parquet or arrow files."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import datasets
 import pyarrow
 import pyarrow.parquet
-from datasets.utils.file_utils import xopen
 
 from ..common.errors import UserError
 from .decoding import MAX_BYTES
+from .files.damage import named, open_file
 from .labels import LabelColumns, read_features
-from .own_files import is_row_within
 from .units import DataFile, EncodedImage, Source
+
+logger = logging.getLogger(__name__)
 
 FEW_FILES = 64  # below this a table is read by row groups instead of files
 ROWS_AT_ONCE = 64  # that are in the memory together
+OUTSIDE = "a row that names a file, which is not opened"
 LONGEST_PATH = 4096  # bytes
 # Pictures are compressed already: a table that unpacks to more than so many times its size, and a little, is a bomb.
 MAX_UNPACKED, ALWAYS_UNPACKED = 100, 2**24
@@ -59,20 +62,24 @@ class ParquetFiles(Source):
         self.unit_sizes = [sum(group.num_rows for group in part) for part in self._parts]
         if label_features:
             self.labels = read_features(label_features, self._distinct, name)
+        _check_first(self)
 
     def _distinct(self, columns: list[str]) -> dict[str, list]:
         """The values of columns that do not list them: read from all files, without the images."""
-        found: dict[str, dict] = {column: {} for column in columns}
-        for path in self.paths:
-            with xopen(path, "rb") as file:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
-                    for column in columns:
-                        found[column] |= dict.fromkeys(batch.column(column).unique().to_pylist())
-        return {column: list(values) for column, values in found.items()}
+        return _distinct(
+            (
+                batch
+                for path in self.paths
+                for file in _opened(path)
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns)
+            ),
+            columns,
+        )
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         part = self._parts[unit]
-        with xopen(self.paths[part[0].file], "rb") as file:
+        path = self.paths[part[0].file]
+        with named(self.files[part[0].file].name, path), open_file(path) as file:
             leaves = self._leaves(pyarrow.parquet.ParquetFile(file).schema_arrow, self.files[part[0].file].name)
             # as a dictionary, in which a value that repeats is held once
             table = pyarrow.parquet.ParquetFile(file, read_dictionary=leaves, pre_buffer=True)
@@ -83,13 +90,15 @@ class ParquetFiles(Source):
                 for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group.number], columns=columns)
             )
             packed = sum(group.num_bytes for group in part)
-            yield from labelled_rows(batches, self.column, self.labels, unit, self.paths, packed)
+            yield from labelled_rows(batches, self.column, self.labels, unit, packed)
 
     def _groups(self, number: int) -> Iterator[RowGroup]:
         """The row groups of a file, from its footer."""
         name, size, _ = self.files[number]
-        with xopen(self.paths[number], "rb") as file:
+        with named(name, self.paths[number]), open_file(self.paths[number]) as file:
             table = pyarrow.parquet.ParquetFile(file)
+        if table.metadata.num_rows == 0:
+            logger.warning("%s has no rows: check that it was written to its end.", name)
         leaves = self._leaves(table.schema_arrow, name)
         for group in range(table.metadata.num_row_groups):
             facts = table.metadata.row_group(group)
@@ -103,7 +112,7 @@ class ParquetFiles(Source):
     def _leaves(self, schema: pyarrow.Schema, file: str) -> list[str]:
         """Names of the columns of bytes and paths within the column of images."""
         if self.column not in schema.names:
-            raise UserError(f"{file} has no column {self.column}, unlike other files of {self.name}; leave it out.")
+            raise _no_column(self, file)
         kind = schema.field(self.column).type
         if pyarrow.types.is_struct(kind):
             fields = {field.name: field.type for field in kind}
@@ -124,43 +133,94 @@ class RowGroup(NamedTuple):
     num_bytes: int
 
 
-class Tables(Source):
-    """A column of anything else that `datasets` can stream: arrow, zipped folders. A unit is a shard."""
+class ArrowFiles(Source):
+    """A column of arrow files, as `datasets` writes them (streams) or others do. A unit is a file."""
 
     def __init__(
         self,
         name: str,
-        dataset: datasets.IterableDataset,
-        files: list[DataFile],
         paths: list[str],
+        files: list[DataFile],
         remote: bool,
         column: str,
         label_features: Mapping[str, Any] | None = None,
     ):
         self.name, self.files, self.paths, self.remote, self.column = name, files, paths, remote, column
-        if dataset.num_shards < FEW_FILES:
-            dataset = dataset.reshard()
-        wanted = [column, *(label_features or ())]
-        dataset = dataset.select_columns(wanted).cast_column(column, datasets.Image(decode=False))
-        self.dataset = dataset.with_format("arrow")
-        self.num_units = dataset.num_shards
-        self.unit_sizes = None
+        self.num_units, self.unit_sizes = len(paths), None
         if label_features:
-            self.labels = read_features(label_features, self._distinct, name)
-
-    def _distinct(self, columns: list[str]) -> dict[str, list]:
-        """The values of columns that do not list them, from all rows."""
-        found: dict[str, dict] = {column: {} for column in columns}
-        for table in self.dataset.select_columns(columns).iter(batch_size=1024):
-            for column in columns:
-                found[column] |= dict.fromkeys(table.column(column).unique().to_pylist())
-        return {column: list(values) for column, values in found.items()}
+            batches = (batch for number in range(len(paths)) for batch in self._batches(number))
+            self.labels = read_features(label_features, lambda columns: _distinct(batches, columns), name)
+        _check_first(self)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
-        # `.iter` and not `iter()`, which inside a worker would deal the rows of this one shard to all workers
-        tables = self.dataset.shard(self.num_units, unit).iter(batch_size=ROWS_AT_ONCE)
-        batches = (batch for table in tables for batch in table.to_batches())
-        return labelled_rows(batches, self.column, self.labels, unit, self.paths, self.num_bytes)
+        yield from labelled_rows(self._batches(unit), self.column, self.labels, unit, self.num_bytes)
+
+    def _batches(self, number: int) -> Iterator[pyarrow.RecordBatch]:
+        name, path = self.files[number].name, self.paths[number]
+        with named(name, path), open_file(path) as file:
+            for batch in arrow_batches(file):
+                if self.column not in batch.schema.names:
+                    raise UserError(
+                        f"{name} has no column {self.column}, unlike other files of {self.name}; leave it out."
+                    )
+                yield from (batch.slice(row, ROWS_AT_ONCE) for row in range(0, len(batch), ROWS_AT_ONCE))
+
+
+def arrow_batches(file: Any) -> Iterator[pyarrow.RecordBatch]:
+    """The record batches of an arrow file of either kind."""
+    try:
+        reader = pyarrow.ipc.open_stream(file)
+    except (OSError, pyarrow.ArrowInvalid):
+        file.seek(0)
+        whole = pyarrow.ipc.open_file(file)
+        yield from map(whole.get_batch, range(whole.num_record_batches))
+        return
+    yield from reader
+
+
+def features_of(name: str, path: str) -> datasets.Features:
+    """The columns of a parquet or arrow file, as `datasets` understands them."""
+    with named(name, path), open_file(path) as file:
+        if path.lower().endswith(".parquet"):
+            schema = pyarrow.parquet.ParquetFile(file).schema_arrow
+        else:
+            try:
+                schema = pyarrow.ipc.open_stream(file).schema
+            except (OSError, pyarrow.ArrowInvalid):
+                file.seek(0)
+                schema = pyarrow.ipc.open_file(file).schema
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def _no_column(source: Source, file: str) -> UserError:
+    return UserError(f"{file} has no column {source.column}, unlike other files of {source.name}; leave it out.")
+
+
+def _opened(path: str) -> Iterator[Any]:
+    with open_file(path) as file:
+        yield file
+
+
+def _distinct(batches: Iterable[pyarrow.RecordBatch], columns: list[str]) -> dict[str, list]:
+    """The distinct values of some columns."""
+    found: dict[str, dict] = {column: {} for column in columns}
+    for batch in batches:
+        for column in columns:
+            found[column] |= dict.fromkeys(batch.column(column).unique().to_pylist())
+    return {column: list(values) for column, values in found.items()}
+
+
+def _check_first(source: Source) -> None:
+    """Refuse a table of this machine that names its images instead of holding them, which no retrying mends."""
+    if source.remote or not source.num_units:
+        return
+    first = next(source.read(0), None)
+    if first is not None and first.refused == OUTSIDE:
+        raise UserError(
+            f"The column {source.column} of {source.name} names files, such as {first.name}, and holds no images; give "
+            "the folder of those files as --train_data_dir, or write their contents into the table, as "
+            "Dataset.from_dict({'image': paths}).cast_column('image', Image()).to_parquet(…) of `datasets` does."
+        )
 
 
 def labelled_rows(
@@ -168,7 +228,6 @@ def labelled_rows(
     column: str,
     labels: LabelColumns | None,
     unit: int,
-    own: Collection[str],
     packed: int,
 ) -> Iterator[EncodedImage]:
     """The images of a part of a table, as `encoded_rows` gives them, with the numbers of their labels.
@@ -177,7 +236,7 @@ def labelled_rows(
         batches: with the `column` of images, and those of the `labels`.
     """
     if labels is None:
-        yield from encoded_rows((batch.column(column) for batch in batches), unit, own, packed)
+        yield from encoded_rows((batch.column(column) for batch in batches), unit, packed)
         return
     numbers: deque[tuple[int, ...]] = deque()
 
@@ -187,21 +246,18 @@ def labelled_rows(
             numbers.extend(labels.encode(dict(zip(labels.names, row, strict=True))) for row in values)
             yield batch.column(column)
 
-    for image in encoded_rows(images(), unit, own, packed):
+    for image in encoded_rows(images(), unit, packed):
         yield image._replace(labels=numbers.popleft())
 
 
-def encoded_rows(
-    batches: Iterable[pyarrow.Array], unit: int, own: Collection[str], packed: int
-) -> Iterator[EncodedImage]:
+def encoded_rows(batches: Iterable[pyarrow.Array], unit: int, packed: int) -> Iterator[EncodedImage]:
     """The images of a part of a table.
 
     Args:
         batches: of encoded images, paths, or structs of both.
-        own: the files that a row may name.
         packed: bytes that the images have in the file.
     """
-    own, unpacked = frozenset(own), 0
+    unpacked = 0
     for number, (content, path) in enumerate(row for batch in batches for row in _cells(batch)):
         path = path if path is not None and path.size <= LONGEST_PATH else None
         where = None if path is None else path.to_pybytes().decode(errors="replace")
@@ -213,12 +269,9 @@ def encoded_rows(
         elif unpacked > _most_unpacked(packed):
             yield EncodedImage(name, None, refused=f"a row of {size:,} bytes in a part of a table that has {packed:,}")
         elif content is not None:
-            yield EncodedImage(name, content.to_pybytes(), where)
-        elif where is not None and not is_row_within(where, own):
-            # it may be any file of this machine, or an address
-            yield EncodedImage(name, None, refused="a row that points to a file outside of the data set")
-        else:
-            yield EncodedImage(name, None, where)
+            yield EncodedImage(name, content.to_pybytes())
+        else:  # a file that a row names may be any one of this machine, or an address
+            yield EncodedImage(name, None, refused=None if where is None else OUTSIDE)
 
 
 def _most_unpacked(packed: int) -> int:
@@ -264,8 +317,12 @@ def _is_flat(kind: pyarrow.DataType | None) -> bool:
     )
 
 
-def image_column(dataset: datasets.IterableDataset, asked: str | None) -> str:
-    features = dataset.features or {}
+def image_column(features: Mapping[str, Any], asked: str | None) -> str:
+    """The column of images among `features`, or the one that is asked for.
+
+    Raises:
+        UserError: if it is not clear which one it is.
+    """
     if asked is not None:
         if features and asked not in features:
             raise UserError(f"--image_column {asked} is not one of the columns {', '.join(features)}.")

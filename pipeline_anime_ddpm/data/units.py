@@ -9,18 +9,20 @@ import itertools
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from datasets.utils.file_utils import xopen
-
 from ..common.errors import UserError
 from ..common.parsing import parse_json
-from .decoding import IMAGE_SUFFIXES, MAX_BYTES
+from .decoding import MAX_BYTES
+from .files.damage import named, open_file
+from .files.kinds import HEAD, SUFFIXES, TEXT_SUFFIXES, LeftOut, is_hidden, is_picture
 from .labels import WHOLE, LabelColumns, check_known, clean, folder_labels, from_values
 
 MAX_UNITS = 256  # of a folder of images: enough to mix, few enough to deal out at once
+EXAMPLES_SEEN = 10  # of an archive, by which its layout is judged
+SPARSE = "a sparse file, whose zeros are not in the tar"
 CLASS = "cls"  # WebDataset's field of a class
 MAX_LABEL_BYTES = 2**20  # of a JSON or .cls file in a tar
 
@@ -33,6 +35,7 @@ class EncodedImage(NamedTuple):
     path: str | None = None
     refused: str | None = None
     labels: tuple[int, ...] | None = None
+    opened: Callable[[], bytes] | None = None  # gives the content, as `path` does
 
 
 class DataFile(NamedTuple):
@@ -155,7 +158,8 @@ class TarFiles(Source):
     Sparse files, which may be much larger than the archive, are left out.
 
     Args:
-        column: WebDataset's field, such as `jpg` or `mask.png`; None for every image in the archives.
+        column: WebDataset's field, such as `jpg` or `mask.png`; `*` for every image in the archives. None for every
+            image as well, where no example has several.
         label_columns: keys of the JSON files beside the images, or `cls` for files of that name. To know their values,
             all archives are read once before training.
     """
@@ -171,22 +175,25 @@ class TarFiles(Source):
     ):
         self.name, self.paths, self.files, self.remote, self.column = name, paths, files, remote, column
         self.num_units = len(paths)
+        self.left_out, self._by_content, self._reads_labels = LeftOut(), 0, bool(label_columns)
         self._check_fields()
         self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
+        self.left_out.tell(name)
         if label_columns:
             self.labels = self._find_labels(label_columns)
 
     def read(self, unit: int) -> Iterator[EncodedImage]:
         with self._opened(unit) as archive:
             if self.labels is None:
-                yield from (self._encoded(archive, member, unit) for member in archive if self._is_wanted(member))
+                yield from filter(None, (self._encoded(archive, member, unit) for member in archive))
                 return
             for members in _examples(archive):
                 images: list[EncodedImage] = []
                 values: dict[str, Any] = {}
                 for member in members:
-                    if self._is_wanted(member):
-                        images.append(self._encoded(archive, member, unit))
+                    image = self._encoded(archive, member, unit)
+                    if image is not None:
+                        images.append(image)
                     else:
                         values |= label_values(archive, member)
                 numbers = self.labels.encode(values)
@@ -194,17 +201,27 @@ class TarFiles(Source):
 
     @contextlib.contextmanager
     def _opened(self, unit: int) -> Iterator[tarfile.TarFile]:
-        size = self.files[unit].size
-        with xopen(self.paths[unit], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
+        name, path = self.files[unit].name, self.paths[unit]
+        with (
+            named(name, path),
+            open_file(path) as file,
+            _open_tar("r|", self.files[unit].size, fileobj=file) as archive,
+        ):
             yield archive
 
-    def _encoded(self, archive: tarfile.TarFile, member: tarfile.TarInfo, unit: int) -> EncodedImage:
-        name = f"{self.files[unit].name}/{member.name}"
+    def _encoded(self, archive: tarfile.TarFile, member: tarfile.TarInfo, unit: int) -> EncodedImage | None:
+        """A member that is a wanted image; None for others."""
+        name, by_name = f"{self.files[unit].name}/{member.name}", self._is_wanted(member)
+        if by_name is False:
+            return None
         if member.size > MAX_BYTES:
-            return EncodedImage(name, None, refused=f"a file of {member.size:,} bytes")
+            return EncodedImage(name, None, refused=f"a file of {member.size:,} bytes") if by_name else None
         if member.issparse():
-            return EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar")
-        return EncodedImage(name, archive.extractfile(member).read())
+            return (
+                EncodedImage(name, None, refused="a sparse file, whose zeros are not in the tar") if by_name else None
+            )
+        content = archive.extractfile(member).read()
+        return EncodedImage(name, content) if by_name or is_picture(content[:HEAD]) else None
 
     def _find_labels(self, wanted: Sequence[str]) -> LabelColumns:
         known: set[str] = set()
@@ -236,34 +253,60 @@ class TarFiles(Source):
         return found, has_image
 
     def _count(self, unit: int) -> int:
-        with _open_tar("r:", self.files[unit].size, name=self.paths[unit]) as archive:
-            return sum(map(self._is_wanted, archive))
+        count, path = 0, self.paths[unit]
+        with named(self.files[unit].name, path), _open_tar("r:", self.files[unit].size, name=path) as archive:
+            for member in archive:
+                wanted = self._is_wanted(member)
+                if wanted is None:
+                    small = member.size <= MAX_BYTES and not member.issparse()
+                    wanted = small and is_picture(archive.extractfile(member).read(HEAD))
+                    self._by_content += wanted
+                if wanted:
+                    count += 1
+                elif member.isfile() and self.column is None and not (self._reads_labels and _is_label(member)):
+                    self.left_out.add(member.name)
+        return count
 
-    def _is_wanted(self, member: tarfile.TarInfo) -> bool:
-        if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+    def _is_wanted(self, member: tarfile.TarInfo) -> bool | None:
+        """Whether a member is a wanted image by its name; None if only its content tells."""
+        if not member.isfile() or is_hidden(member.name):
             return False
-        if self.column is not None:
-            return _field(member.name) == self.column.lower()
-        return PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+        suffix = PurePosixPath(member.name).suffix.lower()
+        if self.column not in (None, "*"):
+            return self.column.lower() in (_field(member.name), role(member.name))
+        if suffix in SUFFIXES["image"]:
+            return True
+        return False if suffix in TEXT_SUFFIXES else None
 
     def _check_fields(self) -> None:
-        """Refuse archives whose examples hold two images each, such as a picture and its mask."""
-        keys: dict[str, str] = {}
-        size = self.files[0].size
-        with xopen(self.paths[0], "rb") as file, _open_tar("r|", size, fileobj=file) as archive:
+        """Refuse archives whose examples hold several images each, such as a picture and its mask."""
+        examples: dict[str, dict[str, None]] = {}
+        with self._opened(0) as archive:
             for member in filter(self._is_wanted, archive):
-                key, field = member.name[: -len(_field(member.name))], _field(member.name)
-                if keys.setdefault(key, field) != field:
-                    raise UserError(
-                        f"The examples of {self.name} hold several images, {keys[key]} and {field}; name the one to "
-                        f"train on, as in --image_column {keys[key]}."
-                    )
-                if len(keys) == 10:
-                    return
-        if not keys:
-            raise UserError(
-                f"{self.files[0].name} holds no images" + (f" named *.{self.column}." if self.column else ".")
-            )
+                own = role(member.name)
+                examples.setdefault(member.name[: -len(own)], {})[own] = None
+                if len(examples) > EXAMPLES_SEEN:
+                    break
+        several = next((roles for roles in examples.values() if len(roles) > 1), None)
+        if several is not None and self.column is None:
+            elsewhere = {own for roles in examples.values() if roles is not several for own in roles}
+            if len(examples) == 1 or elsewhere & several.keys():  # else they are names, such as mr.smith.png
+                first = min(several, key=lambda own: (own.count("."), own))
+                raise UserError(
+                    f"The examples of {self.name} hold several images, {' and '.join(sorted(several))}; name the one "
+                    f"to train on, as in --image_column {first}, or give --image_column '*' for all of them."
+                )
+        named_so = f" named *.{self.column}" if self.column not in (None, "*") else ""
+        if not examples and (named_so or self._is_empty(0)):
+            raise UserError(f"{self.files[0].name} holds no images{named_so}; put some into it, or leave it out.")
+
+    def _is_empty(self, unit: int) -> bool:
+        return next(iter(self.read(unit)), None) is None
+
+    def _label_facts(self, files: Sequence) -> list:
+        # members that were chosen otherwise before: caches of such archives are not used again
+        changed = [self.left_out.hidden, self._by_content]
+        return [*super()._label_facts(files), *([changed] if any(changed) else [])]
 
 
 def _field(name: str) -> str:
@@ -271,11 +314,23 @@ def _field(name: str) -> str:
     return PurePosixPath(name).name.partition(".")[2].lower()
 
 
+def role(name: str) -> str:
+    """The same without parts of the name itself: those with a digit, as in `ep01.frame000.png` or `1.0.mask.png`."""
+    parts = _field(name).split(".")
+    begin = next((n for n in range(len(parts) - 1, 0, -1) if any(map(str.isdigit, parts[n - 1]))), 0)
+    return ".".join(parts[begin:])
+
+
 def _examples(archive: tarfile.TarFile) -> Iterator[Iterator[tarfile.TarInfo]]:
-    """The members of each example of WebDataset, which follow one another and share a name up to its first dot."""
+    """The members of each example of WebDataset, which follow one another and share a name up to their roles."""
     plain = (member for member in archive if member.isfile())
-    for _, members in itertools.groupby(plain, key=lambda m: m.name[: len(m.name) - len(_field(m.name))]):
+    for _, members in itertools.groupby(plain, key=lambda m: m.name[: len(m.name) - len(role(m.name))]):
         yield members
+
+
+def _is_label(member: tarfile.TarInfo) -> bool:
+    field = role(member.name)
+    return member.isfile() and (field == CLASS or field.endswith("json"))
 
 
 def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
@@ -284,9 +339,13 @@ def label_values(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str,
     Raises:
         UserError: for JSON that cannot be read.
     """
-    field = _field(member.name)
-    hidden = PurePosixPath(member.name).name.startswith(".")  # such as ._0.json, in which macOS keeps attributes
-    if hidden or not member.isfile() or member.issparse() or not (field == CLASS or field.endswith("json")):
+    field = role(member.name)
+    if (
+        is_hidden(member.name)
+        or not member.isfile()
+        or member.issparse()
+        or not (field == CLASS or field.endswith("json"))
+    ):
         return {}
     content = archive.extractfile(member).read(MAX_LABEL_BYTES + 1)
     try:

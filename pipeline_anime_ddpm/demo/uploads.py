@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image
 
 from .limits import CANVASES, MAX_BYTES, MAX_CANVAS, MAX_LAYERS, MAX_PIXELS
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+try:
+    from ..pipeline_anime_ddpm import open_picture, to_mode
+except ImportError:  # in a Space, where the file stands in this folder
+    from .pipeline_anime_ddpm import open_picture, to_mode  # type: ignore[no-redef]
 
 
 def read_upload(source: str | bytes | None, what: str) -> Image.Image:
@@ -31,14 +34,17 @@ def read_upload(source: str | bytes | None, what: str) -> Image.Image:
     if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MAX_BYTES:
         raise gr.Error(f"The {what} has more than {MAX_BYTES / 1e6:g} MB. Take a smaller one.")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return ImageOps.exif_transpose(next(ImageSequence.Iterator(file))).convert("RGBA")
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        return to_mode(open_picture(content, _check_size)[0], "RGBA")
     except Image.DecompressionBombError as error:
         raise gr.Error(f"The {what} has more than {MAX_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
-    except (OSError, ValueError, SyntaxError, StopIteration) as error:
-        raise gr.Error(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file.") from error
+    except Exception as error:  # decoders raise almost anything on a broken file
+        raise gr.Error(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file that is whole.") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from pipeline_anime_ddpm.pipeline_anime_ddpm import open_picture, to_mode
 
 from ..common.errors import UserError, first_line
 from ..data.cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
 from ..data.config import DataConfig
-from ..data.decoding import FORMATS, IMAGE_SUFFIXES, check_size
+from ..data.decoding import check_size
+from ..data.files.kinds import list_folder
 from ..data.reading import check_skipped
 from ..data.sources import available_splits, open_source
 from .metrics.digests import pixel_digest
@@ -125,10 +127,14 @@ def read_folder(folder: Path, most: int | None = None) -> ImageSet:
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder} is not a folder; give the folder that holds the generated images.")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    paths = sorted(p for p in found if p.is_file())  # and no pipe, which would be waited for
+    listing = list_folder(folder)
+    paths = [folder / name for name in listing.by_kind["image"]]
     if not paths:
-        raise UserError(f"--images {folder} holds no images; put png, jpg or webp files in it.")
+        others = listing.left_out.summary
+        raise UserError(
+            f"--images {folder} holds no images{f' ({others})' if others else ''}; put png, jpg or webp files in it."
+        )
+    listing.left_out.tell(f"--images {folder}")
     return ImageSet(read_images(paths[:most]), str(folder))
 
 
@@ -137,12 +143,10 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
     pixels, first = [], None
     for path in paths:
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                check_size(*image.size)
-                image.load()
+            image, _ = open_picture(path.read_bytes(), check_size)
         except Exception as error:  # decoders raise almost anything on a broken file
             raise UserError(f"{path} cannot be decoded ({first_line(error)}); remove it or put it right.") from error
-        if image.mode not in ("RGB", "L") or image.info.get("transparency") is not None:
+        if image.mode not in ("RGB", "L", "I;16") or image.has_transparency_data:
             raise UserError(f"{path} is neither RGB nor grey but {image.mode}; save the images as 8-bit RGB.")
         first = first or image.size
         if image.size != first or image.width != image.height:
@@ -150,5 +154,5 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
                 f"{path} has {image.width} x {image.height} pixels, not {first[0]} x {first[0]}; the images must be "
                 "squares of one size."
             )
-        pixels.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+        pixels.append(np.asarray(to_mode(image, "RGB")).transpose(2, 0, 1))
     return np.stack(pixels)

@@ -16,7 +16,8 @@ from .privacy import check_private
 
 TEMPLATE = "model_card/space.md.jinja"
 APP, SETTINGS = "app.py", "app_settings.json"
-DEMO = Path(__file__).resolve().parents[1] / "demo"  # which needs nothing else of the package
+DEMO = Path(__file__).resolve().parents[1] / "demo"  # which needs nothing else of the package but the next one
+PIPELINE = DEMO.parent / "pipeline_anime_ddpm.py"
 PYTHON = "3.12"
 MAX_LETTERS = 60  # that the Hub allows in a description
 # The free tier has two CPU cores: torch without CUDA is a tenth of the size to install. Gradio is in the page's YAML.
@@ -58,6 +59,7 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
     (folder / "requirements.txt").write_text(REQUIREMENTS.format(**versions))
     shutil.copyfile(app, folder / APP)
     shutil.copytree(DEMO, folder / DEMO.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PIPELINE, folder / DEMO.name)
     check_private(folder, app.parent, secrets)
 
 

@@ -229,7 +229,7 @@ def test_files_that_break_in_the_middle_have_to_come_back_as_they_were(tmp_path)
     data = open_data(TrainingConfig(**settings), 2, False)
     whole = (tmp_path / "faces" / "b.parquet").read_bytes()
     (tmp_path / "faces" / "b.parquet").write_bytes(whole[:-40])
-    with pytest.raises(UserError, match=r"faces cannot be read any more .*; put its files right, .* just as they were"):
+    with pytest.raises(UserError, match=r"b\.parquet cannot be loaded, it is cut off: copy or download it again\."):
         list(data.feed(FeedPlan(4, 0, 4)))
     (tmp_path / "faces" / "b.parquet").write_bytes(whole)
     assert open_data(TrainingConfig(**settings), 2, False).facts == data.facts

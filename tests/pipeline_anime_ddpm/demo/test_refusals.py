@@ -82,7 +82,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
     ("wide.png", png_of(16_000, 2_000), "megapixels"),
     ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read"),
     ("page.pdf", bytes_of(NOISE, "PDF"), "cannot be read"),
-    ("old.tiff", bytes_of(NOISE, "TIFF"), "cannot be read"),
+    ("old.eps", bytes_of(NOISE, "EPS"), "cannot be read"),
 ])  # fmt: skip
 def test_uploads_that_are_no_pictures(client, handlers, tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)

@@ -53,7 +53,7 @@ HALF = picture(1)[..., :8]
         ({"image": picture(1)[:0]}, "`image` holds no image"),
         ({"image": picture(1), "mask_image": box()[:0]}, "`mask_image` holds no image"),
         ({"image": Image.new("RGB", (0, 4))}, "can't be read"),
-        ({"image": Image.new("F", (16, 16))}, "of mode F .* can't be read"),
+        ({"image": Image.new("L", (4, 0))}, "can't be read"),
         ({"image": Image.new("RGB", (16, 16)), "mask_image": Image.new("RGBA", (16, 16))}, "transparent in places"),
         ({"image": picture(1), "mask_image": torch.cat([box() * 0 + 0.003])}, "only one colour"),
         ({"image": picture(1), "generator": [torch.Generator()] * 2}, "`batch_size` says how many"),
