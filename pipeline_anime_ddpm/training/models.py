@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
-from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
+from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index, read_scheduler_config
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -237,6 +237,28 @@ def default_solver(prediction_type: str) -> str:
     return "ddim" if prediction_type == "epsilon" else "dpmsolver++"
 
 
+def planned_scheduler(config: TrainingConfig, resolution: int) -> AnimeNoiseScheduler:
+    """The scheduler of a run whose weights are not loaded; a model without a readable one has DDPM's.
+
+    Args:
+        resolution: side of the images in pixels.
+    """
+    knobs, name = _training_knobs(config, resolution), config.pretrained_model_name_or_path
+    if not name or config.new_noise:
+        return _new_scheduler(config, knobs)
+    noise = read_scheduler_config(name, config.cache_dir)
+    return AnimeNoiseScheduler.from_config(_noise_of_bare_network(config).config if noise is None else noise, **knobs)
+
+
+def _noise_of_bare_network(config: TrainingConfig) -> DDPMScheduler:
+    """A bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise."""
+    return DDPMScheduler(
+        num_train_timesteps=config.ddpm_num_steps or 1000,
+        beta_schedule=config.ddpm_beta_schedule or "linear",
+        prediction_type=config.prediction_type or "epsilon",
+    )
+
+
 def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
     prediction_type = config.prediction_type or "v_prediction"
     try:
@@ -281,13 +303,8 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         if read_index(name, config.cache_dir) is not None:
             pipeline = load_pipeline(name, config.cache_dir)
             unet, noise = pipeline.unet, pipeline.scheduler
-        else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
-            unet = load_unet(name, config.cache_dir)
-            noise = DDPMScheduler(
-                num_train_timesteps=config.ddpm_num_steps or 1000,
-                beta_schedule=config.ddpm_beta_schedule or "linear",
-                prediction_type=config.prediction_type or "epsilon",
-            )
+        else:
+            unet, noise = load_unet(name, config.cache_dir), _noise_of_bare_network(config)
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
         # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows
