@@ -85,12 +85,12 @@ def test_all_ranks_draw_the_same_side_and_different_places(work, tmp_path):
 import json, os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train_anime_ddpm as recipe
-seen, original = [], recipe.step_batch
+seen, original = [], recipe.step_parts
 def noting(run, images, side=None):
-    batch, most = original(run, images, side)
-    seen.append([batch.clean.shape[-1], batch.coordinates[:, :, 0, 0].tolist()])
-    return batch, most
-recipe.step_batch = noting
+    parts = original(run, images, side)
+    seen.append([parts[0].clean.shape[-1], [xy for p in parts for xy in p.coordinates[:, :, 0, 0].tolist()]])
+    return parts
+recipe.step_parts = noting
 recipe.main()
 open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w").write(json.dumps(seen))
 """)

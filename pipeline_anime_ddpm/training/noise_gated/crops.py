@@ -117,4 +117,5 @@ class NoiseGatedCrops:
         """
         count = batch * accumulation
         below = self.split.num_below(count)
-        return tuple((own, math.ceil(own / accumulation)) for own in (count - below, below))
+        full = count - below
+        return (full, math.ceil(full / accumulation)), (below, math.ceil(below / accumulation))
