@@ -35,7 +35,7 @@ from pipeline_anime_ddpm.training.patches import full_side, space_to_depth
 
 PACKAGES = ["torch", "diffusers", "numpy"]
 LOG_SIGMAS = [round(-3.5 + 0.5 * step, 1) for step in range(13)]
-TOLERANCE = 0.02  # the curves part where the excess loss on crops is this much above its least
+RISES = (0.02, 0.03)  # of the excess loss on crops above its least: the curves part about there
 NOTES = [
     "loss: mean squared error of the network's prediction on held-out faces, at one noise level. excess: loss on crops "
     "divided by the loss of the untouched network on full images, over the same pixels with the same noise, minus 1.",
@@ -125,20 +125,30 @@ def tuned_on_crops(
     return average.module.eval()
 
 
-def parting(rows: list[dict]) -> float:
-    """The log σ above which the excess is at least `TOLERANCE` above its least, interpolated between levels.
+def parting(rows: list[dict], rise: float) -> float:
+    """The log σ where the excess comes to be `rise` above its least, interpolated between levels.
 
     The least excess, at some low noise, is what the network has yet to learn about crops; the rise above it is what a
     crop does not show.
     """
     levels, excess = zip(*((row["log_sigma"], row["excess"]) for row in rows), strict=True)
     least = min(range(len(rows)), key=excess.__getitem__)
-    bound = excess[least] + TOLERANCE
+    bound = excess[least] + rise
     for index in range(least + 1, len(rows)):
         if excess[index] >= bound:
             low = index - 1
             return float(np.interp(bound, (excess[low], excess[index]), (levels[low], levels[index])))
     return levels[-1]
+
+
+def summary_of(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """Where the curves part, for each crop side and rise, after the fine-tuning."""
+    sides = dict.fromkeys(row["crop"] for row in rows)
+    tuned = [row for row in rows if row["tuned_images"] == max(r["tuned_images"] for r in rows)]
+    return {
+        f"log_sigma_{side}": {f"{rise:g}": parting([r for r in tuned if r["crop"] == side], rise) for rise in RISES}
+        for side in sides
+    }
 
 
 def main() -> None:
@@ -168,11 +178,7 @@ def main() -> None:
             curves[settings.train_images] = excess_curve(unet, tuned, scheduler, crops, images)
         rows += [{"crop": side, "tuned_images": count, **row} for count, curve in curves.items() for row in curve]
         print(f"{side} pixels after {time.process_time() - begin:.0f} s of CPU", flush=True)
-    last = settings.train_images
-    summary = {
-        f"log_sigma_{side}": parting([r for r in rows if r["crop"] == side and r["tuned_images"] == last])
-        for side in settings.crops
-    } | {"tolerance": TOLERANCE, "cpu_seconds": time.process_time() - begin}
+    summary = summary_of(rows) | {"cpu_seconds": time.process_time() - begin}
     what = (
         f"Loss of {settings.model.name} ({unet.num_parameters() / 1e6:.1f} M parameters, {full_side(unet)} px) on "
         f"{len(images):,} held-out faces, full and as crops"

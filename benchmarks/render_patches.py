@@ -19,15 +19,43 @@ def render_patch_curve(result: dict) -> str:
         ]
         for level in levels
     ]
-    summary = result["summary"]
-    parting = ", ".join(
-        f"{value:.2f} at {key.removeprefix('log_sigma_')} px" for key, value in summary.items() if "log_sigma_" in key
+    parting = "; ".join(
+        f"at {key.removeprefix('log_sigma_')} px "
+        + " and ".join(f"{100 * float(rise):.0f} points at log σ = {value:.2f}" for rise, value in values.items())
+        for key, values in result["summary"].items()
+        if key.startswith("log_sigma_")
     )
     return "\n".join([
         *table(["log σ", "loss, full images", *heads], body),
         "",
-        "Excess loss on crops, over the pixels that count in training (over all pixels of the crop). It is "
-        f"{100 * summary['tolerance']:.0f} percentage points above its least from log σ = {parting} on.",
+        "Excess loss on crops, over the pixels that count in training (over all pixels of the crop). It rises above "
+        f"its least by so many percentage points: {parting}.",
+        "",
+        f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
+        f"`{result['command']}`.",
+    ])  # fmt: skip
+
+
+def render_step_calls(result: dict) -> str:
+    """The table of `step_calls.json`, as Markdown."""
+    default = next(row for row in result["rows"] if row["contender"] == "speed")
+    body = [
+        [
+            row["name"],
+            f"{row['network_calls']:g}",
+            f"{row['operations']:,.0f}",
+            f"{row['drawing'] + row['passes']:,.0f}",
+            f"{row['update']:,.0f}",
+            f"{row['operations'] / default['operations']:.2f}×",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["training step", "network calls", "operations", "draw, forward, backward", "clip, optimiser, EMA"]
+    head += ["operations over ours"]
+    return "\n".join([
+        *table(head, body),
+        "",
+        *result["notes"],
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
