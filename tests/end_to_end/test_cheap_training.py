@@ -219,6 +219,18 @@ def test_compiled_network_trains_alike_and_says_how_long_compiling_took(
         torch.testing.assert_close(tensor, eager[name], rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.slow
+def test_crops_by_noise_level_are_compiled_for_two_shapes(
+    work, in_process, quick_compiler, tmp_path, capsys, tiny_unet
+):
+    tiny_unet().save_config(tmp_path / "net")
+    settings = {"model_config_name_or_path": tmp_path / "net", "max_train_steps": 3, "torch_compile": "regional"}
+    in_process(*flags(work, tmp_path / "run", patch_method="noise_gated", patch_sizes=8, **settings))
+    text = capsys.readouterr().out
+    assert text.count("Compiled for") == 2
+    assert "Compiled for 8 x 8 pixels in" in text and "Compiled for 16 x 16 pixels in" in text
+
+
 def step_without_host(tiny_unet, what):
     """Draw a step, run it forward and backward, let the optimiser step and average, on tensors that hold no values."""
     unet = tiny_unet(sample_size=16).train()
