@@ -6,17 +6,20 @@ from common import table
 
 
 def render_patch_curve(result: dict) -> str:
-    """The table of `patch_curve.json`, as Markdown."""
+    """The tables of `patch_curve.json`, as Markdown: by noise level, and by distance from a crop's border."""
     kinds = list(dict.fromkeys((row["crop"], row["tuned_images"]) for row in result["rows"]))
     cells = {(row["crop"], row["tuned_images"], row["log_sigma"]): row for row in result["rows"]}
     levels = sorted({row["log_sigma"] for row in result["rows"]})
     heads = [f"{side} px, " + (f"tuned on {tuned:,} crops" if tuned else "as it is") for side, tuned in kinds]
     body = [
         [f"{level:g}", f"{cells[(*kinds[0], level)]['loss_full']:.4f}"]
-        + [
-            f"{cells[(*kind, level)]['excess']:+.1%} ({cells[(*kind, level)]['excess_with_border']:+.1%})"
-            for kind in kinds
-        ]
+        + [f"{cells[(*kind, level)]['excess']:+.1%}" for kind in kinds]
+        for level in levels
+    ]
+    side, tuned = max(kinds)
+    margins = list(cells[(side, tuned, levels[0])]["excess_by_margin"])
+    by_margin = [
+        [f"{level:g}", *(f"{cells[(side, tuned, level)]['excess_by_margin'][margin]:+.1%}" for margin in margins)]
         for level in levels
     ]
     parting = "; ".join(
@@ -28,8 +31,10 @@ def render_patch_curve(result: dict) -> str:
     return "\n".join([
         *table(["log σ", "loss, full images", *heads], body),
         "",
-        "Excess loss on crops, over the pixels that count in training (over all pixels of the crop). It rises above "
-        f"its least by so many percentage points: {parting}.",
+        "Excess loss on crops, over the pixels that count in training. It rises above its least by so many percentage "
+        f"points: {parting}.",
+        "",
+        *table([f"log σ; {side} px, tuned", *(f"{margin} px or more inside" for margin in margins)], by_margin),
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
