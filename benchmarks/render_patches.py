@@ -34,7 +34,7 @@ def render_patch_curve(result: dict) -> str:
         "Excess loss on crops, over the pixels that count in training. It rises above its least by so many percentage "
         f"points: {parting}.",
         "",
-        *table([f"log σ; {side} px, tuned", *(f"{margin} px or more inside" for margin in margins)], by_margin),
+        *table([f"log σ; {side} px, tuned", *(f"{margin} px inside" if int(margin) else "whole crop" for margin in margins)], by_margin),
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
