@@ -18,6 +18,7 @@ def render_patch_curve(result: dict) -> str:
     ]
     side, tuned = max(kinds)
     margins = list(cells[(side, tuned, levels[0])]["excess_by_margin"])
+    places = [f"{margin} px inside" if int(margin) else "whole crop" for margin in margins]
     by_margin = [
         [f"{level:g}", *(f"{cells[(side, tuned, level)]['excess_by_margin'][margin]:+.1%}" for margin in margins)]
         for level in levels
@@ -34,7 +35,7 @@ def render_patch_curve(result: dict) -> str:
         "Excess loss on crops, over the pixels that count in training. It rises above its least by so many percentage "
         f"points: {parting}.",
         "",
-        *table([f"log σ; {side} px, tuned", *(f"{margin} px inside" if int(margin) else "whole crop" for margin in margins)], by_margin),
+        *table([f"log σ; {side} px, tuned", *places], by_margin),
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
