@@ -43,6 +43,8 @@ from pipeline_anime_ddpm.runs.tracking import RunLog, end_training, start_tracke
 from pipeline_anime_ddpm.training.config import TrainingConfig, parse_config
 from pipeline_anime_ddpm.training.distillation import distillation_loss
 from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine, choose_precision
+from pipeline_anime_ddpm.training.noise_gated.crops import NoiseGatedCrops
+from pipeline_anime_ddpm.training.noise_gated.step import draw_gated_step
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
 from pipeline_anime_ddpm.training.patches import full_side, space_to_depth
 
@@ -148,15 +150,15 @@ def training_loop(run: Run) -> None:
 def train_step(run: Run, data: Batch) -> torch.Tensor:
     """One optimiser step on this rank's images `(B, 3, R, R)`, in micro-batches; returns the gradient's norm."""
     state, accelerator = run.state, run.accelerator
-    batch, most = step_batch(run, data)
-    parts = batch.split(most)
+    parts = step_parts(run, data)
+    count = sum(map(len, parts))
     for part in parts:
         # gradients are shared between ranks after the last micro-batch
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(run.model):
             loss, error = step_loss(run, part)
-            accelerator.backward(with_nan_gradient(loss, len(part) / len(batch)))
+            accelerator.backward(with_nan_gradient(loss, len(part) / count))
         state.meter.add(loss, error, part.timesteps)
-        state.numerics.add(loss, error, part.timesteps)
+        state.numerics.add(loss, error, part.timesteps, part.rows)
     gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
     taken = state.numerics.step_if_finite(state.step, state.optimizer, gradient_norm)
     state.optimizer.zero_grad(set_to_none=True)
@@ -174,31 +176,32 @@ def step_loss(run: Run, part: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return diffusion_loss(run.model, run.scheduler, part, space_to_depth(run.unet))
 
 
-def step_batch(run: Run, data: Batch, side: int | None = None) -> tuple[StepBatch, int]:
-    """The batch of this rank in the next step, and how many of its images go into one forward pass.
+def step_parts(run: Run, data: Batch, side: int | None = None) -> list[StepBatch]:
+    """The micro-batches of this rank in the next step, each of which is one forward pass.
 
-    With patches their side is drawn for the step, unless it is given.
+    With patches of the whole step, their side is drawn for the step unless it is given. Crops by noise level are two
+    passes: full images, then crops.
     """
     config, state, accelerator, patches = run.config, run.state, run.accelerator, run.patches
+    images = Batch(data.images.to(accelerator.device, non_blocking=True), data.labels)
+    draws = {
+        "flip": config.random_flip,
+        "seed": config.seed,
+        "step": state.step,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+        "stratified": config.stratified_timesteps,
+        "labels": run.labels,
+        "noise_candidates": config.noise_candidates,
+    }
+    if isinstance(patches, NoiseGatedCrops):
+        groups = draw_gated_step(images, run.scheduler, patches, **draws)
+        return [part for group in groups for part in group.split(-(-len(group) // config.gradient_accumulation_steps))]
     most = config.train_batch_size
     if patches is not None:
         side = side or patches.side(config.seed, state.step, run.schedule.total_steps)
         most = patches.micro_batch(side, most)
-    batch = draw_step(
-        Batch(data.images.to(accelerator.device, non_blocking=True), data.labels),
-        run.scheduler,
-        flip=config.random_flip,
-        seed=config.seed,
-        step=state.step,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        patches=patches,
-        side=side,
-        stratified=config.stratified_timesteps,
-        labels=run.labels,
-        noise_candidates=config.noise_candidates,
-    )
-    return batch, most
+    return draw_step(images, run.scheduler, patches=patches, side=side, **draws).split(most)
 
 
 def compile_shapes(run: Run) -> None:
@@ -207,8 +210,8 @@ def compile_shapes(run: Run) -> None:
     images = torch.zeros(run.schedule.images_per_step // run.accelerator.num_processes, 3, side, side)
     for patch in run.patches.used_sides() if run.patches else [side]:
         begin = time.perf_counter()
-        batch, most = step_batch(run, Batch(images), patch)
-        for part in {len(part): part for part in batch.split(most)}.values():
+        parts = [part for part in step_parts(run, Batch(images), patch) if part.clean.shape[-1] == patch]
+        for part in {len(part): part for part in parts}.values():
             with run.accelerator.no_sync(run.model):
                 run.accelerator.backward(step_loss(run, part)[0] * 0)
         run.state.optimizer.zero_grad(set_to_none=True)

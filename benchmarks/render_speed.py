@@ -10,7 +10,8 @@ TRAINING_NAMES = {
     "memory": "ours, `--gradient_checkpointing`",
     "blocks": "ours, `--gradient_checkpointing blocks`",
     "patch": "ours, `--patch_sizes {patch_sizes}`",
-    "patch memory": "ours, both",
+    "gated": "ours, `--patch_method noise_gated --patch_sizes {patch_sizes}`",
+    "patch memory": "ours, `--patch_sizes` and `--gradient_checkpointing`",
 }
 
 

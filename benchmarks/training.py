@@ -89,6 +89,7 @@ class Ours:
         from pipeline_anime_ddpm.recipe.schedule import RunSchedule
         from pipeline_anime_ddpm.training.config import TrainingConfig
         from pipeline_anime_ddpm.training.hardware import build_accelerator, check_machine
+        from pipeline_anime_ddpm.training.patches import PatchTrainingAdapter
         from train_anime_ddpm import train_step
 
         config = TrainingConfig(
@@ -104,10 +105,11 @@ class Ours:
         self.run = build_run(config, accelerator, denoiser, schedule, data)
         self.run.unet.train()
         self.unet, self.images, self.train_step = self.run.unet, Batch(images), train_step
-        self.sides = shares(denoiser.patches) if denoiser.patches else {settings.resolution: 1.0}
+        self.draws_sides = isinstance(denoiser.patches, PatchTrainingAdapter)
+        self.sides = shares(denoiser.patches) if self.draws_sides else {settings.resolution: 1.0}
 
     def step(self, side: int) -> None:
-        if self.run.patches is not None:
+        if self.draws_sides:
             self.run.patches.side = lambda *_: side
         self.train_step(self.run, self.images)
 

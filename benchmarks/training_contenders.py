@@ -14,6 +14,7 @@ OURS = {
     "memory": {"gradient_checkpointing": "selective"},
     "blocks": {"gradient_checkpointing": "blocks"},
     "patch": PATCHES,
+    "gated": {"patch_method": "noise_gated", "patch_sizes": "half side"},
     "patch memory": {**PATCHES, "gradient_checkpointing": "selective"},
 }
 HALF = " half"  # ends the name of what is the same in bf16, which CPUs that have no instructions for it are left out of
@@ -32,5 +33,7 @@ def precision_of(name: str) -> str:
 def flags_of(name: str, settings: argparse.Namespace) -> dict:
     """The flags of a contender, with its patch sides in pixels."""
     flags, full = OURS.get(name.removesuffix(HALF), {}), settings.resolution
-    flags = {**flags, "patch_sizes": f"{full // 4},{full // 2},{full}"} if "patch_sizes" in flags else flags
+    if "patch_sizes" in flags:
+        sides = f"{full // 2}" if "patch_method" in flags else f"{full // 4},{full // 2},{full}"
+        flags = {**flags, "patch_sizes": sides}
     return {**flags, "mixed_precision": precision_of(name)} if name.endswith(HALF) else flags

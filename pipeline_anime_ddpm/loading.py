@@ -144,6 +144,15 @@ def read_network_config(name: str, cache_dir: str | None = None) -> dict[str, An
     return config
 
 
+def read_scheduler_config(name: str, cache_dir: str | None = None) -> dict[str, Any] | None:
+    """The config of a pipeline's scheduler; None for a bare network, or where there is none.
+
+    Raises:
+        ValueError: if it is damaged, or holds numbers that no scheduler has.
+    """
+    return None if read_index(name, cache_dir) is None else _find_config(name, "scheduler", cache_dir)
+
+
 def _find_config(
     name: str | Path, part: str, cache_dir: str | None, revision: str | None = None
 ) -> dict[str, Any] | None:

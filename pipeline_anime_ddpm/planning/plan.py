@@ -117,7 +117,8 @@ def plan_step(
 class DryRun:
     """A network with its optimiser and averages, all fake tensors, to measure steps of any size.
 
-    Takes the arguments of `plan_step` that are not about images.
+    Takes the arguments of `plan_step` that are not about images, and `gated`: whether images are split by noise level
+    (`NoiseGatedCrops`), which gives them weights.
 
     Attributes:
         weight_bytes, gradient_bytes, optimizer_bytes, average_bytes: as in `StepCost`.
@@ -134,11 +135,12 @@ class DryRun:
         channels_last: bool | None = None,
         optimizer: str = "adamw",
         averages: int = 1,
+        gated: bool = False,
     ):
         _check("precision", precision, PRECISIONS)
         _check("recomputation", recomputation, (None, "selective", "blocks"))
         _check("optimizer", optimizer, ("adamw", "adamw8bit", "muon"))
-        self._dtype = PRECISIONS[precision]
+        self._dtype, self._gated = PRECISIONS[precision], gated
         self._meter = FakeMeter()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)  # the scheduler's tables are real
         self._noise = AnimeNoiseScheduler()  # its settings do not affect memory
@@ -240,7 +242,15 @@ class DryRun:
             return self.unet(noisy, timesteps, return_dict=return_dict, **classes)
 
     def _batch(self, side: int, images: int) -> StepBatch:
-        """A batch as `draw_step` returns it: patches and their coordinates are two views of one tensor."""
+        """A batch as `draw_step` or `draw_gated_step` returns it: patches and their coordinates are two views of one
+        tensor."""
+        batch = self._plain_batch(side, images)
+        if self._gated:
+            batch.weights = torch.empty(images)
+            batch.pixel_weights = torch.empty(images, 1, side, side) if side < full_side(self.unet) else None
+        return batch
+
+    def _plain_batch(self, side: int, images: int) -> StepBatch:
         noise, timesteps = torch.empty(images, 3, side, side), torch.empty(images, dtype=torch.int64)
         labels = torch.empty(images, dtype=torch.int64) if self.unet.config.num_class_embeds else None
         if not takes_coordinates(self.unet):

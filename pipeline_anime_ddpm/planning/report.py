@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,13 +17,14 @@ from ..common.settings import HelpFormatter
 from ..data.sources import open_source
 from ..training.config import TrainingConfig, parse_config
 from ..training.labels import labelled_config, run_labels
-from ..training.models import build_patches, new_unet, set_resolution
+from ..training.models import build_noise_split, build_patches, new_unet, planned_scheduler, set_resolution
+from ..training.noise_gated.crops import NoiseGatedCrops
 from ..training.patches import PatchTrainingAdapter, equal_parts, full_side
-from .plan import DryRun, PassCost
+from .gated import gated_rows, gated_step
+from .peaks import RECOMPUTATIONS, PeakCurve, Row, StepShape, largest_batch
+from .plan import DryRun
 
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-RECOMPUTATIONS = {"kept": None, "selective": "selective", "blocks": "blocks"}
-LARGEST_BATCH = 2**16  # upper bound of the search
 
 HELP = """\
 Print the memory and arithmetic that a training needs, without training.
@@ -89,7 +89,10 @@ def read_size(text: str) -> int:
     return int(size)
 
 
-def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapter | None]:
+Patches = PatchTrainingAdapter | NoiseGatedCrops | None
+
+
+def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, Patches]:
     """The network of a run, widened if it trains on patches, with fake weights.
 
     Raises:
@@ -103,7 +106,10 @@ def fake_model(config: TrainingConfig) -> tuple[UNet2DModel, PatchTrainingAdapte
         if labels is not None:
             unet = UNet2DModel.from_config(labelled_config(unet.config, labels))
         set_resolution(unet, config)
-        return unet, build_patches(config, unet)
+    is_gated = config.patch_method == "noise_gated"  # only then the noise matters
+    split = build_noise_split(config, planned_scheduler(config, full_side(unet))) if is_gated else None
+    with fake:
+        return unet, build_patches(config, unet, split)
 
 
 def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
@@ -116,19 +122,6 @@ def _pretrained_network(config: TrainingConfig) -> UNet2DModel:
             f"--pretrained_model_name_or_path {name!r} has no readable config ({first_line(error)}); give a "
             "DDPM or DDIM pipeline or a UNet2DModel."
         ) from error
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """The passes of a step on one image or patch side.
-
-    Attributes:
-        side: of images or patches, in pixels.
-        images: maps a `--train_batch_size` to the images of a step and the most in one forward pass.
-    """
-
-    side: int
-    images: Callable[[int], tuple[int, int]]
 
 
 def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None) -> list[StepShape]:
@@ -144,79 +137,6 @@ def step_shapes(config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainin
     return [shape(side) for side in patches.used_sides()]
 
 
-class PeakCurve:
-    """The peak memory of steps on one side, for any number of images, extrapolated from passes of two and three.
-
-    Every tensor of a pass grows linearly with the number of images, and is allocated and released in the same order.
-    So the bytes in use at each moment are linear, and the peak is their maximum. `verify` compares this with a larger
-    pass; if it differs, and for single images, each pass is measured.
-    """
-
-    def __init__(self, dry_run: DryRun, side: int):
-        self.dry_run, self.side = dry_run, side
-        self.measured = False
-        self._passes: dict[tuple[int, bool], PassCost] = {}
-
-    def pass_cost(self, images: int, accumulating: bool = False) -> PassCost:
-        """Measure a pass, or return the earlier measurement."""
-        key = (images, accumulating)
-        if key not in self._passes:
-            self._passes[key] = self.dry_run.pass_cost(self.side, images, accumulating)
-        return self._passes[key]
-
-    def peak(self, count: int, most: int) -> int:
-        """`peak_bytes` of a step on `count` images in passes of at most `most`."""
-        parts = equal_parts(count, most)
-        highest = [self._highest(parts[0], False)] + [self._highest(images, True) for images in parts[1:2]]
-        two, three = self.pass_cost(2).batch_bytes, self.pass_cost(3).batch_bytes
-        batch_bytes = two + (count - 2) * (three - two)
-        return self.dry_run.resident_bytes + batch_bytes + max(self.dry_run.update_bytes, *highest)
-
-    def verify(self, images: int) -> None:
-        """Measure a pass; if the extrapolation is wrong, measure all passes from now on."""
-        if images > 3 and self._highest(images, False) != int(self.pass_cost(images).course.max()):
-            self.measured = True
-
-    def _highest(self, images: int, accumulating: bool) -> int:
-        two, three = (self.pass_cost(n, accumulating).course for n in (2, 3))
-        if images == 1 or self.measured or len(two) != len(three):
-            return int(self.pass_cost(images, accumulating).course.max())
-        return int((two + (images - 2) * (three - two)).max())
-
-
-def largest_batch(shape: StepShape, peak: Callable[[int, int], int], memory: int) -> int:
-    """The largest `--train_batch_size` whose steps fit in `memory` bytes; 0 if none does."""
-
-    def fits(batch: int) -> bool:
-        return peak(*shape.images(batch)) <= memory
-
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while fits(high):
-        if high >= LARGEST_BATCH:
-            return high
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table; `largest` has the largest batch size for each memory, or 0."""
-
-    side: int
-    recomputation: str
-    chosen: bool
-    images: int
-    kept_bytes: int
-    peak_bytes: int
-    flops: int
-    largest: tuple[int, ...]
-
-
 def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Iterator[str]:
     """The lines of the plan.
 
@@ -224,17 +144,22 @@ def report(config: TrainingConfig, memories: Sequence[tuple[str, int]]) -> Itera
         memories: names and bytes of the memory sizes.
     """
     unet, patches = fake_model(config)
-    shapes = step_shapes(config, unet, patches)
     rows: list[Row] = []
     for name, recomputation in RECOMPUTATIONS.items():
         dry_run = build_dry_run(config, unet, recomputation)
         if not rows:
             yield from _facts(config, unet, patches, dry_run)
-        rows += [plan_row(config, dry_run, shape, name, memories) for shape in shapes]
+        if isinstance(patches, NoiseGatedCrops):
+            rows += gated_rows(config, dry_run, patches, name, memories)
+        else:
+            rows += [plan_row(config, dry_run, shape, name, memories) for shape in step_shapes(config, unet, patches)]
     rows.sort(key=lambda row: row.side)
     yield from _table(rows, [name for name, _ in memories])
-    if len(shapes) > 1:
-        yield from _whole_run([row for row in rows if row.chosen], [name for name, _ in memories])
+    chosen = [row for row in rows if row.chosen]
+    if isinstance(patches, NoiseGatedCrops):
+        yield from gated_step(config, patches, chosen)
+    elif len(chosen) > 1:
+        yield from _whole_run(chosen, [name for name, _ in memories])
     yield ""
     yield NOTES
     if memories:
@@ -251,6 +176,7 @@ def build_dry_run(config: TrainingConfig, unet: UNet2DModel, recomputation: str 
         channels_last=config.channels_last,
         optimizer=config.optimizer,
         averages=0 if config.offload_ema else len(config.ema_lengths) + config.use_ema,
+        gated=config.patch_method == "noise_gated",
     )
 
 
@@ -285,16 +211,12 @@ def plan_row(
     )
 
 
-def _facts(
-    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, dry_run: DryRun
-) -> Iterator[str]:
+def _facts(config: TrainingConfig, unet: UNet2DModel, patches: Patches, dry_run: DryRun) -> Iterator[str]:
     """The lines that hold for all rows."""
     side, passes = full_side(unet), config.gradient_accumulation_steps
     yield f"A network of {unet.num_parameters() / 1e6:.2f} M parameters, for images of {side} x {side} pixels."
-    yield (
-        f"Mixed precision {_precision(config)}; "
-        f"{config.train_batch_size * passes} images a step, {config.train_batch_size} in a forward pass."
-    )
+    in_pass = "" if isinstance(patches, NoiseGatedCrops) else f", {config.train_batch_size} in a forward pass"
+    yield f"Mixed precision {_precision(config)}; {config.train_batch_size * passes} images a step{in_pass}."
     if patches is not None:
         yield patches.description
     yield ""

@@ -30,7 +30,8 @@ from ..training.config import TrainingConfig
 from ..training.distillation import Teacher, build_teacher
 from ..training.execution import prepare_unet
 from ..training.labels import RunLabels, run_labels
-from ..training.models import build_model, build_patches, introduction, load_guide_to_keep
+from ..training.models import build_model, build_noise_split, build_patches, introduction, load_guide_to_keep
+from ..training.noise_gated.crops import NoiseGatedCrops
 from ..training.optimizers import build_optimizer
 from ..training.patches import PatchTrainingAdapter, full_side, space_to_depth
 from .samples import drawing_steps, sampling_pipeline
@@ -58,7 +59,7 @@ class Run:
     model: torch.nn.Module
     unet: UNet2DModel
     scheduler: AnimeNoiseScheduler
-    patches: PatchTrainingAdapter | None
+    patches: PatchTrainingAdapter | NoiseGatedCrops | None
     state: TrainingState
     schedule: RunSchedule
     data: CachedData | StreamedData
@@ -138,7 +139,7 @@ class Denoiser:
     unet: UNet2DModel
     scheduler: AnimeNoiseScheduler
     labels: RunLabels | None = None
-    patches: PatchTrainingAdapter | None = None
+    patches: PatchTrainingAdapter | NoiseGatedCrops | None = None
     guide: UNet2DModel | None = None
     source: Source | None = None
 
@@ -149,7 +150,8 @@ def build_denoiser(config: TrainingConfig) -> Denoiser:
     labels = run_labels(config, source)
     unet, scheduler = build_model(config, labels)
     guide = load_guide_to_keep(config, unet, labels)
-    return Denoiser(unet, scheduler, labels, build_patches(config, unet), guide, source)
+    patches = build_patches(config, unet, build_noise_split(config, scheduler))
+    return Denoiser(unet, scheduler, labels, patches, guide, source)
 
 
 def describe(config: TrainingConfig, denoiser: Denoiser) -> str:

@@ -36,11 +36,15 @@ SPIKE_DEVIATIONS, NORMAL = 8.0, 1.4826
 
 
 class Part(NamedTuple):
-    """One micro-batch, on its device: the loss summed over its images, and each one's error and timestep, `(B,)`."""
+    """One micro-batch, on its device: the loss summed over its images, and each one's error and timestep, `(B,)`.
+
+    `rows`, on the CPU, are its places in the rank's batch; None if the parts hold them in order.
+    """
 
     loss: torch.Tensor
     error: torch.Tensor
     timesteps: torch.Tensor
+    rows: torch.Tensor | None = None
 
 
 class Step(NamedTuple):
@@ -84,9 +88,11 @@ class Numerics:
         self._parts: list[Part] = []
         self._unread: list[Step] = []
 
-    def add(self, loss: torch.Tensor, error: torch.Tensor, timesteps: torch.Tensor) -> None:
-        """Args: the scalar loss of a micro-batch, and the error and timestep of each image in it, `(B,)`."""
-        self._parts.append(Part(loss.detach() * len(error), error, timesteps))
+    def add(
+        self, loss: torch.Tensor, error: torch.Tensor, timesteps: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> None:
+        """Args: the scalar loss of a micro-batch, and the error, timestep and row of each image in it, `(B,)`."""
+        self._parts.append(Part(loss.detach() * len(error), error, timesteps, rows))
 
     def step_if_finite(self, number: int, optimizer: AcceleratedOptimizer, norm: torch.Tensor) -> torch.Tensor:
         """Let the optimiser take step `number` unless the gradient's `norm` is not finite; whether it did, a bool."""
@@ -219,9 +225,11 @@ def _batch_of(step: Step, images: Sequence[int | str], scheduler: AnimeNoiseSche
     columns = (timesteps, scheduler.snr(timesteps) ** -0.5, torch.cat([part.error for part in step.parts]))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     names = images or [None]  # of patches, the first ones of all images come first
+    is_ordered = any(part.rows is None for part in step.parts)
+    places = range(len(timesteps)) if is_ordered else torch.cat([part.rows for part in step.parts]).tolist()
     return [
         {"image": names[place % len(names)], "timestep": timestep, "sigma": sigma, "squared_error": error}
-        for place, (timestep, sigma, error) in enumerate(rows)
+        for place, (timestep, sigma, error) in zip(places, rows, strict=True)
     ]
 
 

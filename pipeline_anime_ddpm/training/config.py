@@ -96,6 +96,7 @@ class TrainingConfig(
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_lists(self)
+        _check_patches(self)
         _check_labels(self)
         _check_network(self)
         _check_noise(self)
@@ -154,6 +155,27 @@ def _check_lists(config: TrainingConfig) -> None:
             )
     if len(set(lengths)) < len(lengths) or not all(0 < length < 12**-0.5 for length in lengths):
         raise UserError(f"--ema_sigma_rels is {config.ema_sigma_rels}; give different numbers between 0 and 0.2887.")
+
+
+def _check_patches(config: TrainingConfig) -> None:
+    gated = config.patch_method == "noise_gated"
+    gated_flags = ("patch_log_sigma", "patch_coordinates")
+    whole_step_flags = ("patch_probs", "patch_probs_end", "patch_mode", "patch_full_image_fraction")
+    for name in whole_step_flags if gated else gated_flags:
+        if config.is_given(name):
+            other = "whole_step" if gated else "noise_gated"
+            raise UserError(f"--{name} belongs to --patch_method {other}; omit it, or change the method.")
+    if not gated:
+        return
+    if len(config.patch_sides) != 1:
+        raise UserError(f"--patch_method noise_gated takes one --patch_sizes, not {config.patch_sizes}; give one side.")
+    if config.train_batch_size * config.gradient_accumulation_steps < 2:
+        raise UserError(
+            "--patch_method noise_gated splits each step, which has 1 image; give 2 or more as --train_batch_size or "
+            "--gradient_accumulation_steps."
+        )
+    if config.distill:
+        raise UserError("--patch_method noise_gated belongs to the diffusion loss; omit it, or omit --distill.")
 
 
 def _check_labels(config: TrainingConfig) -> None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
-from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
+from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index, read_scheduler_config
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -17,8 +17,17 @@ from ..schedulers import AnimeNoiseScheduler
 from .config import TrainingConfig
 from .distillation import distilled
 from .labels import RunLabels, with_labels
+from .noise_gated.crops import NoiseGatedCrops
+from .noise_gated.levels import NoiseSplit
 from .noise_levels import log_sigmas_at, read_log_sigmas
-from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates
+from .patches import (
+    PatchTrainingAdapter,
+    full_side,
+    side_unit,
+    space_to_depth,
+    takes_coordinates,
+    widen_for_coordinates,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +119,10 @@ def load_guide_to_keep(
 
 
 def introduction(
-    config: TrainingConfig, unet: UNet2DModel, patches: PatchTrainingAdapter | None, labels: RunLabels | None = None
+    config: TrainingConfig,
+    unet: UNet2DModel,
+    patches: PatchTrainingAdapter | NoiseGatedCrops | None,
+    labels: RunLabels | None = None,
 ) -> str:
     """One or two sentences that describe the run, for the log."""
     size, parameters = full_side(unet), unet.num_parameters() / 1e6
@@ -142,14 +154,38 @@ def set_resolution(unet: UNet2DModel, config: TrainingConfig) -> None:
     unet.register_to_config(sample_size=resolution // block)
 
 
-def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAdapter | None:
-    """The patch adapter that the flags ask for, or that the network needs since it was trained with one; else None.
+def build_noise_split(config: TrainingConfig, scheduler: AnimeNoiseScheduler) -> NoiseSplit | None:
+    """The noise levels of crops and of full images; None unless the flags ask for crops by noise level.
 
-    A network without coordinates is widened for them, in place.
+    Raises:
+        UserError: for a bound outside the noise table.
+    """
+    if config.patch_method != "noise_gated":
+        return None
+    try:
+        return NoiseSplit(scheduler, config.patch_log_sigma)
+    except ValueError as error:
+        raise UserError(f"--patch_log_sigma: {error}") from error
+
+
+def build_patches(
+    config: TrainingConfig, unet: UNet2DModel, split: NoiseSplit | None = None
+) -> PatchTrainingAdapter | NoiseGatedCrops | None:
+    """The patches that the flags ask for, or that the network needs since it was trained with some; else None.
+
+    A network without coordinates is widened for them, in place; for crops by noise level only if the flags say so.
 
     Raises:
         UserError: for sides that the network cannot take.
     """
+    if split is not None:
+        try:
+            crops = NoiseGatedCrops(unet, config.patch_sides[0], split, coordinates=config.patch_coordinates)
+        except ValueError as error:
+            raise UserError(f"--patch_sizes: {error}") from error
+        if config.patch_coordinates and not takes_coordinates(unet):
+            widen_for_coordinates(unet)
+        return crops
     if not config.patch_sides:
         return PatchTrainingAdapter(unet, [full_side(unet)]) if takes_coordinates(unet) else None
     adapt = PatchTrainingAdapter if takes_coordinates(unet) else PatchTrainingAdapter.from_unet
@@ -201,6 +237,28 @@ def default_solver(prediction_type: str) -> str:
     return "ddim" if prediction_type == "epsilon" else "dpmsolver++"
 
 
+def planned_scheduler(config: TrainingConfig, resolution: int) -> AnimeNoiseScheduler:
+    """The scheduler of a run whose weights are not loaded; a model without a readable one has DDPM's.
+
+    Args:
+        resolution: side of the images in pixels.
+    """
+    knobs, name = _training_knobs(config, resolution), config.pretrained_model_name_or_path
+    if not name or config.new_noise:
+        return _new_scheduler(config, knobs)
+    noise = read_scheduler_config(name, config.cache_dir)
+    return AnimeNoiseScheduler.from_config(_noise_of_bare_network(config).config if noise is None else noise, **knobs)
+
+
+def _noise_of_bare_network(config: TrainingConfig) -> DDPMScheduler:
+    """A bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise."""
+    return DDPMScheduler(
+        num_train_timesteps=config.ddpm_num_steps or 1000,
+        beta_schedule=config.ddpm_beta_schedule or "linear",
+        prediction_type=config.prediction_type or "epsilon",
+    )
+
+
 def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
     prediction_type = config.prediction_type or "v_prediction"
     try:
@@ -245,13 +303,8 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         if read_index(name, config.cache_dir) is not None:
             pipeline = load_pipeline(name, config.cache_dir)
             unet, noise = pipeline.unet, pipeline.scheduler
-        else:  # a bare network says nothing of its noise: the convention is DDPM's, unless the flags say otherwise
-            unet = load_unet(name, config.cache_dir)
-            noise = DDPMScheduler(
-                num_train_timesteps=config.ddpm_num_steps or 1000,
-                beta_schedule=config.ddpm_beta_schedule or "linear",
-                prediction_type=config.prediction_type or "epsilon",
-            )
+        else:
+            unet, noise = load_unet(name, config.cache_dir), _noise_of_bare_network(config)
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):
             raise ValueError(f"it holds a {type(unet).__name__} with a {type(noise).__name__}")
         # the stock spacing, "leading", starts few-step sampling below the noisiest level that the network knows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ class StepBatch:
         coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
             is not told.
         class_labels: `(B,)` int64, rows of the class embedding; None for a network without labels.
+        weights: `(B,)` float32, importance of each image in the step; None where all count alike.
+        pixel_weights: `(B, 1, H, W)` float32, of each pixel in the error of its image; None where all count alike.
+        rows: `(B,)` int64 on the CPU, of the images in the rank's batch; None for those of `Feed.images_of`, in order.
     """
 
     clean: torch.Tensor
@@ -37,6 +40,9 @@ class StepBatch:
     timesteps: torch.Tensor
     coordinates: torch.Tensor | None = None
     class_labels: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    pixel_weights: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -44,7 +50,7 @@ class StepBatch:
     def split(self, most: int) -> list[StepBatch]:
         """Micro-batches of at most `most` images and as equal as can be, in order."""
         sizes = equal_parts(len(self), most)
-        tensors = (self.clean, self.noise, self.timesteps, self.coordinates, self.class_labels)
+        tensors = [getattr(self, field.name) for field in fields(self)]
         parts = [[None] * len(sizes) if tensor is None else tensor.split(sizes) for tensor in tensors]
         return [StepBatch(*part) for part in zip(*parts, strict=True)]
 
@@ -78,33 +84,51 @@ def draw_step(
         labels: of the network; by default it has none.
         noise_candidates: noises drawn for each image or patch, of which the nearest is taken.
     """
-    images = batch.images
-    device, everyone = images.device, len(images) * world
-    mine = slice(rank * len(images), (rank + 1) * len(images))
-    mirrored = None
-    if flip:
-        flips = step_generator(seed, step, Purpose.FLIP, device)
-        mirrored = torch.rand(everyone, generator=flips, device=device)[mine] < 0.5
-    clean, coordinates = prepare_batch(images, mirrored), None
+    clean, coordinates = draw_mirrored(batch.images, flip, seed, step, rank, world), None
+    device, everyone = clean.device, len(clean) * world
     if patches is not None:
         offsets = step_generator(seed, step, Purpose.PATCH_OFFSET, device)
         clean, coordinates = patches.crop(clean, side, offsets, rank, world)
-    crops = len(clean) // len(images)  # of each image: a first one of every image, then a second one, and so on
+    crops = len(clean) // len(batch.images)  # of each image: a first one of every image, then a second one, and so on
+    mine = slice(rank * len(batch.images), (rank + 1) * len(batch.images))
     places = np.arange(crops * everyone).reshape(crops, everyone)[:, mine].ravel()
-    if noise_candidates > 1:
-        noise = nearest_noise_at(clean, places, seed, step, noise_candidates)
-    else:
-        noise = noise_at(places, clean.shape[1:], seed, step, device)
+    noise = draw_noise(clean, places, seed, step, noise_candidates)
     levels = step_generator(seed, step, Purpose.TIMESTEPS, "cpu")
     timesteps = scheduler.sample_timesteps(crops * everyone, generator=levels, stratified=stratified)
     timesteps = timesteps[places].to(device, non_blocking=True)
-    class_labels = None
-    if labels is not None:
-        dropout = step_generator(seed, step, Purpose.LABELS, "cpu")
-        coins = torch.rand(everyone, len(labels.names), generator=dropout)[mine]
-        class_labels = labels.classes(batch.labels, coins).repeat(crops).to(device, non_blocking=True)
+    class_labels = draw_classes(batch, labels, seed, step, rank, world)
+    if class_labels is not None:
+        class_labels = class_labels.repeat(crops).to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
     return StepBatch(clean, noise, timesteps, coordinates, class_labels)
+
+
+def draw_mirrored(images: torch.Tensor, flip: bool, seed: int, step: int, rank: int, world: int) -> torch.Tensor:
+    """A rank's images, uint8 or float32 in [0, 1], as float32 in [-1, 1], about half of them mirrored if `flip`."""
+    mirrored = None
+    if flip:
+        flips = step_generator(seed, step, Purpose.FLIP, images.device)
+        coins = torch.rand(len(images) * world, generator=flips, device=images.device)
+        mirrored = coins[rank * len(images) : (rank + 1) * len(images)] < 0.5
+    return prepare_batch(images, mirrored)
+
+
+def draw_noise(clean: torch.Tensor, places: np.ndarray, seed: int, step: int, candidates: int) -> torch.Tensor:
+    """Standard normal noise like `clean`, or the nearest of several, which follows from each image's place."""
+    if candidates > 1:
+        return nearest_noise_at(clean, places, seed, step, candidates)
+    return noise_at(places, clean.shape[1:], seed, step, clean.device)
+
+
+def draw_classes(
+    batch: Batch, labels: RunLabels | None, seed: int, step: int, rank: int, world: int
+) -> torch.Tensor | None:
+    """Rows of the class embedding `(B,)` on the CPU, with dropped labels; None for a network without labels."""
+    if labels is None:
+        return None
+    count, dropout = len(batch.images), step_generator(seed, step, Purpose.LABELS, "cpu")
+    coins = torch.rand(count * world, len(labels.names), generator=dropout)
+    return labels.classes(batch.labels, coins[rank * count : (rank + 1) * count])
 
 
 def diffusion_loss(
@@ -112,9 +136,9 @@ def diffusion_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted denoising loss of DDPM (arXiv:2006.11239, Eq. 14) for the scheduler's prediction type.
 
-    It is the mean over pixels and images; `PatchTrainingAdapter` says what that means for patches. Only `model` may
-    run under autocast: noising in bf16 would leave the lowest noise levels without noise. `space_to_depth` is that of
-    `call_network`.
+    It is the mean over pixels and images, or the weighted mean if the batch has weights; `PatchTrainingAdapter` and
+    `NoiseGatedCrops` say what that means for patches. Only `model` may run under autocast: noising in bf16 would leave
+    the lowest noise levels without noise. `space_to_depth` is that of `call_network`.
 
     Returns:
         The scalar to minimise, and the unweighted mean squared error of each image, `(B,)`, detached.
@@ -125,5 +149,11 @@ def diffusion_loss(
     prediction = call_network(
         model, noisy, batch.timesteps, batch.coordinates, space_to_depth, batch.class_labels
     ).float()
-    error = F.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
-    return (scheduler.loss_weights(batch.timesteps) * error).mean(), error.detach()
+    error = F.mse_loss(prediction, target, reduction="none")
+    if batch.pixel_weights is not None:
+        error = error * batch.pixel_weights
+    error = error.mean(dim=(1, 2, 3))
+    weights = scheduler.loss_weights(batch.timesteps)
+    if batch.weights is not None:
+        weights = weights * batch.weights
+    return (weights * error).mean(), error.detach()

@@ -46,15 +46,35 @@ class NetworkSettings(Settings):
 
 @dataclass
 class PatchSettings(Settings):
-    """Patches (Patch Diffusion, arXiv:2304.12526).
+    """Patches.
 
-    Most steps see crops, which cost a fraction of a full image.
+    `whole_step` is Patch Diffusion (arXiv:2304.12526): most steps see crops, which cost a fraction of a full image.
+    With `noise_gated` each step sees full images at high noise and crops at low noise; the bound is where the held-out
+    loss on crops of 32 of 64 pixels begins to rise (model_card/results/patch_curve.json).
     """
 
     patch_sizes: str | None = setting(
         None,
         "Train on square crops with these sides in pixels, such as `16,32,64`; the model still samples whole images. "
         "By default every step uses full images.",
+    )
+    patch_method: str = setting(
+        "whole_step",
+        "`whole_step`: all images of a step are patches of one size, drawn for the step. `noise_gated`: in each step, "
+        "images at high noise are full and those at low noise are crops of the one size of --patch_sizes.",
+        choices=("whole_step", "noise_gated"),
+        needs="patch_sizes",
+    )
+    patch_log_sigma: float = setting(
+        -0.5,
+        "`noise_gated`: log sigma up to which images are cropped.",
+        needs="patch_sizes",
+    )
+    patch_coordinates: bool = setting(
+        False,
+        "`noise_gated`: add coordinate channels to a network without them, as `whole_step` does. By default its input "
+        "stays as it is, so that stock pipelines of diffusers can load it.",
+        needs="patch_sizes",
     )
     patch_probs: str | None = setting(
         None,

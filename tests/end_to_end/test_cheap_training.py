@@ -85,12 +85,12 @@ def test_all_ranks_draw_the_same_side_and_different_places(work, tmp_path):
 import json, os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train_anime_ddpm as recipe
-seen, original = [], recipe.step_batch
+seen, original = [], recipe.step_parts
 def noting(run, images, side=None):
-    batch, most = original(run, images, side)
-    seen.append([batch.clean.shape[-1], batch.coordinates[:, :, 0, 0].tolist()])
-    return batch, most
-recipe.step_batch = noting
+    parts = original(run, images, side)
+    seen.append([parts[0].clean.shape[-1], [xy for p in parts for xy in p.coordinates[:, :, 0, 0].tolist()]])
+    return parts
+recipe.step_parts = noting
 recipe.main()
 open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w").write(json.dumps(seen))
 """)
@@ -219,6 +219,18 @@ def test_compiled_network_trains_alike_and_says_how_long_compiling_took(
     compiled, eager = final_state(tmp_path / "compiled"), final_state(tmp_path / "eager")
     for name, tensor in compiled.items():
         torch.testing.assert_close(tensor, eager[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_crops_by_noise_level_are_compiled_for_two_shapes(
+    work, in_process, quick_compiler, tmp_path, capsys, tiny_unet
+):
+    tiny_unet().save_config(tmp_path / "net")
+    settings = {"model_config_name_or_path": tmp_path / "net", "max_train_steps": 3, "torch_compile": "regional"}
+    in_process(*flags(work, tmp_path / "run", patch_method="noise_gated", patch_sizes=8, **settings))
+    text = capsys.readouterr().out
+    assert text.count("Compiled for") == 2
+    assert "Compiled for 8 x 8 pixels in" in text and "Compiled for 16 x 16 pixels in" in text
 
 
 def step_without_host(tiny_unet, what):

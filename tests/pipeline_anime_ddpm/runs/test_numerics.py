@@ -180,6 +180,18 @@ def test_events_name_the_images_and_noise_levels(accelerator, tmp_path, capsys):
     assert "Step 7 had a non-finite loss or gradient" in capsys.readouterr().out
 
 
+def test_events_name_the_images_of_parts_out_of_order(accelerator, tmp_path):
+    """Full images come before crops, whatever their order in the batch."""
+    numerics = Numerics()
+    for rows, error in (([1], [2.0]), ([0, 2], [1.0, 3.0])):
+        timesteps = torch.tensor([500] * len(rows))
+        numerics.add(torch.tensor(math.nan), torch.tensor(error), timesteps, torch.tensor(rows))
+    numerics.step_if_finite(0, Net().optimizer, torch.tensor(math.nan))
+    write_events(numerics.read(accelerator), tmp_path, accelerator, AnimeNoiseScheduler(), lambda _: ["a", "b", "c"])
+    batch = json.loads((tmp_path / EVENTS_NAME).read_text())["batch"]
+    assert [(row["image"], row["squared_error"]) for row in batch] == [("b", 2), ("a", 1), ("c", 3)]
+
+
 def test_resumed_run_forgets_what_it_will_see_again(tmp_path):
     drop_events_after(tmp_path, 0, False)  # nothing has happened yet
     for step, attempt in ((3, 0), (8, 0), (4, 1), (9, 1)):
