@@ -110,8 +110,8 @@ def test_only_the_named_endpoints_are_shown(client):
     }  # fmt: skip
 
 
-def test_snippets_of_readme_run(page, picture, tmp_path, monkeypatch):
-    text = (ROOT / "README.md").read_text()
+def test_snippets_of_the_page_run(page, picture, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "demo.md").read_text()
     codes = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     codes = [code for code in codes if "gradio_client" in code]
     assert len(codes) == 1 and all(f'"/{name}"' in codes[0] for name in ("generate", "vary", "inpaint", "interpolate"))
