@@ -108,7 +108,7 @@ def test_two_ranks_end_with_the_weights_of_one(work, in_process, tmp_path, tiny_
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"patch_sizes": None}, "--patch_method has no effect without --patch_sizes"),
+        ({"patch_sizes": None}, "--patch_method does nothing without --patch_sizes"),
         ({"patch_sizes": "8,16"}, "noise_gated takes one --patch_sizes, not 8,16"),
         ({"patch_sizes": "16"}, "--patch_sizes: crops of 16 pixels are as large as the images"),
         ({"patch_sizes": "7"}, "--patch_sizes: This UNet cannot take a patch side of 7 pixels"),
