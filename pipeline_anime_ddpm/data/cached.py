@@ -33,7 +33,8 @@ class ImageStream:
     def __init__(
         self, pixels: np.ndarray, index: np.ndarray, resolution: int, seed: int, labels: np.ndarray | None = None
     ):
-        self.pixels, self.index, self.resolution, self.seed = pixels, index, resolution, seed
+        self.pixels = np.asarray(pixels)  # a plain view, which is indexed faster than a memory map
+        self.index, self.resolution, self.seed = index, resolution, seed
         self.labels = labels
         self.all_squares = bool((index[:, 1:] == resolution).all())
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
@@ -52,7 +53,7 @@ class ImageStream:
         """`(B, 3, R, R)`, without any work for single images."""
         side = self.resolution
         if self.all_squares:
-            return torch.from_numpy(self.pixels.reshape(-1, 3, side, side)[images])
+            return torch.from_numpy(self.pixels.reshape(-1, 3, side, side).take(images, axis=0))
         offset, height, width = self.index[images].T
         top, left = (places * (self.index[images, 1:] - side + 1)).astype(np.int64).T
         first_row = offset + top * width + left
