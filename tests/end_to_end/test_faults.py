@@ -120,4 +120,4 @@ def test_benchmark_counts_what_survives_and_what_does_not(wholes, halves, tmp_pa
     assert with_others({}, "Runs", {"what": "Other runs", "command": "all", "rows": rows}) is None
     facts = {"what": "Runs", "machine": "m", "versions": {"torch": "2"}, "date": "d", "command": "c"}
     table = render_faults(facts | {"rows": rows, "summary": {"tried": 2, "survived": 1}})
-    assert "| Ctrl-C | 1 | 1 | Stopped; everything is in runs/mine/checkpoint-" in table
+    assert "| Ctrl-C | 1 | 1 | Stopped; the state is saved in runs/mine/checkpoint-" in table

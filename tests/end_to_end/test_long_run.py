@@ -64,5 +64,3 @@ def test_result_is_whole_after_every_look_and_rendered(long_run, tmp_path):
 
     text = render.rendered("<!-- results:long_run -->\n<!-- end results:long_run -->", tmp_path)
     assert "| streaming | 10 | +7.8% | 9 to 9 | 4 to 4 | +0.0% | +0.0% | 1 | 1 |" in text
-    untouched = "<!-- results:long_run -->\n<!-- end results:long_run -->"
-    assert render.rendered(untouched, tmp_path / "nothing") == untouched

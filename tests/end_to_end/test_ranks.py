@@ -49,7 +49,7 @@ def assert_same_weights(first, second):
 def test_any_number_of_ranks_ends_with_the_weights_of_one(runs, world):
     out, exits = runs
     assert exits["of_1"] == [0] and exits[f"of_{world}"] == [0] * world
-    assert f"{STEPS * GLOBAL_BATCH} images to go, {GLOBAL_BATCH} at a step" in said(out, f"of_{world}", 0)
+    assert f"{STEPS * GLOBAL_BATCH} images to go, {GLOBAL_BATCH} per step" in said(out, f"of_{world}", 0)
     assert_same_weights(final_state(out / "of_1"), final_state(out / f"of_{world}"))
 
 

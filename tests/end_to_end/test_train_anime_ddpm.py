@@ -157,7 +157,7 @@ def test_two_ranks_train_together_and_resume_with_the_same_bits(work):
         assert done.stdout.count("Done: the pipeline is in") == 1
         return done.stdout
 
-    assert "80 images to go, 4 at a step" in run_ranks(work / "ranks")
+    assert "80 images to go, 4 per step" in run_ranks(work / "ranks")
     half = work / "ranks_again"
     shutil.copytree(work / "ranks" / "checkpoint-10", half / "checkpoint-10")
     shutil.copy(work / "ranks" / "training_config.yaml", half)
@@ -170,7 +170,7 @@ def test_training_without_flags_uses_synthetic_faces(in_process, capsys, tmp_pat
     monkeypatch.chdir(tmp_path)  # the default output folder is beside the user
     in_process("--max_train_steps=1", "--validation_images=1", "--ddpm_num_inference_steps=1")
     text = capsys.readouterr().out
-    assert "draws 4,000 anime faces" in text and "--train_data_dir FOLDER" in text
+    assert "on 4,000 synthetic anime faces" in text and "--train_data_dir FOLDER" in text
     assert AnimeDDPMPipeline.from_pretrained("anime-ddpm-model").unet.config.sample_size == 32
 
 

@@ -254,7 +254,7 @@ def tracker_gone(course: Course, random: Random) -> str:
     track(course, "http://127.0.0.1:9", 1)
     attempt = course.run()
     assert attempt.code == 0, attempt.said
-    return attempt.line("WARNING: W&B is away")
+    return attempt.line("WARNING: W&B does not respond")
 
 
 def tracker_goes(course: Course, random: Random) -> str:

@@ -64,7 +64,7 @@ def test_contenders_are_also_timed_in_half_precision_on_a_gpu(render, monkeypatc
         "bf16",
         "bf16",
     ]
-    for gpu, half in ((False, 0), (True, 5)):
+    for gpu, half in ((False, 0), (True, 6)):
         monkeypatch.setattr(training.torch.cuda, "is_available", lambda gpu=gpu: gpu)
         names = training.names()
         assert sum(name.endswith(" half") for name in names) == half and names[0] == "peer"

@@ -80,7 +80,7 @@ def test_secret_stops_everything_before_the_first_byte(finished, publish, near_h
     record = finished / "training_config.yaml"
     record.write_text(record.read_text() + "note: hf_" + "a1B2" * 8 + "\n")
     said = publish(finished, "--repo_id", "me/faces")
-    assert said.startswith("error: README.md holds a Hugging Face token") and "a1B2" not in said
+    assert said.startswith("error: training_config.yaml holds a Hugging Face token") and "a1B2" not in said
     assert not sent(near_hub) and not near_hub.repos
 
 
