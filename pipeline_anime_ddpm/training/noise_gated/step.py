@@ -50,22 +50,22 @@ def draw_gated_step(
         if len(rows) == 0:
             continue
         index = torch.from_numpy(rows)
-        clean, coordinates, pixel_weights = images[index.to(images.device)], None, None
-        if is_crop[rows[0]]:
-            clean, coordinates, pixel_weights = crops.cut(clean, corners[:, places[rows]])
-        elif crops.takes_coordinates:
-            coordinates = crops.full_coordinates(clean)
-        groups.append(
-            StepBatch(
-                clean,
-                draw_noise(clean, places[rows], seed, step, noise_candidates),
-                timesteps[places[rows]].to(images.device, non_blocking=True),
-                coordinates,
-                None if classes is None else classes[index].to(images.device, non_blocking=True),
-                torch.full((len(rows),), weight, device=images.device),
-                pixel_weights,
-                index,
-            )
+        clean, coordinates, pixel_weights = _cut(
+            images[index.to(images.device)], crops, corners[:, places[rows]] if is_crop[rows[0]] else None
         )
+        noise = draw_noise(clean, places[rows], seed, step, noise_candidates)
+        levels = timesteps[places[rows]].to(images.device, non_blocking=True)
+        labelled = None if classes is None else classes[index].to(images.device, non_blocking=True)
+        weights = torch.full((len(rows),), weight, device=images.device)
+        groups.append(StepBatch(clean, noise, levels, coordinates, labelled, weights, pixel_weights, index))
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
     return groups
+
+
+def _cut(
+    images: torch.Tensor, crops: NoiseGatedCrops, corners: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The images, their coordinates and the weights of their pixels: of crops at `corners`, or of full images."""
+    if corners is not None:
+        return crops.cut(images, corners)
+    return images, crops.full_coordinates(images) if crops.takes_coordinates else None, None

@@ -194,13 +194,7 @@ np.save(out / "ddim.npy", draw(pipe))
     assert np.array_equal(np.load(tmp_path / "ddim.npy"), ddim)
 
 
-@pytest.mark.slow
-def test_push_privately_and_load_from_the_hub_both_ways(saved, run_python, tmp_path, hub):
-    folder, images = saved
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nWritten by hand.\n")
-    run_python(
-        DRAW
-        + """
+PUSH_THREE_WAYS = """
 import sys, pathlib
 from huggingface_hub import snapshot_download
 from pipeline_anime_ddpm import AnimeDDPMPipeline
@@ -225,11 +219,14 @@ except OSError:
     pass
 else:
     raise SystemExit("a stranger read a private repository")
-""",
-        folder,
-        tmp_path,
-        env=hub.env,
-    )
+"""
+
+
+@pytest.mark.slow
+def test_push_privately_and_load_from_the_hub_both_ways(saved, run_python, tmp_path, hub):
+    folder, images = saved
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nWritten by hand.\n")
+    run_python(DRAW + PUSH_THREE_WAYS, folder, tmp_path, env=hub.env)
     assert {name: repo.private for name, repo in hub.repos.items()} == {
         "models/tester/faces": True,
         "models/tester/by-name": False,
