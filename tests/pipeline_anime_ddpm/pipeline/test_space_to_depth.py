@@ -8,7 +8,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, coordinate_grid
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network
+from pipeline_anime_ddpm.pipeline_anime_ddpm import call_network, without_block_pattern
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.models import build_model
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss
@@ -40,6 +40,23 @@ def test_faces_are_those_of_the_channels_put_back_in_place(pipe):
     whole = pipe(2, latents=latents, num_inference_steps=4, output_type="latent").images
     parts = channels(2, latents=pixel_unshuffle(latents, 2), num_inference_steps=4, output_type="latent").images
     assert torch.equal(whole, pixel_shuffle(parts, 2)) and whole.std() > 0.1
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_pattern_that_repeats_in_every_block_is_taken_out(block):
+    face = noise(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)  # even areas
+    pattern = noise(1, 3, block, block)
+    weave = (pattern - pattern.mean((2, 3), keepdim=True)).repeat(1, 1, 32 // block, 32 // block)
+    torch.testing.assert_close(without_block_pattern(face + weave, block), face)
+    assert torch.equal(without_block_pattern(face + weave, 1), face + weave)
+
+
+def test_images_have_no_block_pattern_and_latents_stay_as_they_are(pipe):
+    latents = noise(2, 3, 32, 32)
+    state = pipe(2, latents=latents, num_inference_steps=4, output_type="latent").images
+    images = pipe(2, latents=latents, num_inference_steps=4, output_type="pt").images
+    assert not torch.equal(state, without_block_pattern(state, 2))
+    assert torch.equal(images, (without_block_pattern(state, 2) / 2 + 0.5).clamp(0, 1))
 
 
 def test_block_lies_where_its_pixels_do_on_average():
