@@ -58,15 +58,13 @@ def follow_data(config: TrainingConfig) -> Fitted:
         return Fitted(_with(config, chosen), chosen)
     if config.uses_drawn_faces or config.distill or not os.path.isdir(config.name):
         return Fitted(config)
-    source = open_source(config)
+    source = open_source(config.with_chosen(validation_fraction=None))
     count = getattr(source, "num_found", source.num_images)  # of zips, and of all others
-    if count is None or not FEWEST <= count < FEW:
-        return Fitted(config, source=source)
-    chosen = choose(config, count)
+    chosen = choose(config, count) if count is not None and FEWEST <= count < FEW else {}
     fitted = _with(config, chosen)
-    if fitted.validation_fraction != config.validation_fraction:
+    if fitted.validation_fraction:
         source = open_source(fitted)
-    return Fitted(fitted, chosen, explain(fitted, count, chosen), source)
+    return Fitted(fitted, chosen, explain(fitted, count, chosen) if chosen else "", source)
 
 
 def _with(config: TrainingConfig, chosen: dict[str, Any]) -> TrainingConfig:
