@@ -12,8 +12,8 @@ from ..common.errors import UserError
 from ..runs.ema_command import check_new_folder, load_run, load_weights, save_pipeline
 from ..runs.folder import recorded_settings
 from ..runs.posthoc import reconstruct
+from . import recipe
 from .networks.extractors import find_efficientnet
-from .recipe import evaluate
 from .settings import EFFICIENTNET, INCEPTION, EvaluationConfig
 
 LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.18)  # that are measured unless others are given
@@ -98,10 +98,10 @@ def _evaluation(run: Path, dataset: str | None, extractor: str | None) -> dict[s
     }
 
 
-def _measure(pipeline: AnimeDDPMPipeline, name: str, settings: dict[str, Any], **sampling: float) -> Measured:
+def _measure(pipeline: AnimeDDPMPipeline, name: str, settings: dict[str, Any], **sampling: Any) -> Measured:
     place = Path(settings["model"], MEASUREMENTS, name.replace(" ", "-").replace("'", ""))
     config = EvaluationConfig(**settings, **sampling, output_dir=str(place))
-    kid = evaluate(config, pipeline, show_progress=False)["metrics"]["kid"]
+    kid = recipe.evaluate(config, pipeline, show_progress=False)["metrics"]["kid"]
     return Measured(name, kid["value"], kid["std"])
 
 

@@ -170,4 +170,8 @@ def finish(run: Run) -> None:
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
     print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
     print(usage(run.folder))
+    if (run.folder / BEST).is_dir():
+        print(f"\nThe model with the lowest KID is in {run.folder / BEST}.")
+    if run.config.ema_lengths:
+        print(f"\nTo choose the EMA length by KID: anime-ddpm ema {run.folder} --choose")
     print(f"\nIn the browser: anime-ddpm demo --model {run.folder}")

@@ -114,7 +114,7 @@ def kids(run, monkeypatch):
         name = config.output_dir.rpartition("/")[2]
         return {"metrics": {"kid": {"value": next(k for n, k in given.items() if n == name), "std": 0.1}}}
 
-    monkeypatch.setattr(ema_choice, "evaluate", evaluate)
+    monkeypatch.setattr(ema_choice.recipe, "evaluate", evaluate)
     monkeypatch.setattr(ema_choice, "LENGTHS", (0.05, 0.1))
     return given
 
