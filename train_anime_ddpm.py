@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from pipeline_anime_ddpm.common.errors import advise_without_flag, one_sentence_errors
 from pipeline_anime_ddpm.data import Batch, open_data
 from pipeline_anime_ddpm.publishing.hub import prepare_hub
+from pipeline_anime_ddpm.recipe.defaults import follow_data
 from pipeline_anime_ddpm.recipe.resuming import choose_checkpoint, claim_folder, resume, roll_back
 from pipeline_anime_ddpm.recipe.run import Run, build_denoiser, build_judge, build_run, check, describe
 from pipeline_anime_ddpm.recipe.saving import (
@@ -82,6 +83,8 @@ def train(config: TrainingConfig) -> Path:
 def set_up(config: TrainingConfig) -> Run:
     """Check everything, build model and data, take the output folder, and load the newest checkpoint."""
     # Settings. What can be wrong is refused here, before anything slow or lasting happens.
+    fitted = follow_data(config)
+    config = fitted.config
     facts = check(config)
     accelerator = build_accelerator(config, choose_precision(config.mixed_precision))
     check_machine(config, accelerator.device)
@@ -91,7 +94,8 @@ def set_up(config: TrainingConfig) -> Run:
     accelerator.wait_for_everyone()
 
     # Model and data.
-    denoiser = build_denoiser(config)
+    accelerator.print(fitted.explanation, end="")
+    denoiser = build_denoiser(config, fitted.source)
     choose_checkpoint(config, denoiser)  # one that cannot be is refused before the data are decoded
     accelerator.print(describe(config, denoiser))
     judge = build_judge(config, denoiser, accelerator)
@@ -110,7 +114,7 @@ def set_up(config: TrainingConfig) -> Run:
     resume(run, choose_checkpoint(config, denoiser))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        claim_folder(run, denoiser.guide)
+        claim_folder(run, denoiser.guide, fitted.chosen)
     accelerator.wait_for_everyone()
     if not run.is_done:
         start_trackers(accelerator, config.trackers, config.to_dict(), run.folder)

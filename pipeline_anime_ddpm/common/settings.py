@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -37,6 +37,7 @@ def setting(
     below: float | None = None,
     needs: str | None = None,
     resume: bool = False,
+    follows_data: bool = False,
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -50,10 +51,11 @@ def setting(
         needs: Another setting, without which this one has no effect and is refused.
         resume: Whether a resumed run may have another value: the setting decides when something is written, how long
             the run is or how a step is computed, but not what the step computes, up to rounding.
+        follows_data: Whether a run on few images has another default than `default`; see recipe/defaults.py.
     """
     rules = {
         "help": help, "choices": choices, "bare": bare, "several": several, "at_least": at_least, "above": above,
-        "at_most": at_most, "below": below, "needs": needs, "resume": resume,
+        "at_most": at_most, "below": below, "needs": needs, "resume": resume, "follows_data": follows_data,
     }  # fmt: skip
     return field(default=default, metadata=rules)
 
@@ -61,6 +63,12 @@ def setting(
 @dataclass
 class Settings:
     """Base of settings dataclasses. The first line of a class's docstring is the title of its flags in `--help`."""
+
+    def __new__(cls, *values: Any, **named: Any) -> Settings:
+        """Remember which settings are given, since one that is given as its default still overrides a choice."""
+        made = super().__new__(cls)
+        vars(made)["_given"] = frozenset(rules.name for rules in fields(cls)[: len(values)]) | named.keys()
+        return made
 
     def __post_init__(self) -> None:
         """Read each value as a flag would, so that lists and paths are taken too, and check it.
@@ -82,6 +90,17 @@ class Settings:
     def is_given(self, name: str) -> bool:
         """Whether a setting has another value than its default."""
         return getattr(self, name) != getattr(type(self), name)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the settings that the caller gave, also those that were given as their defaults."""
+        return vars(self)["_given"]
+
+    def with_chosen(self: SettingsType, **values: Any) -> SettingsType:
+        """A copy with other values, which do not count as given."""
+        made = replace(self, **values)
+        vars(made)["_given"] = self.given
+        return made
 
 
 def _check_choice(rules: Field, value: Any) -> None:
@@ -120,6 +139,11 @@ def _range(at_least: float | None, above: float | None, at_most: float | None, b
 def may_change_on_resume(settings: type[Settings]) -> frozenset[str]:
     """The names of the settings that a resumed run may change."""
     return frozenset(rules.name for rules in fields(settings) if rules.metadata["resume"])
+
+
+def that_follow_data(settings: type[Settings]) -> frozenset[str]:
+    """The names of the settings whose default depends on the number of images."""
+    return frozenset(rules.name for rules in fields(settings) if rules.metadata["follows_data"])
 
 
 def listed(text: str | None) -> list[str]:
@@ -226,7 +250,10 @@ def _add_flag(group: Any, settings: type[Settings], rules: Field) -> None:
     default: Any = rules.default
     if isinstance(default, bool):
         default = "on" if default else "off"
-    shown = "" if default is None else f" (default: {default})"
+    shown = "" if default is None else f"default: {default}"
+    if rules.metadata["follows_data"]:
+        shown = "; ".join(filter(None, [shown, "another on few images"]))
+    shown = f" ({shown})" if shown else ""
     text = f"{rules.metadata['help']}{shown}".replace("%", "%%")
     if value_type is bool and rules.default is False:
         group.add_argument(f"--{name}", action="store_true", default=None, help=text)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
+from ..common.errors import UserError
 from ..synthetic import drawn_faces, drawn_faces_parts
-from .cache import SKIPPED, CacheKey, cache_root, decoded, find_or_build
+from .cache import SKIPPED, CacheEntry, CacheKey, cache_root, decoded, find_or_build
 from .cached import CachedData
 from .config import NUM_DRAWN_FACES, DataConfig
 from .feed import Batch, Feed, FeedPlan
+from .files.held_out import ContentSplit
 from .near_identical import warn_of_repeats
 from .reading import SkipLog, check_skipped
 from .sources import check_source, open_source
@@ -45,6 +47,8 @@ def open_data(
         return _drawn_faces(config, resolution, show_progress)
     source = source or open_source(config)
     if wants_streaming(config, source):
+        if isinstance(source, ContentSplit):
+            raise UserError("--validation_fraction needs decoded images; omit it, or give --no-streaming.")
         skip_log = SkipLog((config.output_folder or Path()) / SKIPPED, config.max_skipped_fraction)
         return StreamedData(
             source,
@@ -64,7 +68,13 @@ def open_data(
     )
     if show_progress:  # once on each machine
         warn_of_repeats(entry, source)
-    return CachedData(entry, source.identity, config.seed)
+    return CachedData(entry, source.identity, config.seed, _num_held_out(source, entry))
+
+
+def _num_held_out(source: Source, entry: CacheEntry) -> int:
+    """Images on the other side of a `--validation_fraction`; 0 where they are not counted."""
+    known = isinstance(source, ContentSplit) and source.whole.num_images
+    return known - entry.num_images - entry.num_skipped if known else 0
 
 
 def wants_streaming(config: DataConfig, source: Source) -> bool:

@@ -99,13 +99,14 @@ class CachedData:
     Args:
         identity: of the files it was made from.
         seed: of the order and the crops.
+        num_held_out: images of the data set that are held out of it.
 
     Attributes:
         labels: the values of each attribute, if the images have labels.
     """
 
-    def __init__(self, entry: CacheEntry, identity: str, seed: int):
-        self.entry, self.identity, self.seed = entry, identity, seed
+    def __init__(self, entry: CacheEntry, identity: str, seed: int, num_held_out: int = 0):
+        self.entry, self.identity, self.seed, self.num_held_out = entry, identity, seed, num_held_out
         self.num_images, self.labels = entry.num_images, entry.key.labels
 
     @property
@@ -115,7 +116,8 @@ class CachedData:
 
     @property
     def description(self) -> str:
-        where = f"{self.num_images:,} images, decoded once to {self.entry.folder}."
+        apart = f" {self.num_held_out:,} more are held out." if self.num_held_out else ""
+        where = f"{self.num_images:,} images, decoded once to {self.entry.folder}.{apart}"
         return where if self.labels is None else f"{where} {self._labelled_shares()}"
 
     def _labelled_shares(self) -> str:

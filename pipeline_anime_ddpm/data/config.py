@@ -61,6 +61,14 @@ class DataConfig(Settings):
         at_most=1,
         resume=True,
     )
+    validation_fraction: float | None = setting(
+        None,
+        "Share of the images to hold out of training, for evaluation, if the data set has no validation or test split. "
+        "Which ones follows from their content, so that copies of a file stay together. 0 holds out none.",
+        at_least=0,
+        below=1,
+        follows_data=True,
+    )
     center_crop: bool = setting(False, "Crop the centre of images that are not square; by default the crop is random.")
     preserve_input_precision: bool = setting(
         False,

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .cache import CacheEntry
+from .files.held_out import ContentSplit
 from .files.zips import ZipFiles
 from .units import ImageFiles, Source
 
@@ -36,7 +37,8 @@ def warn_of_repeats(entry: CacheEntry, source: Source) -> None:
     if found is None:
         return
     example = ""
-    if isinstance(source, (ImageFiles, ZipFiles)):  # whose names are known without reading the files
+    whole = source.whole if isinstance(source, ContentSplit) else source
+    if isinstance(whole, (ImageFiles, ZipFiles)):  # whose names are known without reading the files
         skipped = {image.name for image in entry.skipped}
         read = (image.name for unit in range(source.num_units) for image in source.read(unit))
         names = [name for name in read if name not in skipped]

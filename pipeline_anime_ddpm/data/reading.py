@@ -89,6 +89,14 @@ def _wait(waits: Iterator[float], name: str, error: Exception) -> None:
     time.sleep(seconds)
 
 
+def encoded_content(image: EncodedImage, remote: bool) -> bytes | None:
+    """The bytes of an image's file; None if they cannot be read."""
+    try:
+        return _content(image, remote)
+    except UndecodableImage:
+        return None
+
+
 def _content(image: EncodedImage, remote: bool) -> bytes:
     if image.refused is not None:
         raise UndecodableImage(image.refused)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..common.errors import UserError, first_line
 from .config import DataConfig
 from .files.card import Configuration, files_by_patterns, read_configuration
+from .files.held_out import ContentSplit
 from .files.kinds import CARD, counted, holds_data
 from .files.places import Place, hub_place, local_place
 from .files.splits import as_datasets, by_split, chosen
@@ -22,6 +23,7 @@ from .units import ImageFiles, Source, TarFiles
 
 logger = logging.getLogger(__name__)
 
+HELD_OUT = "validation"  # the split of `--validation_fraction`
 READ = ("table", "tar", "zip", "image")  # the first of these kinds that a data set has is read
 KINDS = {"table": "table", "tar": "tar", "zip": "zip", "image": "image file"}
 
@@ -76,22 +78,32 @@ def open_source(config: DataConfig, split: str = "train") -> Source:
     """
     with _one_sentence(config):
         found = _find(config)
-        names = chosen(found.splits, split, found.place.name, found.num_files, config.dataset_name is None)
+        holds_out = _holds_out(config, found.splits)
+        own = "train" if holds_out and split == HELD_OUT else split
+        names = chosen(found.splits, own, found.place.name, found.num_files, config.dataset_name is None)
         source = _SOURCES[found.kind](config, found, names)
     if source.num_images == 0:
         raise UserError(f"The data set {source.name!r} holds no images; put some into it, or choose another.")
     found.place.listing.left_out.warn(source.name)
+    if holds_out and split in ("train", HELD_OUT):
+        return ContentSplit(source, config.validation_fraction, split == HELD_OUT)
     return source
 
 
+def _holds_out(config: DataConfig, splits: Mapping[str, list[str]]) -> bool:
+    """Whether `--validation_fraction` of the images are held out: not where the data set says which ones are."""
+    return bool(config.validation_fraction) and not splits.keys() - {"train"}
+
+
 def available_splits(config: DataConfig) -> list[str]:
-    """The splits of `--dataset_name`.
+    """The splits of `--dataset_name`, and `validation` if a `--validation_fraction` of it is held out.
 
     Raises:
         UserError: if the data set cannot be found.
     """
     with _one_sentence(config):
-        return list(_find(config).splits)
+        splits = _find(config).splits
+    return [*splits, HELD_OUT] if _holds_out(config, splits) else list(splits)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class DataSet:
 
     Attributes:
         name: Hub id or local folder, as `datasets.load_dataset` takes it.
-        config_name, image_column, cache_dir, max_skipped_fraction: as in training.
+        config_name, image_column, cache_dir, max_skipped_fraction, validation_fraction: as in training.
     """
 
     name: str
@@ -79,6 +79,7 @@ class DataSet:
     image_column: str | None = None
     cache_dir: str | None = None
     max_skipped_fraction: float = DataConfig.max_skipped_fraction
+    validation_fraction: float | None = None
 
     @property
     def _config(self) -> DataConfig:
@@ -87,6 +88,7 @@ class DataSet:
             dataset_config_name=self.config_name,
             image_column=self.image_column,
             cache_dir=self.cache_dir,
+            validation_fraction=self.validation_fraction,
         )
 
     @functools.cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 from accelerate import Accelerator
@@ -11,15 +12,19 @@ from accelerate.utils import gather_object
 
 from .. import AnimeDDPMPipeline
 from ..common.errors import UserError
+from ..common.settings import listed
 from ..data.config import NUM_DRAWN_FACES
+from ..runs.tracking import COPIES_STAND_OUT
 from ..synthetic.drawn_faces import draw_faces
 from ..training.config import TrainingConfig
 from .drawing import draw_batch
 from .image_sets import DataSet, ImageSet
 from .metrics.distances import feature_metrics
+from .metrics.memorisation import FeatureDistance
+from .metrics.registry import LEAST_FOR_KID
 from .networks.extractors import load_extractor
-from .reference import Reference
-from .settings import ReferenceConfig
+from .reference import Reference, memorisation
+from .settings import COPIES, ReferenceConfig
 
 MAX_REAL = 2000  # real images that are compared with
 KID_SUBSET = 1000  # at most; with fewer images half of them, so that the subsets differ
@@ -50,8 +55,10 @@ class TrainingJudge:
             config.eval_extractor, config.eval_extractor_weights, None, self.accelerator.device, config.cache_dir
         )
         real = real_images(config, resolution, show_progress=True).take(MAX_REAL)
-        if len(real) < 4:
+        if len(real) < LEAST_FOR_KID:
             raise UserError(f"There are {len(real)} real images to compare with; give an --eval_dataset of 4 or more.")
+        watches = COPIES in listed(config.eval_metrics) and not config.uses_drawn_faces
+        training = own_data(config).open("train", resolution, show_progress=True) if watches else None
         subset = min(KID_SUBSET, self.count // 2, len(real) // 2)
         settings = ReferenceConfig(
             dataset=real.source,
@@ -60,8 +67,10 @@ class TrainingJudge:
             cache_dir=config.cache_dir,
             kid_subset_size=subset,
         )
-        self.reference = Reference(settings, real, None, [extractor], show_progress=False)
+        self.reference = Reference(settings, real, training, [extractor], show_progress=False)
         self.reference.features(real, extractor)  # before training, so that what is wrong with it is known now
+        if training is not None:
+            self.reference.copy_distance = FeatureDistance(extractor)
         facts = [extractor.facts, real.facts, self.count, self.batch_size, self.steps, subset]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         self.conditions = f"c{digest}"  # never a number, whatever the digest
@@ -86,7 +95,26 @@ class TrainingJudge:
         features, real = extractor.extract(images, size), reference.features(reference.real, extractor)
         metrics = feature_metrics(reference.config, extractor, features, real)
         values = {name: metric["value"] for name, metric in metrics.items()}
-        return values | {f"{name}_std": metric["std"] for name, metric in metrics.items() if "std" in metric}
+        values |= {f"{name}_std": metric["std"] for name, metric in metrics.items() if "std" in metric}
+        return values | self._copies(images)
+
+    def _copies(self, images: np.ndarray) -> dict[str, float]:
+        """How near the samples come to training images, beside held-out images; {} without `copies` in the metrics.
+
+        `memorised` and `memorised_held_out` are shares of images. `nearest` is the median distance of the samples to
+        their nearest training image, divided by that of held-out images; below 1 they are nearer.
+        """
+        distance = self.reference.copy_distance
+        if distance is None:
+            return {}
+        nearest = self.reference.nearest_training(images, distance).distances[:, 0]
+        found = memorisation(self.reference, distance, nearest)
+        return {
+            "memorised": found["memorised_share"],
+            "memorised_held_out": found["held_out"]["memorised_share"],
+            "nearest": found["median"] / max(found["held_out"]["median"], 1e-9),
+            COPIES_STAND_OUT: float(found["suspicious"]),
+        }
 
 
 def real_images(config: TrainingConfig, resolution: int, show_progress: bool) -> ImageSet:
@@ -95,12 +123,19 @@ def real_images(config: TrainingConfig, resolution: int, show_progress: bool) ->
         count = min(NUM_DRAWN_FACES, MAX_REAL)
         faces = draw_faces(count, resolution, config.seed + 1)  # of another seed: none that it is trained on
         return ImageSet(np.ascontiguousarray(faces.transpose(0, 3, 1, 2)), "drawn faces", "held-out")
-    own = config.dataset_name or config.train_data_dir
-    data = DataSet(
-        config.eval_dataset or own,
-        config.dataset_config_name if config.eval_dataset is None else None,
+    data = own_data(config)
+    if config.eval_dataset is not None:
+        data = replace(data, name=config.eval_dataset, config_name=None, validation_fraction=None)
+    return data.open(data.held_out(config.eval_split), resolution, show_progress)
+
+
+def own_data(config: TrainingConfig) -> DataSet:
+    """The data set of a training."""
+    return DataSet(
+        config.name,
+        config.dataset_config_name,
         config.image_column,
         config.cache_dir,
         config.max_skipped_fraction,
+        config.validation_fraction,
     )
-    return data.open(data.held_out(config.eval_split), resolution, show_progress)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from .. import AnimeDDPMPipeline
@@ -66,6 +67,7 @@ def evaluate(
         UserError: a sentence on what to do, for mistakes of the caller.
     """
     state, device = choose_device(config.device)
+    config = with_recorded_split(config)
     if pipeline is not None and config.images is not None:
         raise UserError("Give --images, a folder of finished images, or a pipeline; not both.")
     drawing = prepare_drawing(config, pipeline, device) if config.images is None else None
@@ -74,11 +76,12 @@ def evaluate(
         reference, seconds = None, {}
         if state.is_main_process:
             side = images.resolution if images else drawing.side
-            reference = open_reference(config, side, device, show_progress)
+            reference = open_reference(config, side, device, show_progress, len(images) if images else None)
             stack.enter_context(locked_folder(config.folder))
             prepare_folder(config, drawing)
         state.wait_for_everyone()
         if drawing is not None:
+            (drawing.count,) = broadcast_object_list([reference and reference.config.num_images])
             begin = time.perf_counter()
             drawing.draw(state.process_index, state.num_processes, show_progress and state.is_main_process)
             state.wait_for_everyone()
@@ -130,10 +133,24 @@ def prepare_drawing(config: EvaluationConfig, pipeline: AnimeDDPMPipeline | None
     return Drawing(pipeline, config.num_images, steps, config.seed, config.batch_size, images, guidance, labels)
 
 
+def with_recorded_split(config: EvaluationConfig) -> EvaluationConfig:
+    """The config with the `--validation_fraction` that the run of `--model` has held out of this data set."""
+    data = training_data(config.model) if config.model and config.validation_fraction is None else None
+    if not data or data.get("name") != public_name(config.dataset):
+        return config
+    return config.with_chosen(validation_fraction=data.get("validation_fraction"))
+
+
+def training_data(model: str) -> dict[str, Any] | None:
+    """What the run of a model has recorded of its data; an average, or the best so far, lies in its run."""
+    places = (Path(model), Path(model).absolute().parent)
+    return next((data for place in places if (data := read_provenance(place).get("data"))), None)
+
+
 def prepare_images(config: EvaluationConfig) -> ImageSet:
     """The first `--num_images` of a folder."""
     images = read_folder(Path(config.images), config.num_images)
-    if len(images) < config.num_images:
+    if len(images) < config.num_images and "num_images" in config.given:
         raise UserError(
             f"--images {config.images} holds {len(images):,} images, fewer than --num_images {config.num_images:,}; "
             f"give --num_images {len(images)}."
@@ -212,9 +229,8 @@ def measure(
 
 def is_held_out(reference: Reference, model: str) -> bool:
     """Whether the real images are others than those that the model was trained on, as far as its run has recorded."""
-    places = (Path(model), Path(model).absolute().parent)  # an average, or the best so far, lies in its run
-    trained_on = [data["name"] for place in places if (data := read_provenance(place).get("data"))]
-    return reference.is_held_out or (trained_on != [] and trained_on[0] != public_name(reference.config.dataset))
+    data = training_data(model)
+    return reference.is_held_out or (data is not None and data["name"] != public_name(reference.config.dataset))
 
 
 def judged_by(reference: Reference, extractor: FeatureExtractor, images: ImageSet) -> dict[str, Any]:

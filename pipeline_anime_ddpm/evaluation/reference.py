@@ -16,17 +16,19 @@ import torch
 from ..common.errors import UserError
 from .image_sets import ImageSet
 from .metrics.distances import feature_metrics
+from .metrics.judges import LEAST_MEANINGFUL
 from .metrics.memorisation import FeatureDistance, Nearest, find_nearest, mean_pairwise
 from .metrics.statistics import kept, real_features, statistics_root
-from .networks.extractors import EfficientNetExtractor, FeatureExtractor, load_extractor
+from .networks.extractors import EfficientNetExtractor, FeatureExtractor, find_efficientnet, load_extractor
 from .networks.perceptual import PerceptualDistance, load_distance
-from .settings import COPIES, EFFICIENTNET, INCEPTION, ReferenceConfig
+from .settings import COPIES, EFFICIENTNET, EFFICIENTNET_LABEL, INCEPTION, ReferenceConfig
 
 logger = logging.getLogger(__name__)
 
 SHOWN_NEAREST = 3  # training images beside each generated one in the sheet
 DEVIATIONS = 3  # below the middle of unseen images' distances: unrelated images come so near once in 740 times
 TENTH = 1.2816  # where the highest tenth of a normal distribution begins, in standard deviations above its middle
+LEAST_SAMPLES, MOST_SAMPLES = 64, 256  # that are generated against fewer than LEAST_MEANINGFUL real images
 MAX_HELD_OUT = 2000  # images that the threshold is calibrated on
 
 
@@ -86,8 +88,13 @@ class Reference:
         )
 
 
-def open_reference(config: ReferenceConfig, side: int, device: torch.device, show_progress: bool = True) -> Reference:
+def open_reference(
+    config: ReferenceConfig, side: int, device: torch.device, show_progress: bool = True, count: int | None = None
+) -> Reference:
     """Open the real images at `side` pixels, load the networks, and refuse what cannot be measured.
+
+    Args:
+        count: How many images are judged, where that does not follow from the config.
 
     Raises:
         UserError: if the data set is not there or too small, or none of the wanted metrics is available.
@@ -99,7 +106,7 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
         if config.num_real_images > len(real):
             raise UserError(f"--num_real_images is {config.num_real_images}, but {split} has {len(real):,} images.")
         real = real.take(config.num_real_images)
-    check_counts(config, real)
+    skipped = check_counts(config, real)
     training = None
     if config.train_split not in (*data.splits, ReferenceConfig.train_split):
         raise UserError(f"--train_split {config.train_split} is not one of {', '.join(data.splits)} of {data.name}.")
@@ -110,20 +117,51 @@ def open_reference(config: ReferenceConfig, side: int, device: torch.device, sho
                 f"There are {len(training)} images in the {training.split} split, too few to compare with; give "
                 "another --train_split, or --no-floor and neither lpips nor copies in --metrics."
             )
-    reference = Reference(config, real, training, show_progress=show_progress)
+    config = fit_counts(config, real, training, count)
+    reference = Reference(config, real, training, skipped=skipped, show_progress=show_progress)
     load_networks(reference, side, device)
     return reference
 
 
-def check_counts(config: ReferenceConfig, real: ImageSet) -> None:
-    """Raise a UserError if the real images are too few for what is wanted."""
+def check_counts(config: ReferenceConfig, real: ImageSet) -> list[dict[str, str]]:
+    """The metrics that need more real images than there are, with the reason.
+
+    Raises:
+        UserError: if `--metrics` asks for one of them.
+    """
+    skipped = []
     for metric in config.wanted:
         if len(real) < config.least_images(metric):
-            advice = config.advice(metric)
-            raise UserError(
+            reason = (
                 f"There are {len(real):,} images in the {real.split} split, too few for {metric}, which needs "
-                f"{config.least_images(metric)}; {advice}."
+                f"{config.least_images(metric)}; {config.advice(metric)}."
             )
+            if "metrics" in config.given or "kid_subset_size" in config.given:
+                raise UserError(reason)
+            skipped.append({"metrics": metric, "reason": reason})
+    return skipped
+
+
+def fit_counts(
+    config: ReferenceConfig, real: ImageSet, training: ImageSet | None, count: int | None
+) -> ReferenceConfig:
+    """The config with numbers of images that suit the real ones, where none are given.
+
+    Against few real images, more samples hardly make KID more certain, but take as long to generate. There are no more
+    of them than training images then, so that the floor has as many.
+
+    Args:
+        count: Images that there are to judge, if they are generated already.
+    """
+    if count is None:
+        count = config.num_images
+        if "num_images" not in config.given and len(real) < LEAST_MEANINGFUL:
+            count = min(MOST_SAMPLES, max(LEAST_SAMPLES, len(training or ())))
+    size, fewest = config.kid_subset_size, min(count, len(real))
+    if "kid_subset_size" not in config.given and fewest < size:
+        size = max(2, fewest // 2)
+    metrics = [metric for metric in config.wanted if len(real) >= config.least_images(metric)]
+    return config.with_chosen(num_images=count, kid_subset_size=size, metrics=",".join(metrics))
 
 
 def load_networks(reference: Reference, side: int, device: torch.device) -> None:
@@ -134,6 +172,9 @@ def load_networks(reference: Reference, side: int, device: torch.device) -> None
         judged = ", ".join(config.wanted_features) + f" by {Path(name).name}" * (len(config.extractors) > 1)
         with _skipping(reference, judged):
             reference.extractors.append(load_extractor(name, weights, label, device, config.cache_dir))
+    if config.wanted_features and not reference.extractors and "extractor" not in config.given and find_efficientnet():
+        logger.warning("%s Using %s instead.", reference.skipped.pop()["reason"], EFFICIENTNET_LABEL)
+        reference.extractors.append(load_extractor(EFFICIENTNET, device=device))
     if "lpips" in config.wanted:
         with _skipping(reference, "lpips"):
             distance = load_distance(config.lpips, config.lpips_weights, device)

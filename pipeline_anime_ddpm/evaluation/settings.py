@@ -40,6 +40,13 @@ class ReferenceConfig(Settings):
         None,
         "Split of the real images; by default `validation` or `test`, which the model has not seen, otherwise `train`.",
     )
+    validation_fraction: float | None = setting(
+        None,
+        "Share of a data set without splits that the training held out (see `anime-ddpm train`); by default what the "
+        "run of --model has recorded for this data set.",
+        at_least=0,
+        below=1,
+    )
     train_split: str = setting("train", "Split that the model was trained on; copies are searched for in it.")
     num_real_images: int | None = setting(None, "Images of the real split; by default all.", at_least=1)
     max_skipped_fraction: float = setting(
@@ -62,7 +69,9 @@ class ReferenceConfig(Settings):
         "commas.",
     )
     extractor_batch_size: int = setting(32, "Images in one pass of the extractor.", at_least=1)
-    kid_subset_size: int = setting(1000, "Images in each subset of KID, at most.", at_least=2)
+    kid_subset_size: int = setting(
+        1000, "Images in each subset of KID; by default half of the images there are, if they are fewer.", at_least=2
+    )
     kid_subsets: int = setting(100, "Subsets over which KID is averaged.", at_least=2)
     lpips: str = setting(
         "alex",
@@ -79,7 +88,8 @@ class ReferenceConfig(Settings):
     device: str | None = setting(None, "`cuda`, `cpu`, ...; by default the fastest available.")
     num_images: int = setting(
         2000,
-        "Images sampled, or taken from --images. Compare results of equal numbers only.",
+        "Images sampled, or taken from --images; by default fewer where there are few real ones. Compare results of "
+        "equal numbers only.",
         at_least=1,
     )
 
@@ -92,7 +102,7 @@ class ReferenceConfig(Settings):
         if not self.wanted:
             raise UserError(f"--metrics is empty; give some of {', '.join(METRICS)}.")
         self._check_networks()
-        for metric in self.wanted:
+        for metric in self.wanted if "num_images" in self.given else ():
             if self.num_images < self.least_images(metric):
                 raise UserError(
                     f"--num_images {self.num_images} is too few for {metric}, which needs {self.least_images(metric)}; "
@@ -160,7 +170,12 @@ class ReferenceConfig(Settings):
     @property
     def data_set(self) -> DataSet:
         return DataSet(
-            self.dataset, self.dataset_config_name, self.image_column, self.cache_dir, self.max_skipped_fraction
+            self.dataset,
+            self.dataset_config_name,
+            self.image_column,
+            self.cache_dir,
+            self.max_skipped_fraction,
+            self.validation_fraction,
         )
 
 
@@ -272,8 +287,9 @@ def parse_sampler_options(text: str) -> dict[str, Any]:
 
 
 def check_training_metrics(names: str) -> None:
-    """Raise a `UserError` if `--eval_metrics` names none, or one that is no distance between features."""
+    """Raise a `UserError` if `--eval_metrics` names none, or one that is not measured while training."""
+    known = [*FEATURE_METRICS, COPIES]
     if not listed(names):
-        raise UserError(f"--eval_metrics is empty; give some of {', '.join(FEATURE_METRICS)}.")
-    if unknown := set(listed(names)) - set(FEATURE_METRICS):
-        raise UserError(f"--eval_metrics knows {', '.join(FEATURE_METRICS)}, not {', '.join(sorted(unknown))}.")
+        raise UserError(f"--eval_metrics is empty; give some of {', '.join(known)}.")
+    if unknown := set(listed(names)) - set(known):
+        raise UserError(f"--eval_metrics knows {', '.join(known)}, not {', '.join(sorted(unknown))}.")

@@ -33,7 +33,7 @@ def measure_statistics(config: ReferenceConfig, resolution: int, show_progress: 
         reference.features(real, extractor)
         if not config.floor:
             continue
-        floor = measure_floor(reference, extractor, config.num_images)
+        floor = measure_floor(reference, extractor, reference.config.num_images)
         if "skipped" in floor:
             yield f"No floor: {floor['skipped']}."
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
 from diffusers import UNet2DModel
@@ -74,10 +75,13 @@ def check_ranks_agree(run: Run) -> None:
         )
 
 
-def claim_folder(run: Run, guide: UNet2DModel | None) -> None:
+def claim_folder(run: Run, guide: UNet2DModel | None, chosen: dict[str, Any] | None = None) -> None:
     """Write down whose the output folder is, and drop what lies after the step that the run goes on from.
 
     Main process only.
+
+    Args:
+        chosen: Settings that follow the data, which a resumed run keeps.
     """
     config, state, folder = run.config, run.state, run.folder
     if config.resume_from_checkpoint not in (
@@ -88,7 +92,7 @@ def claim_folder(run: Run, guide: UNet2DModel | None) -> None:
     claim_output_dir(config)
     drop_snapshots_after(folder, run.images_seen)
     drop_events_after(folder, state.step, state.numerics.went_back)
-    write_provenance(folder, config, run.data.num_images, run.accelerator, run.images_seen)
+    write_provenance(folder, config, run.data.num_images, run.accelerator, run.images_seen, chosen)
     run.data.list_skipped(folder)
     if guide is not None and load_guide(folder) is None:
         save_guide(guide, folder)

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from .. import AnimeDDPMPipeline
 from ..common.errors import needs_extra
-from ..data import CachedData, Feed, FeedPlan, StreamedData, check_source, open_source
+from ..data import CachedData, Feed, FeedPlan, StreamedData, open_source
 from ..data.units import Source
 from ..evaluation.settings import check_training_metrics
 from ..publishing.card import CardFacts
@@ -115,9 +115,8 @@ def check(config: TrainingConfig) -> CardFacts | None:
         What `--hub_card` says, for a run that pushes.
 
     Raises:
-        UserError: A data folder, an output folder, a tracker, a metric or a card that cannot be used.
+        UserError: An output folder, a tracker, a metric or a card that cannot be used.
     """
-    check_source(config)
     check_output_dir(config)
     check_trackers(config.trackers)
     if config.eval_steps:
@@ -133,7 +132,7 @@ class Denoiser:
         labels: None for a network without labels.
         patches: None where every step sees full images.
         guide: a weaker network that the pipeline of the pre-trained weights came with, and keeps.
-        source: the data set, if it was opened for its labels.
+        source: the data set, if it is open already.
     """
 
     unet: UNet2DModel
@@ -144,9 +143,14 @@ class Denoiser:
     source: Source | None = None
 
 
-def build_denoiser(config: TrainingConfig) -> Denoiser:
-    """The network and the noise that the flags name, with the labels of the data and coordinates for patches."""
-    source = open_source(config) if config.label_columns else None
+def build_denoiser(config: TrainingConfig, source: Source | None = None) -> Denoiser:
+    """The network and the noise that the flags name, with the labels of the data and coordinates for patches.
+
+    Args:
+        source: The data set, if it is open already.
+    """
+    if config.label_columns and source is None:
+        source = open_source(config)
     labels = run_labels(config, source)
     unet, scheduler = build_model(config, labels)
     guide = load_guide_to_keep(config, unet, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -16,9 +17,11 @@ from ..runs.checkpoints import checkpoint_folder, prune_checkpoints, save_checkp
 from ..runs.folder import BEST, export_pipeline, save_guide, usage
 from ..runs.numerics import write_events
 from ..runs.snapshots import save_snapshot
-from ..runs.tracking import RunLog, end_training
+from ..runs.tracking import COPIES_STAND_OUT, RunLog, end_training
 from .run import Run
 from .samples import draw_samples
+
+logger = logging.getLogger(__name__)
 
 
 def save_due_files(run: Run, log: RunLog, feed: Feed) -> None:
@@ -65,8 +68,20 @@ def evaluate(run: Run, log: RunLog) -> None:
         if not run.accelerator.is_main_process:
             return
         best = log.evaluation(values, run.judge.conditions, step=run.state.step, images=run.images_seen)
+        if values.get(COPIES_STAND_OUT):
+            warn_of_copies(values)
         if best and run.config.save_best:
             export_pipeline(run.finished_pipeline(), run.folder / BEST)
+
+
+def warn_of_copies(values: dict[str, float]) -> None:
+    """Say that the model repeats its training images, and what to do."""
+    logger.warning(
+        "%.0f %% of the samples are copies of training images, or nearly; of held-out images %.0f %% are. The model "
+        "begins to memorise: stop here (Ctrl-C), take more images, or give --dropout 0.1. With --save_best, best/ "
+        "keeps the best model before this.",
+        100 * values["memorised"], 100 * values["memorised_held_out"],
+    )  # fmt: skip
 
 
 def save_everything(run: Run, feed: Feed) -> None:
@@ -155,4 +170,8 @@ def finish(run: Run) -> None:
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
     print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
     print(usage(run.folder))
+    if (run.folder / BEST).is_dir():
+        print(f"\nThe model with the lowest KID is in {run.folder / BEST}.")
+    if run.config.ema_lengths:
+        print(f"\nTo choose the EMA length by KID: anime-ddpm ema {run.folder} --choose")
     print(f"\nIn the browser: anime-ddpm demo --model {run.folder}")

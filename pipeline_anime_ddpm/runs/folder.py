@@ -47,7 +47,7 @@ def check_output_dir(config: TrainingConfig) -> None:
         raise UserError(f"--output_dir {folder} holds files that are not a training run; choose an empty folder.")
     if config.overwrite_output_dir:
         return
-    before = _recorded(folder)
+    before = recorded_settings(folder)
     if before is None:
         raise UserError(f"{record} is damaged; choose another --output_dir, or give --overwrite_output_dir.")
     now, may_change = config.to_dict(), may_change_on_resume(TrainingConfig)
@@ -60,7 +60,7 @@ def check_output_dir(config: TrainingConfig) -> None:
         )
 
 
-def _recorded(folder: Path) -> dict[str, Any] | None:
+def recorded_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the run in the folder; None if they cannot be read."""
     try:
         before = parse_yaml((folder / CONFIG_NAME).read_text())
@@ -71,7 +71,7 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
 def is_same_resume_request(config: TrainingConfig) -> bool:
     """Whether the run in the output folder was already started with this `--resume_from_checkpoint`."""
-    before = _recorded(Path(config.output_dir)) or {}
+    before = recorded_settings(Path(config.output_dir)) or {}
     return before.get("resume_from_checkpoint") == config.resume_from_checkpoint
 
 

@@ -23,13 +23,19 @@ DRAWN_FACES = "synthetic faces"
 
 
 def write_provenance(
-    folder: Path, config: TrainingConfig, num_images: int | None, accelerator: Accelerator, first_images: int
+    folder: Path,
+    config: TrainingConfig,
+    num_images: int | None,
+    accelerator: Accelerator,
+    first_images: int,
+    chosen: dict[str, Any] | None = None,
 ) -> None:
     """Keep it in the run's folder; a run that goes on elsewhere has several machines. Main process only.
 
     Args:
         num_images: in the data set, if it is known.
         first_images: images seen when this process starts.
+        chosen: settings that follow the data, as they were chosen when the run began.
     """
     path, before = folder / RECORD_NAME, read_provenance(folder)
     machines = before.get("machines", [])
@@ -45,7 +51,7 @@ def write_provenance(
         "data": {**data_origin(config), "num_images": num_images},
         "went_on_from": _base(config, before.get("went_on_from")),
         "machines": machines,
-    }
+    } | ({"chosen": chosen} if chosen else {})
     write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
@@ -58,7 +64,8 @@ def data_origin(config: TrainingConfig) -> dict[str, Any]:
     """The origin of a run's images."""
     if config.uses_drawn_faces:
         return {"name": DRAWN_FACES, "local": True}
-    return origin(config.dataset_name or config.train_data_dir)
+    held_out = {"validation_fraction": config.validation_fraction} if config.validation_fraction else {}
+    return origin(config.name) | held_out
 
 
 def _base(config: TrainingConfig, before: dict[str, Any] | None) -> dict[str, Any] | None:

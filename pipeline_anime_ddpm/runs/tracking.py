@@ -26,6 +26,7 @@ from ..common.errors import UserError, first_line
 QUARTERS = 4
 WORDS = frozenset({"conditions"})  # the columns of tables that hold no numbers
 SECONDS_FOR_LAST_UPLOAD = 60  # to W&B, when a run ends: nobody waits longer for a server that has gone
+COPIES_STAND_OUT = "copies_stand_out"  # 1 in an evaluation whose samples repeat more training images than chance would
 CSV_NAME, CURVE_NAME, SAMPLES_NAME, EVALUATION_NAME = "metrics.csv", "loss.png", "samples", "evaluation.csv"
 
 
@@ -180,14 +181,18 @@ class RunLog:
     def evaluation(self, values: dict[str, float], conditions: str, *, step: int, images: int) -> bool:
         """Add what was measured of the images that the run draws now; whether their KID is the least so far.
 
+        A model that repeats its training images is never the best.
+
         Args:
             conditions: names what else the values depend on; only rows that share it are compared.
         """
         rows = [row for row in self.evaluations.rows if row["conditions"] == conditions]
+        rows = [row for row in rows if row.get(COPIES_STAND_OUT) != 1]
         before = [row["kid"] for row in rows if not math.isnan(row.get("kid", math.nan))]
         self.evaluations.add({"images": images, "step": step, **values, "conditions": conditions})
         self.accelerator.log({f"eval/{name}": value for name, value in values.items()}, step=images)
-        return values.get("kid", math.nan) < min(before, default=math.inf)
+        is_better = values.get("kid", math.nan) < min(before, default=math.inf)
+        return is_better and not values.get(COPIES_STAND_OUT)
 
     def pictures(self, pictures: list[Image.Image], *, images: int) -> Path:
         """Save a grid of samples, hand it to the trackers and redraw the loss curve. Main process only."""

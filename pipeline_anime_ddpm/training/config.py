@@ -124,7 +124,8 @@ class TrainingConfig(
     @property
     def ema_lengths(self) -> list[float]:
         """`--ema_sigma_rels` as numbers; empty without it."""
-        return listed_numbers("ema_sigma_rels", self.ema_sigma_rels, float)
+        lengths = None if self.ema_sigma_rels == "none" else self.ema_sigma_rels
+        return listed_numbers("ema_sigma_rels", lengths, float)
 
     @property
     def trackers(self) -> list[str]:
@@ -233,7 +234,7 @@ def _check_distillation(config: TrainingConfig) -> None:
 
 
 def _check_execution(config: TrainingConfig) -> None:
-    if config.offload_ema and not (config.use_ema or config.ema_sigma_rels):
+    if config.offload_ema and not (config.use_ema or config.ema_lengths):
         raise UserError("--offload_ema needs an EMA, which --no-use_ema turns off; give one of the two.")
     if config.torch_compile == "regional" and config.gradient_checkpointing == "selective":
         raise UserError(

@@ -7,6 +7,7 @@ import os
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index, read_scheduler_config
@@ -77,12 +78,22 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     if labels is not None:
         unet = with_labels(unet, labels, torch.Generator().manual_seed(config.seed))
     set_resolution(unet, config)
+    if config.dropout is not None:
+        set_dropout(unet, config.dropout)
     knobs = _training_knobs(config, full_side(unet))
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
         use_xformers(unet)
     return unet, scheduler
+
+
+def set_dropout(unet: UNet2DModel, probability: float) -> None:
+    """Give a network, new or pre-trained, this dropout in its residual blocks."""
+    for block in unet.modules():
+        if isinstance(block, ResnetBlock2D):
+            block.dropout.p = probability
+    unet.register_to_config(dropout=probability)
 
 
 def use_xformers(unet: UNet2DModel) -> None:

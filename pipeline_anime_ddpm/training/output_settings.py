@@ -19,7 +19,9 @@ class OutputSettings(Settings):
         "Delete the run in the output folder and start again. Omit it to resume.",
         resume=True,
     )
-    checkpointing_steps: int = setting(500, "Optimiser steps between checkpoints.", at_least=1, resume=True)
+    checkpointing_steps: int = setting(
+        500, "Optimiser steps between checkpoints.", at_least=1, resume=True, follows_data=True
+    )
     checkpoints_total_limit: int | None = setting(
         3, "Checkpoints to keep, the newest ones; `none` keeps all.", at_least=1, resume=True
     )
@@ -30,7 +32,11 @@ class OutputSettings(Settings):
         resume=True,
     )
     save_model_epochs: int = setting(
-        10, "Epochs between two saves of the pipeline; it is also saved at the end.", at_least=1, resume=True
+        10,
+        "Epochs between two saves of the pipeline; it is also saved at the end.",
+        at_least=1,
+        resume=True,
+        follows_data=True,
     )
 
 
@@ -39,7 +45,11 @@ class MonitoringSettings(Settings):
     """Samples, metrics, trackers."""
 
     save_images_epochs: int = setting(
-        10, "Epochs between two sample grids; one is also drawn at the end.", at_least=1, resume=True
+        10,
+        "Epochs between two sample grids; one is also drawn at the end.",
+        at_least=1,
+        resume=True,
+        follows_data=True,
     )
     validation_images: int | None = setting(
         None,
@@ -58,22 +68,27 @@ class MonitoringSettings(Settings):
     eval_steps: int | None = setting(
         None,
         "Optimiser steps between two evaluations of the EMA against real images, with the same seeds each time; "
-        "results go to evaluation.csv and the trackers. By default never.",
+        "results go to evaluation.csv and the trackers. By default never; `none` never either.",
         at_least=1,
         resume=True,
+        follows_data=True,
     )
-    eval_images: int = setting(512, "Images sampled for an evaluation.", at_least=8, needs="eval_steps", resume=True)
+    eval_images: int = setting(
+        512, "Images sampled for an evaluation.", at_least=8, needs="eval_steps", resume=True, follows_data=True
+    )
     eval_metrics: str = setting(
         "kid",
-        "Metrics of an evaluation: any of kid, fid, prc, mind, separated by commas.",
+        "Metrics of an evaluation: any of kid, fid, prc, mind and copies, separated by commas.",
         needs="eval_steps",
         resume=True,
+        follows_data=True,
     )
     eval_extractor: str = setting(
         "inception",
         "Feature extractor, as in `anime-ddpm evaluate`: `inception`, `efficientnet-lite0`, or a vision model.",
         needs="eval_steps",
         resume=True,
+        follows_data=True,
     )
     eval_extractor_weights: str | None = setting(
         None, "File with the weights of `inception`, instead of a download.", needs="eval_steps", resume=True
@@ -90,7 +105,13 @@ class MonitoringSettings(Settings):
         needs="eval_steps",
         resume=True,
     )
-    save_best: bool = setting(False, "Keep the pipeline with the lowest KID in OUTPUT_DIR/best.", resume=True)
+    save_best: bool = setting(
+        False,
+        "Keep the pipeline with the lowest KID in OUTPUT_DIR/best; with `copies` in --eval_metrics, only while the "
+        "model does not repeat its training images.",
+        resume=True,
+        follows_data=True,
+    )
     logging_steps: int = setting(
         10,
         "Optimiser steps between two lines of metrics; each line makes the GPU wait.",

@@ -31,6 +31,13 @@ class NetworkSettings(Settings):
         "pixels cost.",
         at_least=1,
     )
+    dropout: float | None = setting(
+        None,
+        "Dropout in the residual blocks while training; by default as the network's config says. 0.1 makes it harder "
+        "to memorise few images.",
+        at_least=0,
+        below=1,
+    )
     label_dropout: float = setting(
         0.15,
         'Probability of replacing each label by "any", independently, for classifier-free guidance (arXiv:2207.12598).',
@@ -212,18 +219,24 @@ class OptimisationSettings(Settings):
         "Length of the run in images; by default --num_epochs decides.",
         at_least=1,
         resume=True,
+        follows_data=True,
     )
     train_batch_size: int = setting(16, "Images per device in one forward pass.", at_least=1, resume=True)
     gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1, resume=True)
     learning_rate: float = setting(
-        1e-4, "Learning rate after the warm-up, for any optimizer; small networks take 4e-4.", above=0
+        1e-4,
+        "Learning rate after the warm-up, for any optimizer; small networks take 4e-4.",
+        above=0,
+        follows_data=True,
     )
     lr_scheduler: str = setting(
         "cosine",
         "Learning rate schedule after the warm-up.",
         choices=("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"),
     )
-    lr_warmup_steps: int = setting(500, "Optimiser steps over which the learning rate rises from zero.", at_least=0)
+    lr_warmup_steps: int = setting(
+        500, "Optimiser steps over which the learning rate rises from zero.", at_least=0, follows_data=True
+    )
     adam_beta1: float = setting(
         0.95,
         "Beta1 of AdamW, and of the parameters that Muon leaves to AdamW: the decay of the mean gradient.",
@@ -250,7 +263,9 @@ class OptimisationSettings(Settings):
         at_least=1,
     )
     random_flip: bool = setting(
-        False, "Mirror images at random; doubles a small data set, but also swaps hair partings and text."
+        False,
+        "Mirror images at random; doubles a small data set, but also swaps hair partings and text.",
+        follows_data=True,
     )
 
 
@@ -322,7 +337,8 @@ class AverageSettings(Settings):
     ema_sigma_rels: str | None = setting(
         None,
         "Also keep snapshots of power-function averages (arXiv:2312.02696) of these relative lengths, such as "
-        "`0.05,0.10`; `anime-ddpm ema` combines them into any EMA length after training.",
+        "`0.05,0.10`; `anime-ddpm ema` combines them into any EMA length after training. `none` keeps no snapshots.",
+        follows_data=True,
     )
     ema_snapshot_images: int | None = setting(
         None,
@@ -330,6 +346,7 @@ class AverageSettings(Settings):
         at_least=1,
         needs="ema_sigma_rels",
         resume=True,
+        follows_data=True,
     )
     save_guide_at: int | None = setting(
         None,

@@ -1,6 +1,7 @@
 """A run measures itself at intervals, keeps its best pipeline, and trains no different for it."""
 
 import csv
+import json
 import math
 import shutil
 
@@ -104,7 +105,7 @@ def test_interrupted_run_measures_the_same_values_again(work, judged, whole, tmp
     [
         ({"save_best": True}, "--save_best needs the KID of evaluations; give --eval_steps"),
         ({"eval_steps": 5, "eval_metrics": "fid", "save_best": True}, "and kid in --eval_metrics"),
-        ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, mind, prc, not isc"),
+        ({"eval_steps": 5, "eval_metrics": "kid,isc"}, "--eval_metrics knows fid, kid, mind, prc, copies, not isc"),
         ({"eval_images": 64}, "--eval_images does nothing without --eval_steps"),
         ({"eval_steps": 5, "eval_images": 7}, "--eval_images is 7; give 8 or more"),
         ({"eval_steps": 0}, "--eval_steps is 0; give 1 or more"),
@@ -174,3 +175,67 @@ def test_real_images_are_those_that_the_run_is_not_trained_on(work, tmp_path, mo
     assert drawn.shape == (60, 3, 16, 16)
     trained_on = draw_faces(50, 16, seed=0).transpose(0, 3, 1, 2)
     assert not any((image == drawn).all((1, 2, 3)).any() for image in trained_on)
+
+
+def test_copies_of_training_images_stand_out_beside_kid(work, tiny_unet, tmp_path, monkeypatch):
+    """A pipeline that returns training images is caught, one that returns others is not."""
+    monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
+    faces = save(tmp_path / "faces", pictures(150, seed=0))
+    config = TrainingConfig(
+        train_data_dir=str(faces), cache_dir=str(tmp_path / "cache"), eval_steps=1, eval_images=64,
+        eval_batch_size=64, eval_extractor="efficientnet-lite0", eval_metrics="kid,copies", validation_fraction=0.3,
+    )  # fmt: skip
+    judge = in_training.TrainingJudge(config, 16, 2, Accelerator(cpu=True))
+    assert "of the validation split" in judge.description
+    sets = {"copies": judge.reference.training.pixels[:64], "others": pictures(64, seed=9)}
+    found = {}
+    for name, images in sets.items():
+        monkeypatch.setattr(in_training, "draw_batch", lambda *args, images=images, **kwargs: images)
+        found[name] = judge.measure(None)
+    assert found["copies"]["copies_stand_out"] == found["copies"]["memorised"] == 1 and found["copies"]["nearest"] < 0.1
+    assert found["others"]["copies_stand_out"] == 0 and found["others"]["memorised"] < 0.1
+    assert found["others"]["memorised_held_out"] == found["copies"]["memorised_held_out"] < 0.1
+    assert 0.5 < found["others"]["nearest"] < 2 and math.isfinite(found["others"]["kid"])
+
+
+def test_fine_tuning_on_few_images_needs_no_flag_and_its_evaluation_none(
+    work, tiny_unet, tmp_path, monkeypatch, capsys
+):
+    """One command, then `evaluate` and `ema --choose`, with what was held out."""
+    from pipeline_anime_ddpm import cli
+    from pipeline_anime_ddpm.recipe import defaults
+
+    monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
+    monkeypatch.setattr("pipeline_anime_ddpm.evaluation.ema_choice.LENGTHS", (0.05, 0.1))
+    monkeypatch.setitem(defaults.LEAST_IMAGES, True, 96)
+    monkeypatch.setitem(defaults.PASSES, True, 0.1)
+    faces, run_folder = save(tmp_path / "faces", pictures(120, seed=0)), tmp_path / "run"
+    AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler(num_train_timesteps=100)).save_pretrained(tmp_path / "base")
+    cache = ["--cache_dir", str(tmp_path / "cache")]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    train = ["train", "--train_data_dir", str(faces), "--pretrained_model_name_or_path", str(tmp_path / "base"),
+             "--output_dir", str(run_folder), "--report_to", "none", "--validation_images", "1", *cache]  # fmt: skip
+    cli.main(train)
+    printed = capsys.readouterr().out
+    assert "120 images are few" in printed and "more are held out" in printed
+    table = rows(run_folder)
+    assert [int(row["images"]) for row in table] == [16, 32, 48, 64, 80, 96] and (run_folder / "best").is_dir()
+    assert all(math.isfinite(float(row[name])) for row in table for name in ("kid", "memorised", "nearest"))
+    cli.main([*train, "--max_train_images", "112"])
+    assert "are few" not in capsys.readouterr().out and len(rows(run_folder)) == 7
+    judged = tmp_path / "judged"
+    cli.main(["evaluate", "--model", str(run_folder / "best"), "--dataset", str(faces), "--metrics", "kid,copies",
+              "--extractor", "efficientnet-lite0", "--output_dir", str(judged), "--device", "cpu", *cache])  # fmt: skip
+    record = json.loads((judged / "metrics.json").read_text())
+    held_out = record["real"]["n"]
+    assert (record["real"]["split"], record["judged"]["n"]) == ("validation", 120 - held_out)
+    assert record["metrics"]["kid"]["subset_size"] == held_out // 2 and record["floor"]["metrics"]["kid"]["std"] > 0
+    assert record["metrics"]["copies"]["training"]["n"] == 120 - held_out
+    cli.main(["ema", str(run_folder), "--choose"])
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split(":")[0].strip() for line in lines[:3]] == [
+        "the run's own EMA",
+        "sigma_rel 0.05",
+        "sigma_rel 0.1",
+    ]
+    assert lines[3].startswith(str(run_folder / "chosen")) and (run_folder / "chosen" / "model_index.json").is_file()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, cli
+from pipeline_anime_ddpm.evaluation import ema_choice
 from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay
 from pipeline_anime_ddpm.runs.posthoc import reconstruct
 from pipeline_anime_ddpm.runs.snapshots import save_snapshot
@@ -100,3 +101,63 @@ def test_runs_without_averages_or_pipeline_or_with_another_s_are_refused(run, ti
     assert "cannot be loaded" in refused(capsys, run, "--sigma_rel", 0.1)
     (run / "model_index.json").unlink()
     assert "has no pipeline" in refused(capsys, run, "--sigma_rel", 0.1)
+
+
+@pytest.fixture
+def kids(run, monkeypatch):
+    """KID by candidate, which the test decides, instead of a measurement."""
+    (run / "training_config.yaml").write_text("train_data_dir: faces\n")
+    given: dict[str, float] = {}
+
+    def evaluate(config, pipeline, show_progress):
+        assert (config.dataset, config.metrics, config.floor) == ("faces", "kid", False)
+        name = config.output_dir.rpartition("/")[2]
+        return {"metrics": {"kid": {"value": next(k for n, k in given.items() if n == name), "std": 0.1}}}
+
+    monkeypatch.setattr(ema_choice.recipe, "evaluate", evaluate)
+    monkeypatch.setattr(ema_choice, "LENGTHS", (0.05, 0.1))
+    return given
+
+
+OWN = "the-runs-own-EMA"
+
+
+def test_best_length_is_chosen_and_saved(run, kids, capsys):
+    kids |= {OWN: 0.5, "sigma_rel-0.05": 0.2, "sigma_rel-0.1": 0.3}
+    cli.main(["ema", str(run), "--choose"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["  sigma_rel 0.05: KID 0.2 ± 0.1", "  sigma_rel 0.1: KID 0.3 ± 0.1",
+                         f"{run / 'chosen'}: sigma_rel 0.05, without guidance."]  # fmt: skip
+    pipe, wished = AnimeDDPMPipeline.from_pretrained(run / "chosen"), reconstruct(run, 0.05).weights
+    assert all(torch.equal(parameter, wished[name]) for name, parameter in pipe.unet.named_parameters())
+    assert "chosen exists already" in refused(capsys, run, "--choose")
+
+
+def test_run_s_own_average_may_be_the_best_and_a_lead_within_chance_is_said(run, kids, tmp_path, capsys):
+    kids |= {OWN: 0.2, "sigma_rel-0.05": 0.21, "sigma_rel-0.1": 0.3}
+    cli.main(["ema", str(run), "--choose"])
+    own, chosen = (AnimeDDPMPipeline.from_pretrained(folder).unet for folder in (run, run / "chosen"))
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), chosen.parameters(), strict=True))
+    assert "within" not in capsys.readouterr().out
+    kids["sigma_rel-0.05"] = 0.15
+    cli.main(["ema", str(run), "--choose", "--output_dir", str(tmp_path / "other")])
+    assert (
+        "sigma_rel 0.05, without guidance. Its lead over the run's own EMA, 0.05, is within" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("kid", "scale"), [(0.05, 1.25), (0.15, 1.0)])
+def test_guidance_is_recommended_only_if_it_is_clearly_better(run, kids, tiny_unet, kid, scale):
+    unet = AnimeDDPMPipeline.from_pretrained(run).unet
+    AnimeDDPMPipeline(unet, AnimeNoiseScheduler(num_train_timesteps=50), tiny_unet(in_channels=5)).save_pretrained(run)
+    kids |= {OWN: 0.2, "sigma_rel-0.05": 0.3, "sigma_rel-0.1": 0.3}
+    kids |= {f"{OWN},-guidance-{guided:g}": value for guided, value in ((1.25, kid), (1.5, 0.4))}
+    cli.main(["ema", str(run), "--choose"])
+    assert AnimeDDPMPipeline.from_pretrained(run / "chosen").config.default_guidance_scale == scale
+
+
+def test_flags_that_do_not_fit_choose_are_refused(run, capsys):
+    assert "Give --sigma_rel, one or more EMA lengths, or --choose" in refused(capsys, run)
+    assert "are for --choose" in refused(capsys, run, "--sigma_rel", 0.1, "--dataset", "faces")
+    assert "omit --images" in refused(capsys, run, "--choose", "--images", 40)
+    assert "which images it was trained on; give --dataset" in refused(capsys, run, "--choose")

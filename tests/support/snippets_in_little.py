@@ -93,8 +93,8 @@ class Little:
             changes |= {"eval_steps": 1000, "eval_images": FEW, "eval_extractor": JUDGE, "eval_metrics": "kid"}
         if config.save_guide_at:
             changes["save_guide_at"] = FEW // 2
-        if config.ema_sigma_rels:
-            changes["ema_snapshot_images"] = 2
+        if config.train_data_dir or config.ema_sigma_rels:  # what a run on few images keeps by itself
+            changes |= {"ema_sigma_rels": config.ema_sigma_rels or "0.05,0.10", "ema_snapshot_images": 2}
         if config.pretrained_model_name_or_path:
             changes["pretrained_model_name_or_path"] = local(config.pretrained_model_name_or_path, MODEL)
             changes["max_train_images"] = FEW // 2

@@ -62,8 +62,8 @@ def cautions(record: dict[str, Any]) -> list[str]:
     found, judged, real = [], record["judged"]["n"], record["real"]["n"]
     if min(judged, real) < LEAST_MEANINGFUL:
         found.append(
-            f"{judged:,} generated and {real:,} real images are too few for these numbers to mean anything. Use "
-            f"{LEAST_MEANINGFUL:,} or more of each."
+            f"{judged:,} generated and {real:,} real images are too few for these numbers to mean anything, "
+            f"except KID within its ±. Use {LEAST_MEANINGFUL:,} or more of each."
         )
     if record["real"].get("is_held_out") is False:
         found.append(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..settings import ReferenceConfig
 
+LEAST_FOR_KID = 4  # images, so that each subset of half of them has a pair
 NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 
 
@@ -29,7 +30,11 @@ class FeatureMetric:
 
 FEATURE_METRICS = {
     "fid": FeatureMetric({"fid": True}),
-    "kid": FeatureMetric({"kid": True}, lambda config: config.kid_subset_size, "lower --kid_subset_size"),
+    "kid": FeatureMetric(
+        {"kid": True},
+        lambda config: config.kid_subset_size if "kid_subset_size" in config.given else LEAST_FOR_KID,
+        "lower --kid_subset_size",
+    ),
     "mind": FeatureMetric({"mind": True}),
     "prc": FeatureMetric({"precision": False, "recall": False}, lambda config: NEIGHBOURS + 1),
 }

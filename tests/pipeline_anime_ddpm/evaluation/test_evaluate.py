@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from evaluation_data import pictures, save
+from evaluation_data import colour_extractor, pictures, save
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
@@ -17,6 +17,7 @@ from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import Drawing
+from pipeline_anime_ddpm.evaluation.metrics.judges import cautions
 from pipeline_anime_ddpm.evaluation.networks import extractors
 from pipeline_anime_ddpm.evaluation.recipe import is_held_out, locked_folder
 
@@ -132,6 +133,35 @@ def test_unavailable_metrics_are_skipped_with_a_reason(settings, tiny_pipeline, 
     assert "Without fid, kid, prc, mind: The network of FID" in caplog.text
     with pytest.raises(UserError, match="cannot be fetched"):
         judge(settings, model=str(tiny_pipeline), extractor="inception", metrics="kid")
+
+
+def test_few_real_images_fit_the_numbers_that_are_not_given(settings, tmp_path, monkeypatch):
+    """At the first try, without a flag: what cannot be measured is left out, and the rest says how sure it is."""
+    monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
+    few = save(tmp_path / "few" / "train", pictures(60, seed=0)).parent
+    save(few / "validation", pictures(9, seed=1))
+    given = {name: settings[name] for name in ("cache_dir", "output_dir", "device", "lpips")}
+    images = str(save(tmp_path / "finished", pictures(70, seed=2)))
+    record = judge(given, dataset=str(few), images=images, extractor="efficientnet-lite0")
+    assert record["judged"]["n"] == 70 and record["real"]["n"] == 9
+    kid = record["metrics"]["kid"]
+    assert (kid["n"], kid["real_n"], kid["subset_size"]) == (70, 9, 4) and kid["std"] > 0 and "note" not in kid
+    (skipped,) = record["skipped"]
+    assert skipped["metrics"] == "lpips" and "9 images in the validation split, too few for lpips" in skipped["reason"]
+    assert record["metrics"]["copies"]["training"]["n"] == 60
+    assert "except KID within its ±" in cautions(record)[0]
+
+
+def test_without_inception_the_judge_that_works_offline_is_taken(settings, tmp_path, monkeypatch, caplog):
+    def offline(*args, **kwargs):
+        raise UserError("The network of FID cannot be fetched.")
+
+    monkeypatch.setattr(extractors, "InceptionExtractor", offline)
+    monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
+    del settings["extractor"]
+    record = judge(settings, images=str(save(tmp_path / "finished", pictures(24, seed=2))), metrics="kid")
+    assert record["extractor"]["name"] == "EfficientNet-Lite0 (ImageNet)" and record["skipped"] == []
+    assert "cannot be fetched. Using EfficientNet-Lite0 (ImageNet) instead." in caplog.text
 
 
 MISTAKES = {

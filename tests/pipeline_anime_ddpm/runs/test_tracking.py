@@ -61,6 +61,16 @@ def test_row_cut_off_by_a_kill_or_spoilt_by_a_disk_is_dropped(accelerator, tmp_p
     assert [r["images"] for r in RunLog(tmp_path, accelerator, 100).rows] == [10]
 
 
+def test_model_that_repeats_its_images_is_never_the_best(tmp_path):
+    log = RunLog(tmp_path, Accelerator(cpu=True), 0)
+    values = [(0.5, 0), (0.1, 1), (0.3, 0), (0.4, 0)]
+    best = [
+        log.evaluation({"kid": kid, "copies_stand_out": float(copies)}, "c", step=step, images=step)
+        for step, (kid, copies) in enumerate(values, 1)
+    ]
+    assert best == [True, False, True, False]
+
+
 def test_pictures_leave_a_grid_and_a_curve(accelerator, tmp_path):
     log = RunLog(tmp_path, accelerator, 0)
     for images in (10, 20):

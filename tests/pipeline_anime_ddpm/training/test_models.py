@@ -31,6 +31,16 @@ def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+def test_dropout_of_a_new_or_pretrained_network_can_be_chosen(tiny_unet, tmp_path):
+    tiny_unet().save_pretrained(tmp_path)
+    for model in ({"pretrained_model_name_or_path": str(tmp_path)}, {"model_config_name_or_path": str(tmp_path)}):
+        unet, _ = build_model(config(dropout=0.25, resolution=16, **model))
+        images, timesteps = torch.zeros(1, 3, 16, 16), torch.zeros(1)
+        assert not torch.equal(*(unet.train()(images, timesteps).sample for _ in range(2)))
+        assert torch.equal(*(unet.eval()(images, timesteps).sample for _ in range(2)))
+        assert unet.config.dropout == 0.25
+
+
 def test_new_networks_come_in_sizes_and_follow_the_seed():
     unet, scheduler = build_model(config(model_config_name_or_path="tiny", resolution=32))
     assert (unet.config.sample_size, scheduler.config.prediction_type) == (32, "v_prediction")
