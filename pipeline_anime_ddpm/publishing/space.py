@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from ..common.errors import UserError
-from .assets import find_asset
+from ..common.assets import find_asset
 from .card import MADE_HERE, CardFacts
 from .privacy import check_private
 
