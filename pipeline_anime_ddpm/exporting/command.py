@@ -85,8 +85,8 @@ def export_onnx(
     save(store_as(network, precision), path)
     base |= {"precision": precision, "bytes": path.stat().st_size, "sha256": _digest(path)}
     (folder / RECIPE).write_text(json.dumps(recipe, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    yield _check_network(pipeline, network.SerializeToString(), base["steps"])
-    yield _check_faces(pipeline, AnimeONNX(folder), precision)
+    yield check_network(pipeline, network.SerializeToString(), base["steps"])
+    yield check_faces(pipeline, AnimeONNX(folder), precision)
     yield f"{folder}: {path.stat().st_size / 1e6:.2f} MB in {precision}, {len(base['steps'])} steps."
 
 
@@ -94,7 +94,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _check_network(pipeline: AnimeDDPMPipeline, content: bytes, steps: list[dict]) -> str:
+def check_network(pipeline: AnimeDDPMPipeline, content: bytes, steps: list[dict]) -> str:
     """Compare calls of the float32 graph with PyTorch's."""
     import onnxruntime
 
@@ -118,7 +118,7 @@ def _check_network(pipeline: AnimeDDPMPipeline, content: bytes, steps: list[dict
     return f"A network call differs from PyTorch's by at most {largest:.2g}."
 
 
-def _check_faces(pipeline: AnimeDDPMPipeline, exported: AnimeONNX, precision: str) -> str:
+def check_faces(pipeline: AnimeDDPMPipeline, exported: AnimeONNX, precision: str) -> str:
     """Compare whole faces with PyTorch's."""
     latents = latents_for(CHECKED, pipeline.image_shape)
     labels = [

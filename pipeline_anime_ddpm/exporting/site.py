@@ -21,8 +21,8 @@ from ..data.cache import cache_root
 from .drawing import RECIPE, AnimeONNX
 
 RUNTIME = "onnxruntime-web"
-# Of the runtime's package; the second is kept compressed, and the page unpacks it, on whatever server.
-RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+# Of the runtime's package. The last one is kept compressed, and the page unpacks it, whatever the server does.
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PACKED = ".gz"
 PAGE = ("index.html", "style.css", "icon.svg", "manifest.webmanifest", "sw.js", "_headers", "NOTICE.txt", "page", "src")
 FIRST = "Ada"  # whose face the page shows while the model is on its way
@@ -86,16 +86,18 @@ def build_site(folder: Path, runtime: Path) -> str:
         source = find_asset("web") / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / name)
     (folder / "runtime").mkdir()
-    script, binary = RUNTIME_FILES
-    shutil.copyfile(runtime / script, folder / "runtime" / script)
+    *scripts, binary = RUNTIME_FILES
+    for script in scripts:
+        shutil.copyfile(runtime / script, folder / "runtime" / script)
     _pack(runtime / binary, folder / "runtime" / f"{binary}{PACKED}")
     AnimeONNX(folder).face(FIRST).save(folder / "first.png")
     files = sorted(_files(folder))
     contents = [[path, hashlib.sha256((folder / path).read_bytes()).hexdigest()] for path in files]
     version = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-    (folder / "files.js").write_text(f"self.FILES = {json.dumps({'version': version, 'paths': files}, indent=1)};\n")
-    size = sum((folder / path).stat().st_size for path in files)
-    return f"{folder}: a page of {size / 1e6:.2f} MB in all; try it with `python -m http.server -d {folder}`."
+    sizes = {path: (folder / path).stat().st_size for path in files}
+    listing = {"version": version, "paths": files, "sizes": sizes}
+    (folder / "files.js").write_text(f"self.FILES = {json.dumps(listing, indent=1)};\n")
+    return f"{folder}: a page of {sum(sizes.values()) / 1e6:.2f} MB in all; try it with `python -m http.server -d {folder}`."
 
 
 def _files(folder: Path) -> Iterator[str]:
