@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AnimeDDPMPipeline", "AnimeNoiseScheduler", "AnimeONNX", "TrainingConfig", "coordinate_grid", "latents_for", "train",
+    "AnimeDDPMPipeline", "AnimeNoiseScheduler", "AnimeONNX", "TrainingConfig", "coordinate_grid", "latents_for",
+    "train",
 ]  # fmt: skip
 
 _PLACES = {

@@ -27,7 +27,14 @@ COMMANDS = {
 }  # fmt: skip
 
 
-EXTRAS = {"demo": "demo", "export": "onnx", "evaluate": "eval", "compare": "eval", "stats": "eval", "calibrate": "eval"}  # else `train`
+EXTRAS = {
+    "demo": "demo",
+    "export": "onnx",
+    "evaluate": "eval",
+    "compare": "eval",
+    "stats": "eval",
+    "calibrate": "eval",
+}  # else `train`
 
 
 def main(argv: Sequence[str] | None = None) -> None:

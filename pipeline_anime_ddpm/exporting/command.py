@@ -103,12 +103,14 @@ def check_network(pipeline: AnimeDDPMPipeline, content: bytes, steps: list[dict]
     grid = coordinate_grid(*pipeline.image_shape[1:])
     largest = 0.0
     for number, step in enumerate(steps):
-        inputs = {"sample": latents, "timestep": torch.tensor([step["timestep"]])}
+        timestep, label = torch.tensor([step["timestep"]]), None
+        inputs = {"sample": latents.numpy(), "timestep": timestep.numpy()}
         if pipeline.labels:
-            inputs["class_label"] = torch.tensor([number * 7 % pipeline.unet.config.num_class_embeds])
+            label = torch.tensor([number * 7 % pipeline.unet.config.num_class_embeds])
+            inputs["class_label"] = label.numpy()
         with torch.no_grad():
-            expected = pipeline.predict(pipeline.unet, *list(inputs.values())[:2], grid, inputs.get("class_label"))
-        (output,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+            expected = pipeline.predict(pipeline.unet, latents, timestep, grid, label)
+        (output,) = session.run(None, inputs)
         largest = max(largest, float(np.abs(output - expected.numpy()).max()))
     if not largest <= LARGEST:
         raise UserError(
@@ -126,7 +128,7 @@ def check_faces(pipeline: AnimeDDPMPipeline, exported: AnimeONNX, precision: str
         for number in range(len(CHECKED))
     ]
     chosen = {attribute: [one[attribute] for one in labels] for attribute in pipeline.labels}
-    images = pipeline(len(CHECKED), latents=latents, labels=chosen or None, output_type="np").images
+    (images,) = pipeline(len(CHECKED), latents=latents, labels=chosen or None, output_type="np", return_dict=False)
     difference = np.abs(np.rint(images * 255) - exported.pixels(latents.numpy(), labels))
     if not difference.max() <= LARGEST_PIXEL[precision]:
         raise UserError(

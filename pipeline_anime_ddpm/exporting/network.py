@@ -28,7 +28,7 @@ class _Network(torch.nn.Module):
     def __init__(self, pipeline: AnimeDDPMPipeline):
         super().__init__()
         self.unet, self.pipeline = pipeline.unet, pipeline
-        self.register_buffer("grid", coordinate_grid(*pipeline.image_shape[1:]))
+        self.grid = coordinate_grid(*pipeline.image_shape[1:])
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, class_label: torch.Tensor | None = None

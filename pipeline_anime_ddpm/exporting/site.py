@@ -97,7 +97,8 @@ def build_site(folder: Path, runtime: Path) -> str:
     sizes = {path: (folder / path).stat().st_size for path in files}
     listing = {"version": version, "paths": files, "sizes": sizes}
     (folder / "files.js").write_text(f"self.FILES = {json.dumps(listing, indent=1)};\n")
-    return f"{folder}: a page of {sum(sizes.values()) / 1e6:.2f} MB in all; try it with `python -m http.server -d {folder}`."
+    size = sum(sizes.values()) / 1e6
+    return f"{folder}: a page of {size:.2f} MB in all; try it with `python -m http.server -d {folder}`."
 
 
 def _files(folder: Path) -> Iterator[str]:

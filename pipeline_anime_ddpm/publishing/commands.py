@@ -48,7 +48,9 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     publish.add_argument("--dry_run", action="store_true", help="list the files without pushing")
     publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, with the demo of the model")
     publish.add_argument(
-        "--web_space", metavar="REPO_ID", help="also push a static Space that draws in the browser; for distilled models"
+        "--web_space",
+        metavar="REPO_ID",
+        help="also push a static Space that draws in the browser; for distilled models",
     )
     publish.add_argument("--message", default="Publish the pipeline", help="commit message")
     publish.add_argument("--hub_token", help="token (default: the one you are logged in with)")
@@ -117,7 +119,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name} needs --repo_id; give both.")
     for name in ("space", "web_space"):
         if getattr(arguments, name) and arguments.export_stock:
-            raise UserError(f"--{name} needs this package's pipeline, which --export_stock replaces; omit one of the two.")
+            raise UserError(
+                f"--{name} needs this package's pipeline, which --export_stock replaces; omit one of the two."
+            )
 
 
 def open_repository(arguments: argparse.Namespace, name: str) -> None:

@@ -53,9 +53,7 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def check_private(
-    folder: Path, source: Path, secrets: tuple[str, ...] = (), known: frozenset[str] = KNOWN
-) -> None:
+def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = (), known: frozenset[str] = KNOWN) -> None:
     """Look through every file of `folder` for what must stay at home.
 
     Args:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from ..common.errors import UserError, needs_extra
 from ..common.assets import find_asset
+from ..common.errors import UserError, needs_extra
 from .card import MADE_HERE, CardFacts
 from .privacy import KNOWN, WEB, check_private
 

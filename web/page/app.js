@@ -149,9 +149,11 @@ function describe({ title, licence, image, networks }, threads) {
   const terms = element("terms");
   const isResearch = licence === "research-only";
   terms.textContent = isResearch
-    ? "Research only: the model learned from drawings whose artists were not asked. Do not use these pictures commercially or as anybody's likeness."
+    ? "Research only, until there is a model on free data: this one learned from drawings whose artists were not " +
+      "asked. Do not use these pictures commercially, nor as anybody's likeness."
     : `Licence of the model, which these pictures inherit: ${licence}.`;
   terms.hidden = false;
+  element("png-large").textContent = `PNG, ${image.width * LARGE} px`;
   const steps = networks.base.steps.length;
   element("about").textContent =
     `Model “${title}”, ${image.width} × ${image.height} pixels, ${steps} network calls a face, ` +
@@ -176,7 +178,7 @@ element("another").addEventListener("click", () => choose(anotherName(field.valu
 element("retry").addEventListener("click", start);
 element("png").addEventListener("click", async () => current && save(await encodePng(current), ".png"));
 element("png-large").addEventListener("click", async () => {
-  if (current) save(await encodePng(enlarge(current, LARGE)), "-512.png");
+  if (current) save(await encodePng(enlarge(current, LARGE)), `-${current.width * LARGE}.png`);
 });
 element("svg").addEventListener("click", async () => {
   if (current) save(await wrapSvg(await encodePng(current), plainName(field.value)), ".svg");

@@ -37,7 +37,7 @@ def test_classes_are_those_of_the_pipeline():
 
 def test_folders_that_are_no_export_are_refused(tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    with pytest.raises(ValueError, match="holds no recipe.json; make it with `anime-ddpm export"):
+    with pytest.raises(ValueError, match=r"holds no recipe\.json; make it with `anime-ddpm export"):
         AnimeONNX(tmp_path)
     (tmp_path / "recipe.json").write_text(json.dumps({"format": 2}))
     with pytest.raises(ValueError, match="has format 2, not 1; export the model again"):

@@ -63,7 +63,7 @@ def test_another_runtime_than_the_pinned_one_is_refused(pinned, tmp_path):
     with pytest.raises(UserError, match=re.escape("is not the file that web/package-lock.json names")):
         site.find_runtime(str(tmp_path / "cache"))
     (tmp_path / "package.tgz").unlink()
-    with pytest.raises(UserError, match="cannot be downloaded .* connect to the internet"):
+    with pytest.raises(UserError, match=r"cannot be downloaded .* connect to the internet"):
         site.find_runtime(str(tmp_path / "cache"))
 
 
