@@ -25,7 +25,7 @@ from browser_speed import measure_site
 from common import FACES, RESULTS, write_result
 from judging import BATCH, add_flags, measured, values
 from PIL import Image
-from render import render_browser
+from render_browser import render_browser
 
 from pipeline_anime_ddpm.common.errors import one_sentence_errors
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
@@ -130,7 +130,8 @@ def main() -> None:
     torch.set_num_threads(1)
     before = json.loads(settings.output.read_text()) if settings.output.is_file() else {"rows": [], "commands": {}}
     found = rows(settings, {row["name"]: row for row in before["rows"]})
-    commands = before["commands"] | {settings.stage: shlex.join(["python", *sys.argv])}
+    named = [Path(part).name if part.startswith("/") else part for part in sys.argv[1:]]  # no paths of this machine
+    commands = before["commands"] | {settings.stage: shlex.join(["python", "benchmarks/browser.py", *named])}
     write_result(
         settings.output, "The model in the browser: size, image quality and time", commands[settings.stage], PACKAGES,
         commands=commands, rows=found, summary=summary(found),

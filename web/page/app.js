@@ -93,6 +93,7 @@ async function showFirst() {
       context?.drawImage(image, 0, 0);
       const pixels = context?.getImageData(0, 0, image.width, image.height);
       if (pixels) show(canvas, enlarge(/** @type {Picture} */ (pixels), LARGE));
+      document.body.classList.add("has-preview");
     }
   }
 }
