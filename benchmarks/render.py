@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT, kid_cell, rewrite_pages, table
+from render_browser import render_browser
 from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
 from render_noise import render_noise
@@ -254,6 +255,7 @@ def _quality_commands(result: dict) -> list[str]:
 
 
 RENDERERS = {
+    "browser": render_browser,
     "data_loading": render_data_loading,
     "training": render_training,
     "training_cuda": render_training,

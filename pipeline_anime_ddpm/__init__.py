@@ -13,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from train_anime_ddpm import train
 
+    from .exporting.drawing import AnimeONNX
+    from .exporting.names import latents_for
     from .pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
     from .schedulers import AnimeNoiseScheduler
     from .training.config import TrainingConfig
 
 __version__ = "0.1.0"
-__all__ = ["AnimeDDPMPipeline", "AnimeNoiseScheduler", "TrainingConfig", "coordinate_grid", "train"]
+__all__ = [
+    "AnimeDDPMPipeline", "AnimeNoiseScheduler", "AnimeONNX", "TrainingConfig", "coordinate_grid", "latents_for",
+    "train",
+]  # fmt: skip
 
 _PLACES = {
     "AnimeDDPMPipeline": ".pipeline_anime_ddpm",
     "AnimeNoiseScheduler": ".schedulers",
+    "AnimeONNX": ".exporting.drawing",
     "TrainingConfig": ".training.config",
     "coordinate_grid": ".pipeline_anime_ddpm",
+    "latents_for": ".exporting.names",
     "train": "train_anime_ddpm",  # which needs the extra `train`
 }
 

@@ -21,12 +21,20 @@ COMMANDS = {
     "calibrate": ("measure at which noise level images lose their structure", "evaluation.calibration:add_calibrate"),
     "ema": ("compute an EMA of any length from a finished run", "runs.ema_command:add_ema"),
     "publish": ("push a pipeline, its code and its model card to the Hub", "publishing.commands:add_publish"),
+    "export": ("write a distilled model as ONNX, or as a page for the browser", "exporting.command:add_export"),
     "demo": ("open the demo of a model in the browser", "demo.server:add_demo"),
     "cache": ("list and delete cached images and statistics", "cache_command:add_cache"),
 }  # fmt: skip
 
 
-EXTRAS = {"demo": "demo", "evaluate": "eval", "compare": "eval", "stats": "eval", "calibrate": "eval"}  # else `train`
+EXTRAS = {
+    "demo": "demo",
+    "export": "onnx",
+    "evaluate": "eval",
+    "compare": "eval",
+    "stats": "eval",
+    "calibrate": "eval",
+}  # else `train`
 
 
 def main(argv: Sequence[str] | None = None) -> None:

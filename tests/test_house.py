@@ -24,7 +24,7 @@ FLOORS = [
     {"data"},
     {"training"},
     {"runs"},
-    {"evaluation", "planning", "demo"},
+    {"evaluation", "planning", "demo", "exporting"},
     {"publishing"},
     {"recipe", "cache_command"},
     {"cli"},

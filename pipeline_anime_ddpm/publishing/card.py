@@ -13,10 +13,10 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from .. import AnimeDDPMPipeline
+from ..common.assets import find_asset
 from ..common.errors import UserError
 from ..common.parsing import parse_yaml
 from ..runs.base_card import FACTS, METADATA, marked
-from .assets import find_asset
 from .evaluations import TASK, Evaluation, metric_rows, metric_settings, usual_guidance
 from .training_record import TrainingRecord
 

@@ -15,7 +15,7 @@ from ..common.settings import set_help
 from .bundle import PRECISIONS, Publication, build_bundle
 from .card import CardFacts
 from .hub import create_repository, full_name, hub_errors, push_folder
-from .space import build_space, pin_model
+from .space import build_space, build_web_space, pin_model
 
 EXAMPLE = """\
 Push a pipeline, its code and its model card to the Hub.
@@ -47,6 +47,11 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     publish.add_argument("--output_dir", type=Path, help="also write the files to this new folder")
     publish.add_argument("--dry_run", action="store_true", help="list the files without pushing")
     publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, with the demo of the model")
+    publish.add_argument(
+        "--web_space",
+        metavar="REPO_ID",
+        help="also push a static Space that draws in the browser; for distilled models",
+    )
     publish.add_argument("--message", default="Publish the pipeline", help="commit message")
     publish.add_argument("--hub_token", help="token (default: the one you are logged in with)")
     publish.set_defaults(run=publish_run)
@@ -74,38 +79,49 @@ def publish_run(arguments: argparse.Namespace) -> None:
         if arguments.output_dir:
             shutil.copytree(folder, arguments.output_dir, dirs_exist_ok=True)
             print(f"Written to {arguments.output_dir}.")
-        space = Path(temporary) / "space"
+        space, web_space = Path(temporary) / "space", Path(temporary) / "web_space"
         if arguments.space:
             space.mkdir()
             build_space(space, name, facts, secrets)
+        if arguments.web_space:
+            build_web_space(web_space, folder, name, facts, secrets)
         if arguments.dry_run:
             print(listing(folder, f"{name} would be"))
             if arguments.space:
                 pin_model(space, name, "the revision that the push makes")
                 print(listing(space, f"The Space {arguments.space} would be"))
+            if arguments.web_space:
+                print(listing(web_space, f"The Space {arguments.web_space} would be"))
         if pushes:
             open_repository(arguments, name)
             revision = push(arguments, folder, name)
             if arguments.space:
                 pin_model(space, name, revision)
-                push_space(arguments, space, name)
+                made = push_space(arguments, space, arguments.space, "gradio")
+                if arguments.private:
+                    print(f"{name} is private: add a token that can read it to the settings of {made}, as HF_TOKEN.")
+            if arguments.web_space:
+                push_space(arguments, web_space, arguments.web_space, "static")
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise a `UserError` for flags that exclude each other."""
     if not (arguments.repo_id or arguments.output_dir or arguments.dry_run):
         raise UserError("Give --repo_id you/name to push to, --output_dir to write to, or --dry_run to list the files.")
-    for name in ("repo_id", "space"):
+    for name in ("repo_id", "space", "web_space"):
         if getattr(arguments, name):
             check_repository(getattr(arguments, name), f"--{name}")
     folder = arguments.output_dir
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output_dir {folder} is not empty; give a new folder.")
-    for name in ("private", "replace_card", "space"):
+    for name in ("private", "replace_card", "space", "web_space"):
         if getattr(arguments, name) and not arguments.repo_id:
             raise UserError(f"--{name} needs --repo_id; give both.")
-    if arguments.space and arguments.export_stock:
-        raise UserError("--space needs this package's pipeline, which --export_stock replaces; omit one of the two.")
+    for name in ("space", "web_space"):
+        if getattr(arguments, name) and arguments.export_stock:
+            raise UserError(
+                f"--{name} needs this package's pipeline, which --export_stock replaces; omit one of the two."
+            )
 
 
 def open_repository(arguments: argparse.Namespace, name: str) -> None:
@@ -129,15 +145,14 @@ def push(arguments: argparse.Namespace, folder: Path, name: str, repo_type: str 
     return revision
 
 
-def push_space(arguments: argparse.Namespace, folder: Path, model: str) -> None:
-    """Make the Space and upload it."""
-    with hub_errors(arguments.space, "check --space and the token"):
+def push_space(arguments: argparse.Namespace, folder: Path, repo_id: str, sdk: str) -> str:
+    """Make a Space, upload it, and return its full name."""
+    with hub_errors(repo_id, "check its name and the token"):
         name = create_repository(
-            arguments.space, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk="gradio"
+            repo_id, private=arguments.private, token=arguments.hub_token, repo_type="space", space_sdk=sdk
         )
     push(arguments, folder, name, "space")
-    if arguments.private:
-        print(f"{model} is private: add a token that can read it to the settings of {name}, as the secret HF_TOKEN.")
+    return name
 
 
 def listing(folder: Path, title: str) -> str:

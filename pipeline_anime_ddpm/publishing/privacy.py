@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import netrc
 import os
@@ -18,6 +19,9 @@ from ..common.errors import UserError, first_line
 from ..runs.provenance import is_local, public_name
 
 TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv"))
+# What a static page is made of: code, and what `anime-ddpm export` has packed.
+WEB_TEXT = frozenset((".html", ".css", ".js", ".mjs", ".svg", ".webmanifest", ""))
+WEB = WEB_TEXT | {".gz"}
 KNOWN = TEXT | {".safetensors", ".png"}  # what may travel at all; the others may hold pickled code
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY", "GITHUB_TOKEN", "GH_TOKEN")
 SECRETS = {
@@ -49,12 +53,13 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = ()) -> None:
+def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = (), known: frozenset[str] = KNOWN) -> None:
     """Look through every file of `folder` for what must stay at home.
 
     Args:
         source: where the content comes from, whose path must not be in it.
         secrets: that must not be in it, besides those that the environment and the logins of this machine hold.
+        known: endings of the files that may be in it.
 
     Raises:
         UserError: that names the file, and what is in it, but not the secret.
@@ -65,7 +70,7 @@ def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = ()) -> 
     exact |= {f"{place}/".encode(): "a path of this machine" for place in places if len(Path(place).parts) > 1}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or path.suffix not in KNOWN:
+        if path.is_symlink() or path.suffix not in known:
             raise UserError(f"{name} is of a file type that may hold code or private data; remove it from {source}.")
         for what in _found(path, exact):
             raise UserError(f"{name} holds {what}, so nothing was uploaded; remove it from {source} and try again.")
@@ -73,15 +78,19 @@ def check_private(folder: Path, source: Path, secrets: tuple[str, ...] = ()) -> 
 
 def _found(path: Path, exact: dict[bytes, str]) -> Iterator[str]:
     content = path.read_bytes()
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
     yield from (what for secret, what in exact.items() if secret in content)
-    patterns = SECRETS if path.suffix == ".py" else SECRETS | PATHS  # code may speak of a folder of any machine
+    is_code = path.suffix == ".py" or path.suffix in WEB_TEXT
+    patterns = SECRETS if is_code else SECRETS | PATHS  # code may speak of a folder of any machine
     text = _text_of(path, content)
     yield from (what for what, pattern in patterns.items() if re.search(pattern, text))
 
 
 def _text_of(path: Path, content: bytes) -> str:
     """The text in a file: all of it, or the header of files with tensors or pixels."""
-    if path.suffix in TEXT:
+    if path.suffix == ".gz":
+        return ""
+    if path.suffix in TEXT or path.suffix in WEB_TEXT:
         return content.decode(errors="replace")
     if path.suffix == ".safetensors":
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

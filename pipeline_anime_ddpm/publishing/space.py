@@ -1,4 +1,4 @@
-"""A Space that shows a model: its page, what it installs, `app.py` with the demo, and which model it shows."""
+"""Spaces that show a model: the demo, with what it installs and which model it shows, or a static page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jinja2
 
-from ..common.errors import UserError
-from .assets import find_asset
+from ..common.assets import find_asset
+from ..common.errors import UserError, needs_extra
 from .card import MADE_HERE, CardFacts
-from .privacy import check_private
+from .privacy import KNOWN, WEB, check_private
 
-TEMPLATE = "model_card/space.md.jinja"
+TEMPLATE, WEB_TEMPLATE = "model_card/space.md.jinja", "model_card/web_space.md.jinja"
 APP, SETTINGS = "app.py", "app_settings.json"
 DEMO = Path(__file__).resolve().parents[1] / "demo"  # which needs nothing else of the package but the next one
 PIPELINE = DEMO.parent / "pipeline_anime_ddpm.py"
@@ -45,11 +45,8 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
         raise UserError(
             'A Space needs the installed version of Gradio; run `pip install "anime-ddpm[demo]"`.'
         ) from error
-    template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
-        find_asset(TEMPLATE).read_text()
-    )
     title = facts.title or model.split("/")[-1]
-    page = template.render(
+    page = _template(TEMPLATE).render(
         title=json.dumps(title, ensure_ascii=False), subject=facts.subject, model=model, gradio=gradio, python=PYTHON,
         app=APP, marker=MADE_HERE,
         description=json.dumps(f"Draws {facts.subject} on two CPU cores"[:MAX_LETTERS], ensure_ascii=False),
@@ -61,6 +58,33 @@ def build_space(folder: Path, model: str, facts: CardFacts, secrets: tuple[str, 
     shutil.copytree(DEMO, folder / DEMO.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PIPELINE, folder / DEMO.name)
     check_private(folder, app.parent, secrets)
+
+
+def build_web_space(folder: Path, source: Path, model: str, facts: CardFacts, secrets: tuple[str, ...] = ()) -> None:
+    """Write into the new `folder` a static Space that draws with `model`, whose files are in `source`.
+
+    Raises:
+        UserError: for a model that cannot be exported, or without the extra `onnx`.
+    """
+    with needs_extra("onnx"):
+        from ..exporting.command import export_onnx
+    from ..exporting.site import build_site, find_runtime
+
+    runtime, title = find_runtime(), facts.title or model.split("/")[-1]
+    for line in export_onnx(str(source), folder, title=title):
+        print(line, flush=True)
+    build_site(folder, runtime)
+    page = _template(WEB_TEMPLATE).render(
+        title=json.dumps(title, ensure_ascii=False), subject=facts.subject, model=model, marker=MADE_HERE,
+        description=json.dumps(f"Draws {facts.subject} in your browser"[:MAX_LETTERS], ensure_ascii=False),
+    )  # fmt: skip
+    (folder / "README.md").write_text(page)
+    check_private(folder, source, secrets, KNOWN | WEB)
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(find_asset(name).read_text())
 
 
 def pin_model(folder: Path, model: str, revision: str) -> None:

@@ -1,0 +1,67 @@
+/** Asks the worker for faces: one at a time, the large one before those of the wall. */
+
+/** @import { Picture } from "../src/png.js" */
+/** @import { Labels, Recipe } from "../src/recipe.js" */
+/** @typedef {{ picture: Picture, seconds: number }} Drawn */
+/** @typedef {{ name: string, labels: Labels, done: (drawn: Drawn) => void, failed: (error: Error) => void }} Job */
+/** @typedef {{ recipe: Recipe, threads: number }} Model */
+
+export class Painter {
+  /** @type {Job[]} */ #first = [];
+  /** @type {Job[]} */ #later = [];
+  /** @type {Job | null} */ #current = null;
+  #count = 0;
+
+  /** @param {(bytes: number) => void} progress called as parts of the model arrive */
+  constructor(progress) {
+    this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    /** @type {Promise<Model>} */
+    this.model = new Promise((resolve, reject) => {
+      this.worker.addEventListener("error", () => reject(new Error("This browser cannot start the model.")));
+      this.worker.addEventListener("message", ({ data }) => {
+        if (data.kind === "progress") progress(data.bytes);
+        else if (data.kind === "ready") resolve(data);
+        else if (data.kind === "failed") reject(new Error(data.reason));
+        else this.#finish(data);
+      });
+    });
+    this.model.then(() => this.#next(), () => this.worker.terminate());
+  }
+
+  /**
+   * @param {string} name
+   * @param {Labels} labels
+   * @param {boolean} [isUrgent] before all others; an urgent one that has not begun is dropped
+   * @returns {Promise<Drawn>}
+   */
+  draw(name, labels, isUrgent = false) {
+    return new Promise((done, failed) => {
+      const job = { name, labels, done, failed };
+      if (isUrgent) {
+        this.#first = [job];
+      } else {
+        this.#later.push(job);
+      }
+      this.model.then(() => this.#next(), failed);
+    });
+  }
+
+  #next() {
+    if (!this.#current) {
+      this.#current = this.#first.shift() ?? this.#later.shift() ?? null;
+      if (this.#current) {
+        const { name, labels } = this.#current;
+        this.worker.postMessage({ id: ++this.#count, name, labels });
+      }
+    }
+  }
+
+  /** @param {{ kind: string, reason: string } & Drawn} answer */
+  #finish(answer) {
+    const job = this.#current;
+    this.#current = null;
+    if (answer.kind === "drawn") job?.done(answer);
+    else job?.failed(new Error(answer.reason));
+    this.#next();
+  }
+}
