@@ -31,9 +31,11 @@ BATCH = 8  # frames that are drawn at once
 class Api(gr.Blocks):
     """Blocks that answer every request that they cannot read with a sentence."""
 
-    async def preprocess_data(self, *arguments: Any, **named: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list, *arguments: Any, **named: Any) -> Any:
+        if len(inputs) == len(block_fn.inputs) - 1:  # of a program that does not know the last argument, the labels
+            inputs = [*inputs, None]
         try:
-            return await super().preprocess_data(*arguments, **named)
+            return await super().preprocess_data(block_fn, inputs, *arguments, **named)
         except gr.Error as error:
             error.print_exception = False
             raise
@@ -96,7 +98,7 @@ class Handlers:
             if isinstance(update, Progress) and update.images:
                 yield list(zip(update.images, captions, strict=True)), status(update)
             elif isinstance(update, list):
-                images = [with_facts(*pair, self.model) for pair in zip(update, recipes, strict=True)]
+                images = [with_facts(image, one, self.model) for (image, _), one in zip(update, recipes, strict=True)]
                 said = f"{count} face{'s' * (count > 1)} in {job.seconds:.1f} s."
                 yield list(zip(images, captions, strict=True)), said
             else:
@@ -209,7 +211,7 @@ class Handlers:
         """The labels of the first and the last frame."""
         pairs = labels if isinstance(labels, dict) else {}
         ends = [
-            {name: value[end] if isinstance(value, list) and len(value) == 2 else value for name, value in pairs.items()}
+            {name: one[end] if isinstance(one, list) and len(one) == 2 else one for name, one in pairs.items()}
             for end in (0, 1)
         ]
         return [check_labels(self.model, end if isinstance(labels, dict) else labels) for end in ends]
@@ -220,7 +222,7 @@ class Handlers:
         visitor = getattr(getattr(request, "client", None), "host", None) or session
         return {"visitor": visitor, "is_wanted": lambda: not session or self.is_heard(session)}
 
-    def followed(self, job: Job) -> Iterator[Waiting | Progress | list]:
+    def followed(self, job: Job) -> Iterator[Any]:
         with contextlib.closing(self.jobs.watch(self.jobs.submit(job))) as updates:
             yield from updates
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from .jobs import Job, Watch
 from .limits import Refused
 from .model import OWN, Model
+from .pictures import enlarge
 from .recipe import ANY, Recipe
 
 try:
@@ -68,11 +70,20 @@ def conditions(model: Model, labels: Sequence[Iterable[tuple[str, str]]], guidan
     return given | ({"upscale": False} if model.can_upscale else {})
 
 
-def face_job(model: Model, faces: Faces, visitor: str, recipes: Sequence[Recipe], **how: Any) -> Job:
-    """Draws recipes of equal settings."""
-    steps, sampler, guidance = recipes[0].settings
+def face_job(model: Model, faces: Faces, visitor: str, recipes: Sequence[Recipe], size: int = 0, **how: Any) -> Job:
+    """Draws recipes of equal settings, unless all are remembered.
 
-    def run(recipes: Sequence[Recipe], watch: Watch) -> list[Image.Image]:
+    Its results are pairs of a face and the same enlarged to `size` pixels, or None where that is 0.
+    """
+    steps, sampler, guidance = recipes[0].settings
+    are_known = all(faces.get(recipe) for recipe in recipes)
+
+    def run(recipes: Sequence[Recipe], watch: Watch) -> list[tuple[Image.Image, Image.Image | None]]:
+        remembered = [faces.get(recipe) for recipe in recipes]
+        images = remembered if all(remembered) else draw(recipes, watch)
+        return [(image, enlarge(model, image, size) if size else None) for image in images]
+
+    def draw(recipes: Sequence[Recipe], watch: Watch) -> list[Image.Image]:
         noises, generators = zip(*(noise_of(model, one) for one in recipes), strict=True)
         pipeline = model.with_sampler(sampler)
         images = pipeline(
@@ -83,12 +94,14 @@ def face_job(model: Model, faces: Faces, visitor: str, recipes: Sequence[Recipe]
             faces.put(recipe, image)
         return images
 
-    return Job(visitor, recipes, run, steps, recipes[0].settings, **how)
+    is_instant = are_known and not (size and model.can_upscale)
+    return Job(visitor, recipes, run, steps, (*recipes[0].settings, size), is_instant=is_instant, **how)
 
 
 def edit_job(
-    model: Model, visitor: str, image: Image.Image, mask: Image.Image | None, recipe: Recipe, strength: float, **how: Any
-) -> Job:
+    model: Model, visitor: str, image: Image.Image, mask: Image.Image | None, recipe: Recipe, strength: float,
+    **how: Any,
+) -> Job:  # fmt: skip
     """Varies a picture, or repairs what is white in `mask`, in the seed, labels and settings of `recipe`.
 
     Its result is the picture at the model's size, before and after.
@@ -135,7 +148,7 @@ def walk_job(model: Model, visitor: str, stops: Sequence[Recipe], **how: Any) ->
         pipeline = model.with_sampler(sampler)
         watched = watch.attach(pipeline, shows_images=False)
         frames: list[Image.Image] = []
-        for start, end in zip(stops[:-1], stops[1:], strict=True):
+        for start, end in itertools.pairwise(stops):
             frames += frames_between(model, pipeline, start, end, watched)[bool(frames) :]
         return [frames]
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from .limits import HOURS, MAX_BODY, MAX_BYTES, MAX_CANVAS, MAX_UPLOADS, UNHEARD
 
 FRAMING = 10_000  # bytes that a form adds to the file in it
+DRAINED = 32_000_000  # bytes of a refused request that are read and dropped
 
 
 class Guard:
@@ -26,7 +27,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if scope["method"] == "POST" and (trouble := self.trouble(scope)):
-            await refuse(send, *trouble)
+            await refuse(receive, send, *trouble)
             return
         session = session_of(scope)
         if session is None:
@@ -84,7 +85,12 @@ def session_of(scope: dict) -> str | None:
     return parts[3] if len(parts) == 4 and parts[1] == "call" else None
 
 
-async def refuse(send: Any, status: int, sentence: str) -> None:
+async def refuse(receive: Any, send: Any, status: int, sentence: str) -> None:
+    """Answer, after the rest of the request if it is not endless: a client that still sends reads no answer."""
+    read, more = 0, status != 411
+    while more and read < DRAINED:
+        message = await receive()
+        read, more = read + len(message.get("body", b"")), message.get("more_body", False)
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": sentence.encode()})

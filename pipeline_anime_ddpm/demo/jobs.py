@@ -1,4 +1,4 @@
-"""The queue before the network: one job at a time, fair to each visitor, with faces of several visitors in one batch."""
+"""The queue before the network: one batch at a time, fair to each visitor; faces of several visitors share a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,21 @@ class Job:
         is_wanted: whether somebody still reads the answer.
         on_update: called, in the worker's thread, when there is something new to read.
         is_background: waits until nobody else does.
+        is_instant: needs no network, and so no turn.
     """
 
     def __init__(
         self, visitor: str, items: Sequence, run: Callable[[Sequence, Watch], list], calls: int,
         kind: Hashable = None, is_wanted: Callable[[], bool] = lambda: True,
-        on_update: Callable[[], None] = lambda: None, is_background: bool = False,
+        on_update: Callable[[], None] = lambda: None, is_background: bool = False, is_instant: bool = False,
     ):  # fmt: skip
         self.visitor, self.items, self.run, self.calls, self.kind = visitor, items, run, calls, kind
-        self.is_wanted, self.on_update, self.is_background = is_wanted, on_update, is_background
+        self.is_wanted, self.on_update = is_wanted, on_update
+        self.is_background, self.is_instant = is_background, is_instant
         self.updates: queue.SimpleQueue = queue.SimpleQueue()
         self.stopped = threading.Event()
         self.seconds = 0.0
-        self.number = 0  # of its arrival
+        self.number = self.turn = 0  # of its arrival; of the round in which it is served
 
     @property
     def cost(self) -> int:
@@ -90,9 +92,11 @@ class Jobs:
     """The queue and the thread that works on it."""
 
     def __init__(self, waiting: int = WAITING):
-        self.most, self.waiting, self.running = waiting, [], []
+        self.most = waiting
+        self.waiting: list[Job] = []
+        self.running: list[Job] = []
         self.guess, self.begun, self.numbers = FIRST_GUESS, 0.0, itertools.count()
-        self.changed = threading.Condition()
+        self.changed, self.turn = threading.Condition(), 0
         threading.Thread(target=self._work, name="network", daemon=True).start()
 
     def submit(self, job: Job) -> Job:
@@ -101,15 +105,18 @@ class Jobs:
         Raises:
             Refused: too many jobs wait, or too many are this visitor's.
         """
+        if job.is_instant:
+            job.put(self._outcomes([job])[0])
+            return job
         with self.changed:
             self._forget()
-            mine = sum(one.visitor == job.visitor for one in (*self.waiting, *self.running))
-            if mine >= OF_ONE_VISITOR and not job.is_background:
-                raise Refused(f"{mine} of your requests are under way. Wait for one of them, or stop it.")
+            mine = [one for one in (*self.waiting, *self.running) if one.visitor == job.visitor]
+            if len(mine) >= OF_ONE_VISITOR and not job.is_background:
+                raise Refused(f"{len(mine)} of your requests are under way. Wait for one of them, or stop it.")
             if len(self.waiting) >= self.most:
                 seconds = max(1, round(self._ahead(self._order())))
                 raise Refused(f"The page is busy: {len(self.waiting)} requests wait. Try again in {seconds} s.")
-            job.number = next(self.numbers)
+            job.number, job.turn = next(self.numbers), max([self.turn, *(one.turn + 1 for one in mine)])
             self.waiting.append(job)
             self.changed.notify()
         return job
@@ -122,11 +129,11 @@ class Jobs:
                 return None
             order = self._order()
             before = order[: order.index(job)]
-            people = {one.visitor for one in (*before, *self.running)} - {job.visitor}
+            people = {one.visitor for one in (*before, *self.running) if not one.is_background} - {job.visitor}
             return Waiting(len(people), self._ahead(before))
 
-    def watch(self, job: Job) -> Iterator[Waiting | Progress | list]:
-        """What happens to a job, its list of results at the end. Leave the loop to stop the job."""
+    def watch(self, job: Job) -> Generator[Any]:
+        """What happens to a job: `Waiting`, `Progress`, its list of results. Leave the loop to stop the job."""
         try:
             while True:
                 try:
@@ -151,14 +158,7 @@ class Jobs:
 
     def _order(self) -> list[Job]:
         """Every visitor's first job, then every second one, and so on; then what is done in the background."""
-        seen: dict[str, int] = {}
-        for job in self.running:
-            seen[job.visitor] = seen.get(job.visitor, 0) + 1
-        turns = {}
-        for job in self.waiting:
-            turns[job] = seen.get(job.visitor, 0)
-            seen[job.visitor] = turns[job] + 1
-        return sorted(self.waiting, key=lambda job: (job.is_background, turns[job], job.number))
+        return sorted(self.waiting, key=lambda job: (job.is_background, job.turn, job.number))
 
     def _ahead(self, jobs: Iterable[Job]) -> float:
         """Seconds until the running job and `jobs` are done."""
@@ -179,7 +179,7 @@ class Jobs:
                 if first.kind is not None and job.kind == first.kind and count + len(job.items) <= MAX_FACES:
                     batch.append(job)
                     count += len(job.items)
-            self.running, self.begun = batch, time.monotonic()
+            self.running, self.begun, self.turn = batch, time.monotonic(), max(self.turn, first.turn)
             self.waiting = [job for job in self.waiting if job not in batch]
             return batch
 

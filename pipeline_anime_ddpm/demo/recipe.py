@@ -138,8 +138,6 @@ def facts_of(model: Model, recipe: Recipe) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-
-
 def described(model: Model, recipe: Recipe) -> dict[str, Any]:
     """A face for the page."""
     return {

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def build_app(model: Model, waiting: int = WAITING) -> FastAPI:
     guard = Guard(app)
     handlers = Handlers(model, jobs, faces, guard.is_heard)
     quiet = {"show_error": False, "run_history": False, "ssr_mode": False, "footer_links": []}
-    gr.mount_gradio_app(app, build_api(handlers), "/", max_file_size=MAX_BYTES, **quiet)
-    app.state.handlers, app.state.guard, app.state.wall = handlers, guard, wall
+    blocks = build_api(handlers)
+    gr.mount_gradio_app(app, blocks, "/", max_file_size=MAX_BYTES, **quiet)
+    app.state.handlers, app.state.blocks, app.state.guard, app.state.wall = handlers, blocks, guard, wall
     if not wall.is_drawn:
         wall.draw_in_background(jobs, faces)
     return app
@@ -70,13 +72,19 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def serve_in_thread(app: FastAPI) -> tuple[str, uvicorn.Server]:
-    """Serve while this process does something else; returns the address, and the server to stop by `should_exit`."""
+def serve_in_thread(app: FastAPI) -> tuple[str, Callable[[], None]]:
+    """Serve while this process does something else; returns the address, and a function that ends it."""
     server = server_of(app)
-    threading.Thread(target=server.run, daemon=True).start()
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
     while not server.started:
         time.sleep(0.01)
-    return f"http://127.0.0.1:{server.config.port}/", server
+
+    def close() -> None:
+        server.should_exit = True
+        thread.join()
+
+    return f"http://127.0.0.1:{server.config.port}/", close
 
 
 def choose_model(given: str | None, folder: Path = Path()) -> str:

@@ -2,8 +2,8 @@
 
     python -m pipeline_anime_ddpm.demo.wall --model hub_model/labelled
 
-draws those of the shipped model into `web/static/`: seeds 0 to 63, none left out. A server that shows another model draws its
-own while nobody waits, and keeps them in memory.
+draws those of the shipped model into `web/static/`: seeds 0 to 63, none left out. A server that shows another model
+draws its own while nobody waits, and keeps them in memory.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def wall_recipes(model: Model) -> list[Recipe]:
     """The seeds from 0 on, with all values of the labels in turn."""
     recipes = []
     for seed in range(COLUMNS * ROWS):
-        labels, turn = {}, 0
-        for attribute, values in model.labels.items():
-            labels[attribute] = values[((2 * turn + 1) * seed + turn * (seed // 12)) % len(values)]
-            turn += 1
+        labels = {
+            attribute: values[((2 * turn + 1) * seed + turn * (seed // 12)) % len(values)]
+            for turn, (attribute, values) in enumerate(model.labels.items())
+        }
         recipes.append(make_recipe(model, seed, labels))
     return recipes
 
@@ -77,7 +77,7 @@ class Wall:
             for start in range(0, len(self.recipes), AT_ONCE):
                 part = self.recipes[start : start + AT_ONCE]
                 (*_, drawn) = jobs.watch(jobs.submit(face_job(self.model, faces, "", part, is_background=True)))
-                images += drawn
+                images += [image for image, _ in drawn]
             self.fill(images)
 
         threading.Thread(target=draw, name="wall", daemon=True).start()
@@ -90,8 +90,8 @@ def main() -> None:
     wall, faces, images = Wall(model), Faces(), []
     torch.set_num_threads(1)  # the same pixels on every machine
     for start in range(0, len(wall.recipes), AT_ONCE):
-        job = face_job(model, faces, "", wall.recipes[start : start + AT_ONCE])
-        images += job.run(job.items, Watch([job], job.calls))
+        job = face_job(model, faces, "", wall.recipes[start : start + AT_ONCE], is_background=True)
+        images += [image for image, _ in job.run(job.items, Watch([job], job.calls))]
     wall.fill(images)
     (WEB / "wall.webp").write_bytes(wall.sprite)
     (WEB / "first.webp").write_bytes(wall.first)

@@ -16,16 +16,16 @@ from fastapi.responses import HTMLResponse
 from ..limits import KEPT, MAX_FACES, MAX_GUIDANCE, MAX_SEED, MAX_STOPS, Refused
 from ..model import Model
 from ..recipe import Recipe, described, parse
-from ..wall import COLUMNS, FIRST, ROWS, Wall
+from ..wall import COLUMNS, FIRST, Wall
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".webp": "image/webp"}
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 SETTINGS = ("s", "v", "steps", "sampler", "guidance")  # of a link, with the labels
 SWATCHES = {  # of the values of labels that are colours
-    "aqua": "#4fd0d8", "black": "#26242c", "blonde": "#f4d682", "blue": "#4576e8", "brown": "#8a5a3c", "gray": "#a9adb8",
-    "grey": "#a9adb8", "green": "#46b25e", "orange": "#f58a3a", "pink": "#f78fb8", "purple": "#9560d6", "red": "#d93a4a",
-    "white": "#f6f5f2", "yellow": "#f5cf3c",
+    "aqua": "#4fd0d8", "black": "#26242c", "blonde": "#f4d682", "blue": "#4576e8", "brown": "#8a5a3c",
+    "gray": "#a9adb8", "grey": "#a9adb8", "green": "#46b25e", "orange": "#f58a3a", "pink": "#f78fb8",
+    "purple": "#9560d6", "red": "#d93a4a", "white": "#f6f5f2", "yellow": "#f5cf3c",
 }  # fmt: skip
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
@@ -59,7 +59,7 @@ class Page:
             "base": f"web/{self.version}", "origin": origin, "labels": self.model.labels, "swatches": SWATCHES,
             "title": first["name"].partition(",")[0].capitalize() if asked else "Draw anime faces",
             "first": first, "asked": asked is not None, "trouble": trouble, "wall": self.tiles(),
-            "columns": COLUMNS, "rows": ROWS, "side": self.model.side, "model": self.model.title,
+            "columns": COLUMNS, "side": self.model.side,
             "config": self.config(first, asked is not None, trouble),
         }  # fmt: skip
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
@@ -87,7 +87,7 @@ class Page:
             "steps": [model.least_steps, model.most_steps, model.default_steps], "mostSeed": MAX_SEED,
             "guidance": [1, MAX_GUIDANCE, model.default_guidance], "guides": model.can_guide, "kept": KEPT,
             "mostFaces": MAX_FACES, "mostStops": MAX_STOPS, "first": first, "asked": is_asked, "trouble": trouble,
-            "wall": self.tiles(), "columns": COLUMNS, "rows": ROWS,
+            "wall": self.tiles(), "columns": COLUMNS, "sprite": f"web/{self.version}/wall.webp",
         }  # fmt: skip
         return json.dumps(config).replace("<", "\\u003c")
 
@@ -105,5 +105,3 @@ class Page:
 
     async def icon(self) -> Response:
         return Response(self.files["favicon.svg"], headers={"Cache-Control": "max-age=86400"}, media_type=KINDS[".svg"])
-
-

@@ -13,14 +13,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
 from ..drawing import Faces, edit_job, face_job, walk_job
-from .how import how_it_works
 from ..jobs import ASKED, Job, Jobs, Progress, Stopped
 from ..limits import KEPT, MAX_FACES, MAX_STOPS, SIZES, Refused, checked
 from ..model import Model
-from .page import Page
 from ..pictures import contact_sheet, data_url, enlarge, film, from_data_url, png, webp
 from ..recipe import Recipe, described, facts_of, file_name, parse
 from ..uploads import on_white, painted, read_upload
+from .how import how_it_works
+from .page import Page
 
 LARGE = 512  # pixels of a face that is looked at
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -74,21 +74,7 @@ class Routes:
         return self.stream(self.draw_job(recipes, request, size), result)
 
     def draw_job(self, recipes: list[Recipe], request: Request, size: int) -> Job:
-        """Pairs of a face and the same enlarged to `size`; nothing is drawn twice."""
-        job = face_job(self.model, self.faces, visitor_of(request), recipes)
-        draw, known = job.run, {one: image for one in recipes if (image := self.faces.get(one))}
-
-        def run(recipes: Any, watch: Any) -> list:
-            missing = [one for one in recipes if one not in known]
-            drawn = known | (dict(zip(missing, draw(missing, watch), strict=True)) if missing else {})
-            return [(drawn[one], enlarge(self.model, drawn[one], size) if size else None) for one in recipes]
-
-        job.run = run
-        if size or known:  # not in a batch with others, which may want another size
-            job.kind = None
-        if len(known) == len(set(recipes)):
-            job.calls = 0
-        return job
+        return face_job(self.model, self.faces, visitor_of(request), recipes, size)
 
     def shown(self, recipe: Recipe, image: Image.Image, large: Image.Image | None) -> dict[str, Any]:
         """A face for the page."""
@@ -170,21 +156,21 @@ class Routes:
                     said = {"before": update.before, "seconds": max(1, round(update.seconds))}
                     yield json.dumps({"waiting": said}) + "\n"
 
-        job = self.submit(job)
+        self.jobs.submit(job)
         return StreamingResponse(lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
-
-    def submit(self, job: Job) -> Job:
-        """Queue a job of this event loop."""
-        job.changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        job.on_update = lambda: loop.call_soon_threadsafe(job.changed.set)
-        return self.jobs.submit(job)
 
     async def updates(self, job: Job) -> AsyncIterator[Any]:
         """What happens to a job; leaving the loop stops it."""
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the server has been closed
+                loop.call_soon_threadsafe(changed.set)
+
+        job.on_update = notify
         try:
             while True:
-                job.changed.clear()
+                changed.clear()
                 while not job.updates.empty():
                     update = job.updates.get()
                     if isinstance(update, Stopped):
@@ -195,13 +181,13 @@ class Routes:
                 if place := self.jobs.place(job):
                     yield place
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(job.changed.wait(), ASKED)
+                    await asyncio.wait_for(changed.wait(), ASKED)
         finally:
             job.stop()
 
     async def finished(self, request: Request, job: Job) -> list:
         """The results of a job."""
-        async for update in self.updates(self.submit(job)):
+        async for update in self.updates(self.jobs.submit(job)):
             if isinstance(update, Refused):
                 raise update
             if isinstance(update, list):

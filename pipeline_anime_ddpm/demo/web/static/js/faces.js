@@ -12,8 +12,7 @@ export const largeOf = (face, size = 512) => face.large ?? (face.edited ? face.p
 export async function fromWall(face) {
   const at = config.wall.findIndex((one) => one.query === face.query);
   if (at < 0) return null;
-  const address = getComputedStyle(document.documentElement).getPropertyValue("--wall").match(/url\("?([^")]+)/)[1];
-  const sprite = await createImageBitmap(await (await fetch(address)).blob());
+  const sprite = await createImageBitmap(await (await fetch(config.sprite)).blob());
   const side = sprite.width / config.columns, canvas = h("canvas", {width: side, height: side});
   canvas.getContext("2d").drawImage(
     sprite, -(at % config.columns) * side, -Math.floor(at / config.columns) * side);
