@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from ..recipe import Recipe, described, parse
 from ..wall import COLUMNS, FIRST, Wall
 
 STATIC = Path(__file__).parent / "static"
-KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".webp": "image/webp"}
+PACKED = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+KINDS = PACKED | {".webp": "image/webp"}
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 SETTINGS = ("s", "v", "steps", "sampler", "guidance")  # of a link, with the labels
 SWATCHES = {  # of the values of labels that are colours
@@ -38,13 +38,11 @@ class Page:
 
     def __init__(self, model: Model, wall: Wall):
         self.model, self.wall = model, wall
-        files = sorted(path for path in STATIC.rglob("*") if path.suffix in KINDS)
+        files = sorted(path for path in STATIC.rglob("*") if path.suffix in PACKED)
         self.files = {path.relative_to(STATIC).as_posix(): path.read_bytes() for path in files}
         digest = hashlib.sha256(b"".join(self.files.values()) + wall.version.encode())
         self.version = digest.hexdigest()[:12]
-        self.packed = {
-            name: gzip.compress(content) for name, content in self.files.items() if not name.endswith(".webp")
-        }
+        self.packed = {name: gzip.compress(content) for name, content in self.files.items()}
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         self.template = environment.from_string((STATIC / "index.html").read_text())
         self.first_recipe = wall.recipes[FIRST]
@@ -97,7 +95,7 @@ class Page:
         content = drawn.get(name) or self.files.get(name)
         if not content:
             return Response("There is no such file.", 404, media_type="text/plain")
-        kind = KINDS.get(Path(name).suffix) or mimetypes.guess_type(name)[0]
+        kind = KINDS[Path(name).suffix]
         headers = dict(FOREVER) if version == self.version else {}
         if name in self.packed and "gzip" in request.headers.get("accept-encoding", ""):
             content, headers["Content-Encoding"] = self.packed[name], "gzip"

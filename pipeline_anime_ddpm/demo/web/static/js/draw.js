@@ -15,16 +15,22 @@ export const shown = () => current;
 const describe = (face) => face.edited
   ? face.name : Object.entries(face.labels).map(([label, value]) => `${value} ${label}`).join(", ") || "any face";
 
+/** What can be done with the large face waits until it is drawn. */
+function busy(isBusy) {
+  for (const name of ["more", "keep", "share", "repair", "save-512", "save-1024"]) $(name).disabled = isBusy;
+  if (current.edited) $("more").disabled = true;
+}
+
 /** Make a face the large one. */
 export function show(face, {scrolls = false, quiet = false} = {}) {
   drawing.stop();
   current = face;
   closeGrid();
+  busy(false);
   large(largeOf(face), face.name, face.picture);
   mark();
   if (!quiet) say(describe(face));
   $("share").hidden = Boolean(face.edited);
-  $("more").disabled = Boolean(face.edited);
   toAddress(face.edited ? "" : face.query);
   if (scrolls && frame.getBoundingClientRect().top < 0) {
     frame.scrollIntoView({block: "start", behavior: isCalm() ? "auto" : "smooth"});
@@ -60,6 +66,7 @@ function pick(face) {
 /** Draw one face large, from noise, and put it first on the wall. */
 export function drawLarge(query, {onDone} = {}) {
   closeGrid();
+  busy(true);
   drawing.ask({faces: [query], large: true}, {
     onUpdate: ({pictures}) => { if (pictures) { $("large").src = pictures[0]; $("large").alt = "a face that is being drawn"; } },
     onDone: ({faces: [face]}) => {
@@ -67,7 +74,7 @@ export function drawLarge(query, {onDone} = {}) {
       show(face);
       onDone?.(face);
     },
-    onError: () => { large(largeOf(current), current.name, current.picture); return false; },
+    onError: () => { busy(false); large(largeOf(current), current.name, current.picture); return false; },
   });
 }
 
