@@ -42,11 +42,10 @@ def decode(content: bytes) -> None:
 
 def upload(content: bytes) -> None:
     """An image that a visitor of the demo sends."""
-    import gradio
-
+    from pipeline_anime_ddpm.demo import limits as demo_limits
     from pipeline_anime_ddpm.demo import uploads as demo_uploads
 
-    with contextlib.suppress(gradio.Error):
+    with contextlib.suppress(demo_limits.Refused):
         assert demo_uploads.read_upload(content, "picture").mode == "RGBA"
 
 

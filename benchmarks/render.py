@@ -138,26 +138,36 @@ def _backends(rows: list[dict]) -> list[str]:
 
 
 def render_demo(result: dict) -> str:
-    """The table of `demo.json`, as Markdown, and what the load test found."""
+    """The tables of `demo.json`, as Markdown."""
 
     def seconds(values: dict) -> str:
         return f"{values['median']:.2f} s ({values['min']:.2f} to {values['max']:.2f})"
 
-    clicks = [row for row in result["rows"] if row["kind"] == "click"]
-    (load,) = (row for row in result["rows"] if row["kind"] == "load")
-    body = [[str(row["faces"]), seconds(row["preview"]), seconds(row["final"])] for row in clicks]
-    memory = [f"{bytes_ / 1e6:.0f}" for bytes_ in load["memory"]]
+    visits = [[row["what"], seconds(row["seconds"])] for row in result["rows"] if row["kind"] == "visit"]
+    loads = [row for row in result["rows"] if row["kind"] == "load"]
+    body = [
+        [str(row["faces"]), f"{row['requests']:,}", str(row["errors"]), f"{row['p50']:.1f} s", f"{row['p95']:.1f} s",
+         " / ".join(f"{part / 1e6:.0f}" for part in row["memory"])]
+        for row in loads
+    ]  # fmt: skip
+    head = [f"faces a request, {loads[0]['visitors']} visitors at once", "requests", "errors", "median wait",
+            "95th percentile", "memory before / halfway / after, MB"]  # fmt: skip
+    summary = result["summary"]
     text = (
-        f"{load['visitors']} visitors at once, {load['requests']} requests of {load['faces']} faces in {load['steps']} "
-        f"steps: {load['errors']} errors, {load['requests'] / load['seconds']:.1f} requests a second; a visitor waited "
-        f"{load['p50']:.1f} s (median), {load['p95']:.1f} s (95th percentile). The server's memory was "
-        f"{memory[0]} MB before, {memory[1]} MB halfway and {memory[2]} MB after."
+        f"Before the first face {summary['bytes_before_first_face'] / 1e6:.2f} MB come in "
+        f"{summary['requests_before_first_face']} requests."
     )
+    if "axe_findings" in summary:
+        text += (
+            f" Findings of axe in all tabs, light and dark: {summary['axe_findings']}. Lighthouse: accessibility "
+            f"{summary['lighthouse_accessibility']}, best practices {summary['lighthouse_best_practices']}."
+        )
     note = (
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}, gradio "
         f"{result['versions']['gradio']}; {result['date']}. Again: `{result['command']}`."
     )
-    return "\n".join([*table(["faces", "from click to first preview", "to final pictures"], body), "", text, "", note])
+    tables = [*table(["from opening the page, or from the click", "time"], visits), "", *table(head, body)]
+    return "\n".join([*tables, "", text, "", note])
 
 
 def render_faults(result: dict) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import importlib.util
-import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,23 @@ class Model:
         self.name, self.revision = name, revision
         self.pipeline = load_pipeline(name, revision)
         self.title = name.rstrip("/").split("/")[-1]
-        scheduler = self.pipeline.scheduler
+        scheduler, config = self.pipeline.scheduler, self.pipeline.config
         self.is_ours = type(scheduler).__name__ == "AnimeNoiseScheduler"
         self.is_distilled = bool(scheduler.config.get("distilled_steps"))
         self.samplers = [OWN] if self.is_distilled else [OWN, *SAMPLERS]
         self.side = max(self.pipeline.image_shape[1:])
-        takes = inspect.signature(type(self.pipeline).__call__).parameters
-        self.can_vary, self.can_repair = "image" in takes, "mask_image" in takes
-        self.can_go_between = hasattr(self.pipeline, "interpolate")
-        self.has_guide = "guidance_scale" in takes and getattr(self.pipeline, "guide_unet", None) is not None
-        self.default_guidance = (
-            min(MAX_GUIDANCE, self.pipeline.config.get("default_guidance_scale", 1.0)) if self.has_guide else 1.0
-        )
+        labels = getattr(self.pipeline, "labels", {})
+        self.labels = {name: labels[name] for name in sorted(labels, key=lambda name: (name != "hair", name))}
+        self.has_guide = getattr(self.pipeline, "guide_unet", None) is not None
+        self.can_guide = self.has_guide or bool(self.labels)
+        guidance = config.get("default_guidance_scale", 1.0)
+        self.default_guidance = min(MAX_GUIDANCE, guidance) if self.can_guide else 1.0
         self.least_steps, self.most_steps = 1, min(MAX_STEPS, scheduler.config.num_train_timesteps)
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
         if self.is_distilled:
             self.least_steps = self.most_steps = self.default_steps
+        upscalers = (getattr(self.pipeline, part, None) for part in ("upscaler", "upscaler_unet"))
+        self.can_upscale = any(part is not None for part in upscalers)
 
     def with_sampler(self, label: str, **options: Any) -> Any:
         """A pipeline for one request, with the same networks."""
@@ -68,10 +69,12 @@ class Model:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def facts(self, **more: Any) -> dict[str, str]:
-        """The metadata of a picture file, with which the picture can be generated again."""
-        known = {"model": self.title, "revision": self.revision} | more
-        return {name: str(value) for name, value in known.items() if value is not None}
+    def fingerprint(self) -> str:
+        """Of the weights, in half precision, so that published copies have the same."""
+        digest = hashlib.sha256()
+        for weights in self.pipeline.unet.parameters():
+            digest.update(weights.detach().half().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def read(self, name: str) -> Path | None:
         """A file beside the weights, if there is one."""

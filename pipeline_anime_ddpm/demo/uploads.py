@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import HTTPException
 from PIL import Image
 
-from .limits import CANVASES, MAX_BYTES, MAX_CANVAS, MAX_LAYERS, MAX_PIXELS
+from .limits import CANVASES, MAX_BYTES, MAX_CANVAS, MAX_LAYERS, MAX_PIXELS, Refused
 
 try:
     from ..pipeline_anime_ddpm import open_picture, to_mode
@@ -27,19 +27,19 @@ def read_upload(source: str | bytes | None, what: str) -> Image.Image:
         what: what to call it.
 
     Raises:
-        gr.Error: if there is none, or it is too large, or no picture.
+        Refused: there is none, or it is too large, or no picture.
     """
     if not source:
-        raise gr.Error(f"Choose a {what} first.")
+        raise Refused(f"Choose a {what} first.")
     if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) > MAX_BYTES:
-        raise gr.Error(f"The {what} has more than {MAX_BYTES / 1e6:g} MB. Take a smaller one.")
+        raise Refused(f"The {what} has more than {MAX_BYTES / 1e6:g} MB. Take a smaller one.")
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return to_mode(open_picture(content, _check_size)[0], "RGBA")
     except Image.DecompressionBombError as error:
-        raise gr.Error(f"The {what} has more than {MAX_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
+        raise Refused(f"The {what} has more than {MAX_PIXELS / 1e6:g} megapixels. Take a smaller one.") from error
     except Exception as error:  # decoders raise almost anything on a broken file
-        raise gr.Error(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file that is whole.") from error
+        raise Refused(f"The {what} cannot be read. Take a PNG, JPEG, WebP or GIF file that is whole.") from error
 
 
 def _check_size(width: int, height: int) -> None:
@@ -58,13 +58,13 @@ def painted(layers: Iterable[str | bytes], size: tuple[int, int]) -> Image.Image
     """`L` of a picture's size, white where any layer is not transparent.
 
     Raises:
-        gr.Error: if a layer cannot be read or has another size.
+        Refused: a layer cannot be read or has another size.
     """
     mask = Image.new("L", size)
     for source in layers:
         layer = read_upload(source, "mask")
         if layer.size != size:
-            raise gr.Error("What is painted over must have the size of the picture.")
+            raise Refused("What is painted over must have the size of the picture.")
         mask.paste(255, mask=layer.getchannel("A").point(lambda value: 255 * (value > 0)))
     return mask
 

@@ -8,7 +8,6 @@ from gradio_client import Client
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
-from pipeline_anime_ddpm.demo import handlers as demo_handlers
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +22,30 @@ def saved(tmp_path_factory, tiny_unet):
     return folder
 
 
+LABELS = {"eyes": ["green", "red"], "hair": ["blue", "sandy", "pink"]}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, tiny_unet):
+    """A folder with a pipeline that has labels, one of which is no colour."""
+    folder = tmp_path_factory.mktemp("demo") / "labelled-faces"
+    unet = tiny_unet(num_class_embeds=12)
+    AnimeDDPMPipeline(unet, AnimeNoiseScheduler(100), labels=LABELS, default_guidance_scale=3.0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled_page(labelled):
+    page = served(labelled, draws_wall=True)
+    yield page
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def page(saved):
     page = served(saved)
     yield page
-    page.demo.close()
+    page.close()
 
 
 @pytest.fixture
@@ -45,7 +63,7 @@ def client(page):
 
 @pytest.fixture
 def handlers(page):
-    return demo_handlers.Handlers(page.model)
+    return page.handlers
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+from demo_page import ask
 from endpoint_parts import OWN, editor, layer, opened, raw
 from fastapi import HTTPException
 from gradio_client import handle_file
@@ -19,9 +20,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from recipe_runs import ROOT
 
-from pipeline_anime_ddpm.demo import draw_tab as demo_draw_tab
 from pipeline_anime_ddpm.demo import limits as demo_limits
-from pipeline_anime_ddpm.demo import page as demo_page_module
 
 
 def refused(client, *arguments, api_name):
@@ -35,7 +34,7 @@ def refused(client, *arguments, api_name):
 @pytest.mark.parametrize("arguments", [
     (0, 0, 4, OWN, 1), (17, 0, 4, OWN, 1), (1.5, 0, 4, OWN, 1), (None, 0, 4, OWN, 1), ("x", 0, 4, OWN, 1),
     (1, -1, 4, OWN, 1), (1, 2**31, 4, OWN, 1), (1, 0, 0, OWN, 1), (1, 0, 101, OWN, 1), (1, 0, 10**9, OWN, 1),
-    (1, 0, 4, "EulerDiscreteScheduler", 1), (1, 0, 4, None, 1), (1, 0, 4, OWN, 9), (1, 0, 4, OWN, 0),
+    (1, 0, 4, "EulerDiscreteScheduler", 1), (1, 0, 4, OWN, 9), (1, 0, 4, OWN, 0),
     ([1], 0, 4, OWN, 1), (1, float("nan"), 4, OWN, 1),
 ])  # fmt: skip
 def test_requests_out_of_bounds(client, handlers, arguments):
@@ -94,7 +93,7 @@ def test_uploads_that_are_no_pictures(client, handlers, tmp_path, name, content,
 
 def test_upload_of_many_bytes_is_not_taken(client, handlers, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes_of(NOISE, "PNG") + b"\0" * demo_limits.MAX_BYTES)
-    with pytest.raises(Exception, match=r"413|exceeds|size"):
+    with pytest.raises(Exception, match=r"413|exceeds|size|Large"):
         client.predict(handle_file(tmp_path / "large.png"), 0.5, 0, 4, api_name="/vary")
     with pytest.raises(gr.Error, match="8 MB"):
         list(handlers.vary(str(tmp_path / "large.png"), 0.5, 0, 4))
@@ -174,7 +173,7 @@ def canvas_part(kind, index, identity, content=b"x"):
 
 
 def test_canvas_takes_bounded_memory(page):
-    (canvas,) = [block for block in page.demo.blocks.values() if isinstance(block, gr.ImageEditor)]
+    (canvas,) = [block for block in page.app.state.blocks.blocks.values() if isinstance(block, gr.ImageEditor)]
     for index, content in ((str(10**9), b"x"), ("-1", b"x"), ("4", b"x"), ("0", b"x" * (demo_limits.MAX_CANVAS + 1))):
         with pytest.raises(HTTPException):
             canvas.accept_blobs(canvas_part("layer", index, "mine", content))
@@ -194,15 +193,6 @@ def test_mask_of_many_layers_is_refused(client, picture, tmp_path):
     assert not np.array_equal(opened(before), opened(after))
 
 
-def test_face_that_is_handed_over_is_looked_at_first(tmp_path):
-    (tmp_path / "wide.png").write_bytes(png_of(16_000, 2_000))
-    with pytest.raises(gr.Error, match="megapixels"):
-        demo_page_module.send_picture("repair", True, str(tmp_path / "wide.png"))
-    for index in (-1, 1, None, [0, 0], "0"):
-        with pytest.raises(gr.Error, match="Click a face first"):
-            demo_draw_tab.face_at([("a.png", "seed 1")], index)
-
-
 def test_visitor_sees_one_sentence_and_the_log_has_the_traceback(client, page, monkeypatch, capfd):
     def broken(*_, **__):
         raise RuntimeError("the secret reason")
@@ -212,3 +202,65 @@ def test_visitor_sees_one_sentence_and_the_log_has_the_traceback(client, page, m
     assert "Something went wrong here" in said and "secret" not in said
     logged = capfd.readouterr().err
     assert "RuntimeError: the secret reason" in logged and "in broken" in logged
+
+
+@pytest.mark.parametrize("data", [
+    ["x", 0, 4, OWN, 1, None], [1, {}, 4, OWN, 1, None], [1, 0, 4, 7, 1, None],
+    [1, 0, 4, OWN, [], None], [1, 0, 4, OWN, 1, "blue"], [True, 0, 4, OWN, 1, None],
+])  # fmt: skip
+def test_wrong_types_are_answered_in_words(page, data):
+    answer = raw(page, "generate", data)
+    assert "event: error" in answer and '"error": null' not in answer and "must be" in answer
+
+
+@pytest.mark.parametrize("picture", [5, "x", [], {"path": 7}, {"url": "x"}, True])
+def test_picture_of_a_wrong_type_is_answered_in_words(page, picture):
+    answer = raw(page, "vary", [picture, 0.5, 0, 4, None])
+    assert "event: error" in answer and '"error": null' not in answer and "icture" in answer
+
+
+@pytest.mark.parametrize("path, body, said", [
+    ("draw", {}, "Send from 1 to 16 faces"), ("draw", {"faces": ["s=1"] * 17}, "Send from 1 to 16 faces"),
+    ("draw", {"faces": "s=1"}, "Send from 1"), ("draw", {"faces": [None]}, "seed"), ("draw", b"[1]", "JSON object"),
+    ("draw", b"{", "JSON object"), ("draw", b"[" * 100_000, "JSON object"),
+    ("draw", {"faces": ["s=1", "s=1&steps=3"]}, "same steps"), ("draw", {"faces": ["s=1&hair=blue"]}, "no label"),
+    ("edit", {"recipe": "s=1"}, "Choose a picture"), ("edit", {"picture": "x", "recipe": "s=1"}, "Choose a picture"),
+    ("edit", {"picture": "data:image/png;base64,QUJD", "recipe": "s=1"}, "cannot be read"),
+    ("walk", {"faces": ["s=1"]}, "Send from 2 to 6 faces"), ("walk", {"faces": ["s=1"] * 7}, "Send from 2 to 6"),
+    ("enlarge", {"size": 512}, "Choose a picture"), ("enlarge", {"size": 10**9}, "512 or 1024"),
+    ("sheet", {"pictures": []}, "Send from 1 to 60 pictures"), ("sheet", {"pictures": [1]}, "Choose a picture"),
+])  # fmt: skip
+def test_requests_of_the_page_are_refused_in_words(page, path, body, said):
+    status, _, content = ask(page, path, body)
+    assert status == 400 and said in json.loads(content)["error"] and b"Traceback" not in content
+
+
+@pytest.mark.parametrize("query, said", [
+    ("s=1&size=4096", "512 or 1024"), ("s=x", "seed"), ("", "seed"), ("s=1&steps=999", "Steps"), ("s=1&a=b", "label"),
+])  # fmt: skip
+def test_picture_of_a_bad_link_is_refused_in_words(page, query, said):
+    status, _, content = ask(page, f"picture?{query}")
+    assert status == 400 and said in json.loads(content)["error"]
+
+
+def test_large_requests_are_not_read(page):
+    for path, size in (("draw", demo_limits.MAX_BODY), ("gradio_api/queue/join", demo_limits.MAX_BODY)):
+        status, _, content = ask(page, path, b" " * (size + 20_000))
+        assert status == 413 and b"Send a smaller picture" in content
+
+
+def test_uploads_are_bounded_in_total(page, monkeypatch):
+    monkeypatch.setattr("pipeline_anime_ddpm.demo.guard.MAX_UPLOADS", (2500, 1500))
+    page.app.state.guard.uploads.clear()
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + b"x" * 800 + b"\r\n--x--\r\n"
+    visitors = ["10.2.0.1", "10.2.0.1", "10.2.0.2", "10.2.0.3"]  # one sends twice, and the last one finds no room
+    states = [ask(page, "gradio_api/upload", body, **form, **{"X-Forwarded-For": one})[0] for one in visitors]
+    assert states == [200, 429, 200, 429]
+    page.app.state.guard.uploads.clear()
+
+
+def test_painting_everything_is_answered_in_the_visitors_words(page, client, picture, tmp_path):
+    said = refused(client, editor(picture, layer(tmp_path / "l.png", (0, 0, 16, 16))), 0, 4, api_name="/inpaint")
+    assert "You painted over everything" in said and "mask_image" not in said

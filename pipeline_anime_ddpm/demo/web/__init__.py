@@ -1,0 +1,1 @@
+"""The page: its routes, and in `static/` what a browser loads."""
