@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
+from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -19,6 +20,7 @@ from .distillation import distilled
 from .labels import RunLabels, with_labels
 from .noise_levels import log_sigmas_at, read_log_sigmas
 from .patches import PatchTrainingAdapter, full_side, side_unit, space_to_depth, takes_coordinates
+from .upscaling.network import as_upscaler, build_upscaling
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +152,8 @@ def build_patches(config: TrainingConfig, unet: UNet2DModel) -> PatchTrainingAda
     Raises:
         UserError: for sides that the network cannot take.
     """
+    if config.upscale_from or is_upscaler(unet):
+        return build_upscaling(config, unet)
     if not config.patch_sides:
         return PatchTrainingAdapter(unet, [full_side(unet)]) if takes_coordinates(unet) else None
     adapt = PatchTrainingAdapter if takes_coordinates(unet) else PatchTrainingAdapter.from_unet
@@ -222,7 +226,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     if name in UNET_SIZES and not os.path.exists(name):
         channels = 3 * config.space_to_depth**2
         side = (config.resolution or 64) // config.space_to_depth
-        return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **UNET_SIZES[name])
+        network = {"sample_size": side, "in_channels": channels, "out_channels": channels, **UNET_SIZES[name]}
+        return UNet2DModel(**(as_upscaler(network) if config.upscale_from else network))
     if config.space_to_depth > 1:
         raise UserError(
             "--space_to_depth is for networks such as `small`; a UNet2DModel config has its own, so omit it."
@@ -230,7 +235,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
-        return UNet2DModel.from_config({**values, "num_class_embeds": None})  # --label_columns adds its own
+        own = {"in_channels": values["out_channels"] + SMALL_CHANNELS} if config.upscale_from else {}
+        return UNet2DModel.from_config({**values, **own, "num_class_embeds": None})  # --label_columns adds its own
     except (*HUB_ERRORS, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "
@@ -305,7 +311,7 @@ def _checked_block(unet: UNet2DModel) -> int:
         block = space_to_depth(unet)
     except ValueError:
         block = 0
-    if not block or not (takes == gives or takes_coordinates(unet)):
+    if not block or not (takes == gives or takes_coordinates(unet) or is_upscaler(unet)):
         raise UserError(
             f"The network has {takes} input and {gives} output channels; training on RGB images needs 3 and 3, or 5 "
             "and 3 with coordinates, or blocks of pixels as channels, such as 12 and 12."
