@@ -1442,18 +1442,17 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """An upscaler's output from overlapping tiles of `side` pixels, one after the other, blended linearly."""
         scale, overlap = sample.shape[-1] // small.shape[-1], max(side // 4 // self._side_unit, 1) * self._side_unit
         total, weights = torch.zeros_like(sample), torch.zeros_like(sample[:1, :1])
-        sides = [min(side, length) for length in sample.shape[2:]]
-        ramps = [torch.arange(1.0, length + 1, device=sample.device) for length in sides]
-        down, right = (torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap) for ramp in ramps)
-        weight = down[:, None] * right
-        starts = [
-            sorted({*range(0, length - part, part - overlap), length - part})
-            for length, part in zip(sample.shape[2:], sides, strict=True)
-        ]
-        for place in itertools.product(*starts):
-            tile = (..., *(slice(at, at + part) for at, part in zip(place, sides, strict=True)))
-            seen = (..., *(slice(one.start // scale, one.stop // scale) for one in tile[1:]))
-            total[tile] += weight * self.predict(self.unet, sample[tile], t, small[seen])
+        ways, ramps = [], []
+        for length in sample.shape[2:]:
+            part = min(side, length)
+            ways.append([(at, at + part) for at in (*range(0, length - part, part - overlap), length - part)])
+            ramp = torch.arange(1.0, part + 1, device=sample.device)
+            ramps.append(torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap))
+        weight = ramps[0][:, None] * ramps[1]
+        for (top, bottom), (left, right) in itertools.product(*ways):
+            tile = (..., slice(top, bottom), slice(left, right))
+            seen = small[..., top // scale : bottom // scale, left // scale : right // scale]
+            total[tile] += weight * self.predict(self.unet, sample[tile], t, seen)
             weights[tile] += weight
         return total / weights
 
