@@ -194,7 +194,9 @@ def test_upscaler_that_does_not_fit_is_refused(base, make_upscaler, tiny_unet):
     with pytest.raises(ValueError, match=r"enlarges images of \(3, 32, 32\).*this model draws \(3, 16, 16\)"):
         base.with_upscaler(make_upscaler(64))
     with pytest.raises(ValueError, match="this model draws"):
-        AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler()).with_upscaler(make_upscaler())
+        AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler()).with_upscaler(
+            make_upscaler()
+        )
     with pytest.raises(ValueError, match="no upscaler"):
         base.with_upscaler(base)
     with pytest.raises(ValueError, match="no upscaler"):

@@ -17,9 +17,7 @@ from pipeline_anime_ddpm.training.upscaling.crops import UpscalingCrops
 def make_crops(tiny_unet):
     def make(sides=(16,), block=2, upscale_from=16, **options):
         channels = 3 * block**2
-        unet = tiny_unet(
-            sample_size=32 // block, in_channels=channels + 4, out_channels=channels, add_attention=False
-        )
+        unet = tiny_unet(sample_size=32 // block, in_channels=channels + 4, out_channels=channels, add_attention=False)
         return UpscalingCrops(unet, upscale_from, list(sides), **options)
 
     return make
