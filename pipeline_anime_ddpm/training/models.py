@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index
-from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
+from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE, SMALL_CHANNELS, is_upscaler
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -70,7 +70,9 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     if labels is not None:
         unet = with_labels(unet, labels, torch.Generator().manual_seed(config.seed))
     set_resolution(unet, config)
-    knobs = _training_knobs(config, full_side(unet))
+    knobs = _training_knobs(config, full_side(unet)) | (
+        {"clip_sample_range": DETAIL_SCALE} if is_upscaler(unet) else {}
+    )
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:

@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 
-from pipeline_anime_ddpm.pipeline_anime_ddpm import MAX_NOISE_LEVEL, is_upscaler, small_picture_channels
+from pipeline_anime_ddpm.pipeline_anime_ddpm import (
+    DETAIL_SCALE,
+    MAX_NOISE_LEVEL,
+    enlarged,
+    is_upscaler,
+    small_picture_channels,
+)
 
 from ...common.randomness import Purpose, derived_seed, noise_at
 from ..patches import PatchTrainingAdapter, space_to_depth
@@ -104,9 +110,10 @@ class UpscalingCrops(PatchTrainingAdapter):
         return large, seen.unfold(2, part, stride).unfold(3, part, stride)[rows, :, places[0], places[1]]
 
     def with_noise(self, batch: StepBatch, places: np.ndarray, seed: int, step: int) -> StepBatch:
-        """Add noise of a level of its own to each small picture: conditioning augmentation (section 4.2).
+        """Add noise of a level of its own to each small picture, and take away from the large one what it shows.
 
-        Levels are uniform from 0 to `MAX_NOISE_LEVEL`. Like all noise, they follow from an image's place.
+        Levels are uniform from 0 to `MAX_NOISE_LEVEL` (conditioning augmentation, section 4.2). Like all noise, they
+        follow from an image's place. What the network draws is the rest (`enlarged`).
 
         Args:
             batch: with `coordinates` of `crop`.
@@ -117,4 +124,6 @@ class UpscalingCrops(PatchTrainingAdapter):
         levels = torch.from_numpy(numbers[places]).float().to(seen.device, non_blocking=True)
         noise = noise_at(places, (3, *seen.shape[2:]), seed, step, seen.device, Purpose.SMALL_NOISE)
         noised = small_picture_channels(seen[:, :3], levels * MAX_NOISE_LEVEL, noise, seen.shape[2])
-        return dataclasses.replace(batch, coordinates=noised)
+        height, width = batch.clean.shape[2:]
+        detail = (batch.clean - enlarged(noised, (height, width))) * DETAIL_SCALE
+        return dataclasses.replace(batch, clean=detail, coordinates=noised)

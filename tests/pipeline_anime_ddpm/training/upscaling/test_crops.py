@@ -1,12 +1,12 @@
-"""Crops of an upscaler: the small picture belongs to the large one, noise follows from the place, the network learns."""
+"""Crops of an upscaler: the small picture is that of the large one, noise follows from the place, networks learn."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline_anime_ddpm.data import Batch
-from pipeline_anime_ddpm.pipeline_anime_ddpm import MAX_NOISE_LEVEL
+from pipeline_anime_ddpm.data import Batch, prepare_batch
+from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE, MAX_NOISE_LEVEL, enlarged
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.distillation import Teacher, distillation_loss, distilled
 from pipeline_anime_ddpm.training.objective import diffusion_loss, draw_step
@@ -55,14 +55,16 @@ def test_whole_picture_is_a_crop_of_the_full_side(make_crops, faces):
 
 
 def test_small_picture_is_noised_by_the_level_that_the_network_is_told(make_crops, faces):
-    crops = make_crops(sides=[32])
-    batch = drawn(crops, faces.repeat(100, 1, 1, 1), side=32)
+    crops, faces = make_crops(sides=[32]), faces.repeat(100, 1, 1, 1)
+    batch = drawn(crops, faces, side=32)
     levels = batch.coordinates[:, 3, 0, 0]
     assert torch.equal(batch.coordinates[:, 3], levels[:, None, None].expand(-1, 16, 16))
     assert levels.min() >= 0 and levels.max() <= 1 and abs(levels.mean() - 0.5) < 0.05
-    clean = crops.crop(batch.clean, 32, torch.Generator())[1]
+    images = prepare_batch(faces)
+    clean = crops.crop(images, 32, torch.Generator())[1]
     std = (batch.coordinates - clean)[:, :3].flatten(1).std(1)
     torch.testing.assert_close(std, levels * MAX_NOISE_LEVEL, atol=0.03, rtol=0.1)
+    torch.testing.assert_close(batch.clean / DETAIL_SCALE + enlarged(batch.coordinates, (32, 32)), images)
 
 
 def test_ranks_see_what_one_process_sees(make_crops, faces):

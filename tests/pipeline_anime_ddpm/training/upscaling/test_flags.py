@@ -77,9 +77,9 @@ def test_flags_that_do_not_go_together_are_refused(changed, words):
 
 def test_networks_that_do_not_suit_the_flags_are_refused(saved):
     upscaler, base = ({"pretrained_model_name_or_path": str(saved / name)} for name in ("upscaler", "base"))
-    with pytest.raises(UserError, match="which .*base is not"):
+    with pytest.raises(UserError, match=r"which .*base is not"):
         built(**base, upscale_from=8)
-    with pytest.raises(UserError, match="another ratio than the 2 .* give --upscale_from 16"):
+    with pytest.raises(UserError, match=r"another ratio than the 2 .* give --upscale_from 16"):
         built(**upscaler, upscale_from=8)
     with pytest.raises(UserError, match="valid are"):
         built(**upscaler, patch_sizes="14")
