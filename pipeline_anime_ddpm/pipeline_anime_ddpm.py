@@ -1039,8 +1039,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory, upscale,
         )  # fmt: skip
         latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
-        latents = self._begin(plan, latents, num_inference_steps, timesteps)
-        output = self._finish(plan, *self._denoise(plan, latents))
+        output = self._finish(plan, *self._denoise(plan, self._begin(plan, latents, num_inference_steps, timesteps)))
         return output if return_dict else output.to_tuple()
 
     def _begin(self, plan: _Plan, latents: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:

@@ -63,7 +63,8 @@ CUT_OFF = "cut off: its end is missing"
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
 SMALL_CHANNELS = 4  # that an upscaler takes more than it gives: the small picture, and the level of the noise in it
-MAX_NOISE_LEVEL = 0.5  # of that noise: its standard deviation where the picture lies in [-1, 1]
+MAX_NOISE_LEVEL = 0.25  # of that noise: its standard deviation where the picture lies in [-1, 1]
+DETAIL_SCALE = 4.0  # of an upscaler's state, whose pixels then vary as those of images do
 JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (docs/measured/sampling.md)
 TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
 NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
@@ -200,6 +201,15 @@ def small_picture_channels(
     level = noise_level.view(-1, 1, 1, 1).to(small)
     small = small if noise is None else small + level * noise
     return torch.cat([small, (level / MAX_NOISE_LEVEL).expand(-1, 1, *small.shape[2:])], dim=1)
+
+
+def enlarged(channels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The picture of `small_picture_channels` at the size (H, W) of an upscaler's result, bilinearly.
+
+    An upscaler draws what is missing in it, times `DETAIL_SCALE` (SRDiff, Li et al., arXiv 2104.14951, section 3.2):
+    so colours are right from the start, although group norms of a crop and of a whole picture differ.
+    """
+    return torch.nn.functional.interpolate(channels[:, :-1], size, mode="bilinear", align_corners=False)
 
 
 def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -1029,8 +1039,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory, upscale,
         )  # fmt: skip
         latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
-        latents = self._begin(plan, latents, num_inference_steps, timesteps)
-        output = self._finish(plan, *self._denoise(plan, latents))
+        output = self._finish(plan, *self._denoise(plan, self._begin(plan, latents, num_inference_steps, timesteps)))
         return output if return_dict else output.to_tuple()
 
     def _begin(self, plan: _Plan, latents: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
@@ -1364,7 +1373,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             image: One picture, or a list or batch of them, of one size: at least that of the model's own images.
             num_inference_steps: Solver steps; by default as in `__call__`, of the upscaler's own scheduler.
             generator: Source of the noise: one, or a list of one for each picture.
-            noise_level: Standard deviation of the noise that the picture gets first, from 0 to 0.5, where its values
+            noise_level: Standard deviation of the noise that the picture gets first, from 0 to 0.25, where its values
                 lie in [-1, 1]. More of it lets the network change more.
             tile_size: Side in pixels of the parts of the result that the network sees at a time; they overlap by a
                 quarter and are blended at each step. None takes the whole picture, or tiles of the size that the
@@ -1394,7 +1403,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             UNCONDITIONAL, generator, 0.0, output_type, None, None, 1.0, False, 1, None, EVERYWHERE, None, [], False,
             small=seen, tile=tile,
         )  # fmt: skip
-        state = own._enlarge(plan, latents, num_inference_steps)[..., :height, :width]
+        detail = own._enlarge(plan, latents, num_inference_steps) / DETAIL_SCALE
+        state = (enlarged(seen, (sides[0], sides[1])) + detail)[..., :height, :width]
         self.maybe_free_model_hooks()
         return AnimeDDPMPipelineOutput(images=own.postprocess(state, output_type))
 
