@@ -30,11 +30,21 @@ def check_upscaling(config: TrainingConfig) -> None:
             f"--space_to_depth {config.space_to_depth} does not divide the ratio {large // small} of --upscale_from; "
             "give 1 or the ratio."
         )
+    refuse_other_flags(config)
+
+
+def refuse_other_flags(config: TrainingConfig) -> None:
+    """Refuse flags that no upscaler takes, a pre-trained one neither.
+
+    Raises:
+        UserError: a sentence on what to do.
+    """
     for name, reason in {
         "label_columns": "an upscaler gets the face itself, and takes no labels",
         "eval_steps": "evaluations measure drawn faces, and an upscaler draws none",
         "save_guide_at": "an upscaler takes no guide network",
         "distill_guidance_scale": "an upscaler takes no guidance",
+        "noise_candidates": "what is near depends on the noise in the small picture",
     }.items():
         if config.is_given(name):
-            raise UserError(f"--{name} does not go with --upscale_from: {reason}; omit it.")
+            raise UserError(f"--{name} does not go with an upscaler: {reason}; omit it.")

@@ -13,6 +13,7 @@ from ...common.errors import UserError
 from ..config import TrainingConfig
 from ..patches import full_side
 from .crops import UpscalingCrops
+from .flags import refuse_other_flags
 
 
 def as_upscaler(network: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def build_upscaling(config: TrainingConfig, unet: UNet2DModel) -> UpscalingCrops
     small = _small_side(config, unet)
     if small is None:
         return None
+    refuse_other_flags(config)
     fraction = config.patch_full_image_fraction if config.is_given("patch_full_image_fraction") else 0.0
     sides = config.patch_sides or [full_side(unet)]
     try:

@@ -81,6 +81,8 @@ def test_networks_that_do_not_suit_the_flags_are_refused(saved):
         built(**base, upscale_from=8)
     with pytest.raises(UserError, match=r"another ratio than the 2 .* give --upscale_from 16"):
         built(**upscaler, upscale_from=8)
+    with pytest.raises(UserError, match="--eval_steps does not go with an upscaler"):
+        built(**upscaler, eval_steps=5)
     with pytest.raises(UserError, match="valid are"):
         built(**upscaler, patch_sizes="14")
     bare = {"pretrained_model_name_or_path": str(saved / "upscaler" / "unet")}
