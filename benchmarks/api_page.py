@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from common import ROOT, table
+from common import ROOT, rewrite_pages, table
 
 sys.path.insert(0, str(ROOT))
 
@@ -204,13 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
     arguments = parser.parse_args(argv)
-    for page in PAGES:
-        before = page.read_text()
-        after = rendered(before)
-        if not arguments.check:
-            page.write_text(after)
-        elif after != before:
-            sys.exit(f"{page.name} is not what the code says; run `python benchmarks/api_page.py`.")
+    rewrite_pages(PAGES, rendered, arguments.check, "the code says; run `python benchmarks/api_page.py`")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import sys
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -84,3 +86,14 @@ def table(head: list[str], body: list[list[str]]) -> list[str]:
 
 def kid_cell(row: dict) -> str:
     return f"{row['kid']:.3f} ± {row['kid_std']:.3f}"
+
+
+def rewrite_pages(pages: Sequence[Path], rendered: Callable[[str], str], check: bool, source: str) -> None:
+    """Make the generated parts of the pages anew, or with `check` end if one of them is not what `source` says."""
+    for page in pages:
+        before = page.read_text()
+        after = rendered(before)
+        if not check:
+            page.write_text(after)
+        elif after != before:
+            sys.exit(f"{page.name} is not what {source}.")

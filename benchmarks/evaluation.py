@@ -99,7 +99,7 @@ def measure_halves(reference: Reference, config: ReferenceConfig) -> dict:
 
 
 def measure_copies(reference: Reference, count: int) -> list[dict]:
-    """The share that is told for copies, of images that are copies, and of images that no model has seen."""
+    """The share that is flagged as copies, of images that are copies, and of images that no model has seen."""
     distances, what = held_out_distances(reference, reference.distance)
     held_out, judged = distances[::2], distances[1::2]  # no image is judged by a threshold that it has helped to set
     threshold = copy_threshold(held_out)
@@ -121,7 +121,7 @@ def measure_copies(reference: Reference, count: int) -> list[dict]:
             "memorised_share": copies / len(distances),
             "suspicious": copies > chance_limit(len(distances), unseen, len(held_out)),
         })  # fmt: skip
-        print(f"{name}: {copies / len(distances):.1%} told for copies", flush=True)
+        print(f"{name}: {copies / len(distances):.1%} flagged as copies", flush=True)
     return rows
 
 

@@ -24,7 +24,9 @@ from typing import Any
 
 import yaml
 from common import FACES, RESULTS, ROOT, spread, write_result
+from figure_style import LABEL, new_figure, save, styled
 from judging import measured
+from PIL import Image
 
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.metrics.judges import judges
@@ -32,6 +34,7 @@ from pipeline_anime_ddpm.evaluation.metrics.judges import judges
 ARMS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 PACKAGES = ["torch", "diffusers", "transformers", "torch-fidelity", "efficientnet-lite-pytorch", "numpy"]
 BASELINE = "real_plain"
+FIGURE = ROOT / "model_card" / "figures" / "recipes.png"
 SHARED = {
     "resolution": 64,
     "random_flip": True,
@@ -141,6 +144,18 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {f"{arm}_kid_ratio": statistics.geometric_mean(values) for arm, values in found.items() if min(values) > 0}
 
 
+def draw_strips(settings: argparse.Namespace) -> None:
+    """A row of faces of the same seeds for each arm: the first row of its evaluation's grid."""
+    figure = new_figure(0.41 * len(ARMS))
+    with styled():
+        for axes, (name, arm) in zip(figure.subplots(len(ARMS) // 2, 2).flat, ARMS.items(), strict=True):
+            with Image.open(settings.work / f"eval_{name}" / "grid.png") as grid:
+                axes.imshow(grid.convert("RGB").crop((0, 0, grid.width, grid.width // 8)))  # of 8 columns
+            axes.set_axis_off()
+            axes.set_title(arm["what"], loc="left", fontsize=LABEL)
+    save(figure, FIGURE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("real", "tagged", "mixed"):
@@ -170,6 +185,8 @@ def main() -> None:
         for name in settings.arms:
             rows += judge(name, settings)
             print(json.dumps(rows[-1]), flush=True)
+        if all((settings.work / f"eval_{name}" / "grid.png").is_file() for name in ARMS):
+            draw_strips(settings)
     rows.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["judge"]))
     command = (
         "python benchmarks/recipes.py --real LABELLED/ --tagged TAGGED/ --mixed MIXED/ --make_mixed --stages speed "

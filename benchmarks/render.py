@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, ROOT, kid_cell, table
+from common import RESULTS, ROOT, kid_cell, rewrite_pages, table
 from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
 from render_noise import render_noise
@@ -296,13 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
     parser.add_argument("--pages", type=Path, nargs="+", default=PAGES)
     arguments = parser.parse_args(argv)
-    for page in arguments.pages:
-        before = page.read_text()
-        after = rendered(before)
-        if not arguments.check:
-            page.write_text(after)
-        elif after != before:
-            sys.exit(f"{page.name} is not what model_card/results gives; run `python benchmarks/render.py`.")
+    gives = "model_card/results gives; run `python benchmarks/render.py`"
+    rewrite_pages(arguments.pages, rendered, arguments.check, gives)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ class SkipLog:
         if new and not known:
             logger.warning("%s: %s; it is skipped, and listed in %s as all others.", *new[0], self.path)
         # a run that has begun does not go on with other files
-        mend = "allow more, or put them right and choose another --output_dir"
+        mend = "allow more, or repair them and choose another --output_dir"
         check_skipped(total, num_images, self.max_fraction, self.path, mend)
 
 
@@ -229,7 +229,7 @@ def read_skipped(path: Path) -> set[Skipped]:
 
 
 def check_skipped(
-    skipped: int, num_images: int, max_fraction: float, listed: Path, mend: str = "put them right, or allow more"
+    skipped: int, num_images: int, max_fraction: float, listed: Path, mend: str = "repair them, or allow more"
 ) -> None:
     """Raise a UserError that says how to `mend` it if more than `max_fraction` of the images are skipped."""
     if skipped > max_fraction * num_images:

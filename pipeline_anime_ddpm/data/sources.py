@@ -80,7 +80,7 @@ def open_source(config: DataConfig, split: str = "train") -> Source:
         source = _SOURCES[found.kind](config, found, names)
     if source.num_images == 0:
         raise UserError(f"The data set {source.name!r} holds no images; put some into it, or choose another.")
-    found.place.listing.left_out.tell(source.name)
+    found.place.listing.left_out.warn(source.name)
     return source
 
 

@@ -178,7 +178,7 @@ class TarFiles(Source):
         self.left_out, self._by_content, self._reads_labels = LeftOut(), 0, bool(label_columns)
         self._check_fields()
         self.unit_sizes = None if remote else [*map(self._count, range(len(paths)))]
-        self.left_out.tell(name)
+        self.left_out.warn(name)
         if label_columns:
             self.labels = self._find_labels(label_columns)
 

@@ -134,7 +134,7 @@ def read_folder(folder: Path, most: int | None = None) -> ImageSet:
         raise UserError(
             f"--images {folder} holds no images{f' ({others})' if others else ''}; put png, jpg or webp files in it."
         )
-    listing.left_out.tell(f"--images {folder}")
+    listing.left_out.warn(f"--images {folder}")
     return ImageSet(read_images(paths[:most]), str(folder))
 
 

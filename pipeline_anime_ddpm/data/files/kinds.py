@@ -96,7 +96,7 @@ class LeftOut:
             parts.append(f"{counted(self.hidden, 'picture')} in hidden or system folders left out")
         return "; ".join(parts)
 
-    def tell(self, where: str) -> None:
+    def warn(self, where: str) -> None:
         """Log it in one sentence, if there is any."""
         install = (
             ' To read .heic, run `pip install "anime-ddpm[heic]"`.' if self.others.keys() & {".heic", ".heif"} else ""

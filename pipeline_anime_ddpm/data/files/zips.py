@@ -39,7 +39,7 @@ class ZipFiles(Source):
             found = f" ({self.left_out.summary})" if self.left_out.summary else ""
             names = ", ".join(file.name for file in files)
             raise UserError(f"{names} holds no images{found}; put some into it, or leave it out.")
-        self.left_out.tell(name)
+        self.left_out.warn(name)
         if label_columns:
             self._add_labels(label_columns)
 

@@ -167,7 +167,7 @@ def test_broken_images_are_skipped_listed_once_and_counted(tmp_path, monkeypatch
     strict = stream_of(source, tmp_path, max_fraction=0.001).feed(FeedPlan(5, 0, 51))
     (tmp_path / "skipped.jsonl").unlink()
     with pytest.raises(
-        UserError, match=r"1 of 256 images .*--max_skipped_fraction 0.001 allows; .*: allow more, or put"
+        UserError, match=r"1 of 256 images .*--max_skipped_fraction 0.001 allows; .*: allow more, or repair"
     ):
         list(strict)
 
