@@ -17,7 +17,7 @@ from common import RESULTS, ROOT, kid_cell, rewrite_pages, table
 from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
 from render_noise import render_noise
-from render_patches import render_patch_curve, render_step_calls
+from render_patches import render_patch_curve, render_step_calls, render_upscaling
 from render_speed import render_data_loading, render_training
 from render_summary import render_summary
 from scaling import render_scaling
@@ -274,6 +274,7 @@ RENDERERS = {
     "copy_check": render_copy_check,
     "patch_curve": render_patch_curve,
     "step_calls": render_step_calls,
+    "upscaling": render_upscaling,
 }
 
 

@@ -63,8 +63,9 @@ CUT_OFF = "cut off: its end is missing"
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
 SMALL_CHANNELS = 4  # that an upscaler takes more than it gives: the small picture, and the level of the noise in it
-MAX_NOISE_LEVEL = 0.25  # of that noise: its standard deviation where the picture lies in [-1, 1]
+MAX_NOISE_LEVEL = 0.1  # of that noise: its standard deviation where the picture lies in [-1, 1]
 DETAIL_SCALE = 4.0  # of an upscaler's state, whose pixels then vary as those of images do
+UPSCALING_STEPS = 3  # of an upscaler: more draw grain (docs/upscaling.md)
 JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (docs/measured/sampling.md)
 TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
 NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
@@ -204,12 +205,12 @@ def small_picture_channels(
 
 
 def enlarged(channels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The picture of `small_picture_channels` at the size (H, W) of an upscaler's result, bilinearly.
+    """The picture of `small_picture_channels` at the size (H, W) of an upscaler's result, bicubically.
 
     An upscaler draws what is missing in it, times `DETAIL_SCALE` (SRDiff, Li et al., arXiv 2104.14951, section 3.2):
-    so colours are right from the start, although group norms of a crop and of a whole picture differ.
+    so that one which predicts images gives the bicubic picture before it has learnt anything.
     """
-    return torch.nn.functional.interpolate(channels[:, :-1], size, mode="bilinear", align_corners=False)
+    return torch.nn.functional.interpolate(channels[:, :-1], size, mode="bicubic", align_corners=False)
 
 
 def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -936,6 +937,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def default_num_inference_steps(self) -> int:
         """Steps taken when the caller names none, at most the steps of training."""
         steps = traits_of(self.scheduler).steps
+        if is_upscaler(self.unet) and not self.scheduler.config.get("distilled_steps"):
+            steps = UPSCALING_STEPS
         return min(steps, self.scheduler.config.get("num_train_timesteps") or steps)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index, read_scheduler_config
-from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE, SMALL_CHANNELS, is_upscaler
+from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -29,7 +29,7 @@ from .patches import (
     takes_coordinates,
     widen_for_coordinates,
 )
-from .upscaling.network import as_upscaler, build_upscaling
+from .upscaling.network import as_upscaler, build_upscaling, upscaling_knobs
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,7 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     if labels is not None:
         unet = with_labels(unet, labels, torch.Generator().manual_seed(config.seed))
     set_resolution(unet, config)
-    knobs = _training_knobs(config, full_side(unet)) | (
-        {"clip_sample_range": DETAIL_SCALE} if is_upscaler(unet) else {}
-    )
+    knobs = _training_knobs(config, full_side(unet)) | (upscaling_knobs(config) if is_upscaler(unet) else {})
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
@@ -268,7 +266,7 @@ def _noise_of_bare_network(config: TrainingConfig) -> DDPMScheduler:
 
 
 def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
-    prediction_type = config.prediction_type or "v_prediction"
+    prediction_type = config.prediction_type or ("sample" if config.upscale_from else "v_prediction")
     try:
         return AnimeNoiseScheduler(
             num_train_timesteps=config.ddpm_num_steps or 1000,

@@ -7,13 +7,15 @@ from typing import Any
 from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm.loading import read_index
-from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
+from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE, SMALL_CHANNELS, is_upscaler
 
 from ...common.errors import UserError
 from ..config import TrainingConfig
 from ..patches import full_side
 from .crops import UpscalingCrops
 from .flags import refuse_other_flags
+
+DETAIL_LOG_SIGMAS = (-0.7,)  # noise as strong as the detail of faces of 128 pixels, times `DETAIL_SCALE`
 
 
 def as_upscaler(network: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +34,16 @@ def as_upscaler(network: dict[str, Any]) -> dict[str, Any]:
         "up_block_types": plain(network["up_block_types"]),
         "add_attention": False,
     }
+
+
+def upscaling_knobs(config: TrainingConfig) -> dict[str, Any]:
+    """What an upscaler's scheduler has of its own: levels of noise like those of the detail that it draws.
+
+    All noise levels count alike in the loss, because the most is learnt at the highest: what the small picture says.
+    """
+    weighting = config.loss_weighting if config.is_given("loss_weighting") else "none"
+    own = {"clip_sample_range": DETAIL_SCALE, "loss_weighting": weighting}
+    return own | {"use_anime_sigmas": True, "anime_log_sigmas": DETAIL_LOG_SIGMAS}
 
 
 def build_upscaling(config: TrainingConfig, unet: UNet2DModel) -> UpscalingCrops | None:

@@ -5,6 +5,7 @@ from diffusers.models.attention_processor import Attention
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.common.errors import UserError
+from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE
 from pipeline_anime_ddpm.planning.plan import plan_step
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.models import build_model, build_patches
@@ -37,6 +38,14 @@ def test_new_upscaler_is_stock_takes_the_small_picture_and_has_no_attention(bloc
     assert (unet.config.in_channels, unet.config.out_channels) == (channels + 4, channels)
     assert not [module for module in unet.modules() if isinstance(module, Attention)]
     assert crops.ratio == 2 and crops.used_sides() == (16,)
+
+
+def test_new_upscaler_predicts_the_detail_and_other_flags_are_kept():
+    own = build_model(TrainingConfig(**UPSCALER))[1].config
+    assert (own.prediction_type, own.loss_weighting, own.clip_sample_range) == ("sample", "none", DETAIL_SCALE)
+    asked = TrainingConfig(**UPSCALER, prediction_type="v_prediction", loss_weighting="soft_min_snr")
+    other = build_model(asked)[1].config
+    assert (other.prediction_type, other.loss_weighting) == ("v_prediction", "soft_min_snr")
 
 
 def test_without_patches_every_step_sees_whole_pictures():
