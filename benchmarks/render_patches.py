@@ -90,8 +90,8 @@ def render_upscaling(result: dict) -> str:
         *table(["enlarged by", "images seen", "PSNR, dB", "LPIPS", *(f"KID, {judge}" for judge in judges)], body),
         "",
         f"{result['what']}, n = {result['rows'][0]['n']}. LPIPS is ST-LPIPS. KID compares the enlarged faces of "
-        f"one half with the real ones of the other, both ways. Each arm had {result['minutes']:g} minutes on one "
-        f"core, which other work shared. A step of 16 takes {steps}. For its backward pass it keeps "
+        f"one half with the real ones of the other, both ways. Each arm had {result['minutes']:g} minutes of one "
+        f"core's time. A step of 16 takes {steps}. For its backward pass it keeps "
         f"{summary['crops_over_full_memory']:.3f} times as much memory on crops. The upscaler that ships takes "
         f"{speed['face']['min']:.2f} s a face ({speed['face']['median']:.2f} in the median) on two cores. "
         f"{result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",

@@ -1376,7 +1376,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             image: One picture, or a list or batch of them, of one size: at least that of the model's own images.
             num_inference_steps: Solver steps; by default as in `__call__`, of the upscaler's own scheduler.
             generator: Source of the noise: one, or a list of one for each picture.
-            noise_level: Standard deviation of the noise that the picture gets first, from 0 to 0.25, where its values
+            noise_level: Standard deviation of the noise that the picture gets first, from 0 to 0.1, where its values
                 lie in [-1, 1]. More of it lets the network change more.
             tile_size: Side in pixels of the parts of the result that the network sees at a time; they overlap by a
                 quarter and are blended at each step. None takes the whole picture, or tiles of the size that the
