@@ -177,10 +177,12 @@ RENDERERS = {
     "pipeline": lambda: _class_arguments(names().pipeline),
     "pipeline_members": lambda: member_table(
         names().pipeline,
-        "labels image_shape default_num_inference_steps guidance_scale num_timesteps interrupt invert save_pretrained",
+        "labels image_shape default_num_inference_steps guidance_scale num_timesteps interrupt invert with_upscaler "
+        "save_pretrained",
     ),
     "call": lambda: _method_arguments(names().pipeline.__call__),
     "interpolate": lambda: _method_arguments(names().pipeline.interpolate, names().pipeline.__call__.__doc__),
+    "upscale": lambda: _method_arguments(names().pipeline.upscale, names().pipeline.__call__.__doc__),
     "scheduler": lambda: _class_arguments(names().scheduler),
     "scheduler_members": lambda: member_table(
         names().scheduler,

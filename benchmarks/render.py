@@ -18,7 +18,7 @@ from render_browser import render_browser
 from render_labels import render_attributes, render_copy_check, render_labels, render_recipes
 from render_long_run import render_long_run
 from render_noise import render_noise
-from render_patches import render_patch_curve, render_step_calls
+from render_patches import render_patch_curve, render_step_calls, render_upscaling
 from render_small_data import render_small_data
 from render_speed import render_data_loading, render_training
 from render_summary import render_summary
@@ -288,6 +288,7 @@ RENDERERS = {
     "patch_curve": render_patch_curve,
     "step_calls": render_step_calls,
     "small_data": render_small_data,
+    "upscaling": render_upscaling,
 }
 
 

@@ -1,8 +1,10 @@
-"""The tables of crops by noise level, and of the operations of a training step."""
+"""The tables of crops by noise level, of the operations of a training step, and of upscalers."""
 
 from __future__ import annotations
 
 from common import table
+
+SUBJECTS = {"crops": "crops", "full": "whole images"}
 
 
 def render_patch_curve(result: dict) -> str:
@@ -65,4 +67,32 @@ def render_step_calls(result: dict) -> str:
         "",
         f"{result['what']}. {result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: "
         f"`{result['command']}`.",
+    ])  # fmt: skip
+
+
+def render_upscaling(result: dict) -> str:
+    """The table of `upscaling.json`, as Markdown: each way to enlarge faces, and what the arms of the test cost."""
+    judges = [key.removeprefix("kid ") for key in result["rows"][0] if key.startswith("kid ")]
+    images = result["images"]
+    body = [
+        [
+            row["what"],
+            f"{images[row['arm']]:,}" if row["arm"] in images else "",
+            f"{row['psnr']:.2f}",
+            f"{row['lpips']:.4f}",
+            *(f"{row[f'kid {judge}']:.3g} ± {row[f'kid_std {judge}']:.2g}" for judge in judges),
+        ]
+        for row in result["rows"]
+    ]
+    speed, summary = result["speed"], result["summary"]
+    steps = " and ".join(f"{speed[name]['median']:.2f} s on {what}" for name, what in SUBJECTS.items())
+    return "\n".join([
+        *table(["enlarged by", "images seen", "PSNR, dB", "LPIPS", *(f"KID, {judge}" for judge in judges)], body),
+        "",
+        f"{result['what']}, n = {result['rows'][0]['n']}. LPIPS is ST-LPIPS. KID compares the enlarged faces of "
+        f"one half with the real ones of the other, both ways. Each arm had {result['minutes']:g} minutes of one "
+        f"core's time. A step of 16 takes {steps}. For its backward pass it keeps "
+        f"{summary['crops_over_full_memory']:.3f} times as much memory on crops. The upscaler that ships takes "
+        f"{speed['face']['min']:.2f} s a face ({speed['face']['median']:.2f} in the median) on two cores. "
+        f"{result['machine']}; torch {result['versions']['torch']}; {result['date']}. Again: `{result['command']}`.",
     ])  # fmt: skip

@@ -23,9 +23,10 @@ from .common.errors import first_line
 from .common.parsing import parse_json
 from .pipeline_anime_ddpm import ANY, plain_name
 
-NETWORKS = ("unet", "guide_unet")
-PARTS = (*NETWORKS, "scheduler")
-SETTINGS = ("space_to_depth", "labels", "default_guidance_scale")
+NETWORKS = ("unet", "guide_unet", "upscaler_unet")
+OPTIONAL = ("guide_unet", "upscaler_unet", "upscaler_scheduler")
+PARTS = (*NETWORKS, "scheduler", "upscaler_scheduler")
+SETTINGS = ("space_to_depth", "labels", "default_guidance_scale", "upscale_ratio")
 NETWORK_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 MAX_BYTES = 4_000_000  # of a config; one with a table of 4,000 noise levels has 90,000
 MAX_LEVELS, MAX_LAYERS = 32, 64  # of a network; the largest that is known has six levels of two layers
@@ -119,7 +120,7 @@ def _check_names(names: Iterable[Any], where: str) -> None:
 
 def _check_class(part: str, entry: Any) -> None:
     """Raise a ValueError for a class that the part cannot have."""
-    if part == "guide_unet" and entry == [None, None]:
+    if part in OPTIONAL and entry == [None, None]:
         return
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(name, str) for name in entry)):
         raise ValueError(f"its {AnimeDDPMPipeline.config_name} names no class for {part}")
@@ -157,12 +158,12 @@ def _find_config(
     name: str | Path, part: str, cache_dir: str | None, revision: str | None = None
 ) -> dict[str, Any] | None:
     """The config of a part, looked at; in old repositories it lies beside the index. None if there is none."""
-    name_of_file = SCHEDULER_CONFIG if part == "scheduler" else NETWORK_CONFIG
+    name_of_file = SCHEDULER_CONFIG if part.endswith("scheduler") else NETWORK_CONFIG
     for file in dict.fromkeys((f"{part}/{name_of_file}".lstrip("/"), name_of_file)):
         path = _fetch(name, file, cache_dir, revision)
         if path is not None:
             config = _read(path)
-            check = _check_numbers if part == "scheduler" else check_network
+            check = _check_numbers if part.endswith("scheduler") else check_network
             check(config, file)
             return config
     return None

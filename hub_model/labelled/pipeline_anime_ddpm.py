@@ -62,10 +62,14 @@ JPEG_BETWEEN = {0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # marke
 CUT_OFF = "cut off: its end is missing"
 ANOTHER_SCHEDULER = "take another, such as pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)"
 EVERYWHERE = (0.0, math.inf)  # a guidance_interval
+SMALL_CHANNELS = 4  # that an upscaler takes more than it gives: the small picture, and the level of the noise in it
+MAX_NOISE_LEVEL = 0.1  # of that noise: its standard deviation where the picture lies in [-1, 1]
+DETAIL_SCALE = 4.0  # of an upscaler's state, whose pixels then vary as those of images do
+UPSCALING_STEPS = 3  # of an upscaler: more draw grain (docs/upscaling.md)
 JUMPS = 2  # of a repainted part: its KID is 0.39 of once, and no better with 4 (docs/measured/sampling.md)
 TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"
 NOT_BETWEEN = {  # arguments of `__call__` that `interpolate` has no use for
-    "latents", "return_trajectory", "return_dict", "mask_image", "jump_n_sample", "strength", "inversion",
+    "latents", "return_trajectory", "return_dict", "mask_image", "jump_n_sample", "strength", "inversion", "upscale",
 }  # fmt: skip
 ANY = "any"  # the value of an attribute that a call leaves open
 INVERSION_ITERATIONS = 5  # of each step; always as many, so that no image depends on the others of its batch
@@ -147,10 +151,11 @@ def call_network(
     """One call of a UNet that may see blocks of pixels as channels (Shi et al., arXiv 1609.05158, the other way round).
 
     Args:
-        network: Takes `(B, C·s², H/s, W/s)`, or two channels more, and gives `(B, C·s², H/s, W/s)`.
+        network: Takes `(B, C·s², H/s, W/s)`, or those of `grid` more, and gives `(B, C·s², H/s, W/s)`.
         sample: `(B, C, H, W)`.
         t: Timesteps, of one element or `(B,)`.
-        grid: `(B or 1, 2, H, W)` of `coordinate_grid`, for a network that takes it; averaged over each block.
+        grid: `(B or 1, 2, H, W)` of `coordinate_grid`, for a network that takes it; averaged over each block. Or
+            `(B, 4, H/s, W/s)` of `small_picture_channels`, for an upscaler.
         space_to_depth: The side s of a block, in pixels. Noise of a block is noise of its channels.
         class_labels: `(B,)` int64, rows of the class embedding (`joint_class`), for a network that has one.
 
@@ -160,7 +165,8 @@ def call_network(
     if space_to_depth > 1:
         sample = torch.nn.functional.pixel_unshuffle(sample, space_to_depth)
     if grid is not None:
-        grid = torch.nn.functional.avg_pool2d(grid, space_to_depth) if space_to_depth > 1 else grid
+        block = grid.shape[-1] // sample.shape[-1]
+        grid = torch.nn.functional.avg_pool2d(grid, block) if block > 1 else grid
         sample = torch.cat([sample, grid.to(sample.dtype).expand(len(sample), -1, -1, -1)], dim=1)
     classes = {} if class_labels is None else {"class_labels": class_labels}
     output = network(sample, t, return_dict=False, **classes)[0]
@@ -182,6 +188,46 @@ def without_block_pattern(images: torch.Tensor, space_to_depth: int) -> torch.Te
     means = blocks.mean((2, 3), keepdim=True).unflatten(1, (-1, space_to_depth**2))
     pattern = (means - means.mean(2, keepdim=True)).flatten(1, 2)
     return torch.nn.functional.pixel_shuffle(blocks - pattern, space_to_depth)
+
+
+def is_upscaler(network: UNet2DModel) -> bool:
+    """Whether a network enlarges a picture that it gets as more input channels (`small_picture_channels`)."""
+    return network.config.in_channels - network.config.out_channels == SMALL_CHANNELS
+
+
+def small_picture_channels(
+    small: torch.Tensor, noise_level: torch.Tensor, noise: torch.Tensor | None, side: int
+) -> torch.Tensor:
+    """What an upscaler sees beside its state: the small picture, noised, and the level of that noise.
+
+    The noise is the conditioning augmentation of cascaded diffusion (Ho et al., arXiv 2106.15282, section 4.2): a
+    network that was trained with some does not take the faults of a drawn picture for detail.
+
+    Args:
+        small: `(B, 3, h, w)` in [-1, 1]. It is enlarged bilinearly where the network's grid is finer: this neither
+            rings nor reaches further than a pixel of it. With blocks of the ratio's side it stays as it is.
+        noise_level: `(B,)`, standard deviation of the noise, from 0 to `MAX_NOISE_LEVEL`.
+        noise: Standard normal, like the enlarged picture; None for none.
+        side: Height of the network's grid, in its own pixels.
+
+    Returns:
+        `(B, 4, side, side · w / h)`: picture and level, which is scaled to [0, 1].
+    """
+    if side != small.shape[-2]:
+        size = (side, side * small.shape[-1] // small.shape[-2])
+        small = torch.nn.functional.interpolate(small, size, mode="bilinear", align_corners=False)
+    level = noise_level.view(-1, 1, 1, 1).to(small)
+    small = small if noise is None else small + level * noise
+    return torch.cat([small, (level / MAX_NOISE_LEVEL).expand(-1, 1, *small.shape[2:])], dim=1)
+
+
+def enlarged(channels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The picture of `small_picture_channels` at the size (H, W) of an upscaler's result, bicubically.
+
+    An upscaler draws what is missing in it, times `DETAIL_SCALE` (SRDiff, Li et al., arXiv 2104.14951, section 3.2):
+    so that one which predicts images gives the bicubic picture before it has learnt anything.
+    """
+    return torch.nn.functional.interpolate(channels[:, :-1], size, mode="bicubic", align_corners=False)
 
 
 def joint_class(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -433,6 +479,15 @@ def _check_callback(callback: Any, tensor_inputs: list[str]) -> list[str]:
 
 def _as_list(images: Any) -> list:
     return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def _height_width(image: Any) -> tuple[int, ...]:
+    """Of a PIL image, array `(…, H, W, C)` or tensor `(…, C, H, W)`; empty for anything else."""
+    if isinstance(image, Image.Image):
+        return upright(image).size[::-1]
+    if isinstance(image, np.ndarray):
+        return image.shape[-3:-1]
+    return tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else ()
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -725,8 +780,10 @@ class _Plan:
     """A call whose arguments were checked: what the denoising loop needs.
 
     `given` are images `(n, C, H, W)` in [0, 1]; `mask` is `(m, 1, H, W)`, true where to repaint; each step is done
-    `jumps` times; `names` are the callback's tensors. `begin` (the first timestep that is done), `levels` (of each
-    timestep and of an image; None where nobody needs them) and `guided` (whether, at each timestep) come later.
+    `jumps` times; `names` are the callback's tensors; `upscales` says whether the images are enlarged at the end. An
+    upscaler has `small`, `(B, 4, h, w)` of `small_picture_channels`, and perhaps `tile`, the side of tiles in pixels.
+    `begin` (the first timestep that is done), `levels` (of each timestep and of an image; None where nobody needs
+    them) and `guided` (whether, at each timestep) come later.
     """
 
     condition: Condition
@@ -743,6 +800,9 @@ class _Plan:
     callback: Callable | None
     names: list[str]
     returns_trajectory: bool
+    upscales: bool = False
+    small: torch.Tensor | None = None
+    tile: int | None = None
     begin: int = 0
     levels: list[_Level] | None = None
     guided: tuple[bool, ...] = ()
@@ -763,9 +823,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     Karras et al., arXiv 2406.02507); or the network with "any" of all labels (classifier-free guidance, Ho & Salimans,
     arXiv 2207.12598, Eq. 6 with s = 1 + w), which leaves images without labels as they are.
 
+    With an `upscaler_unet` the images are enlarged at the end (`upscale`). The network may be an upscaler itself, and
+    then only `upscale` works.
+
     Args:
         unet: Predicts noise, image or velocity (the scheduler's `prediction_type`) from `(B, in_channels, H, W)`, where
-            `in_channels` equals `out_channels`, or is two more.
+            `in_channels` equals `out_channels`, or is two more, or four more for an upscaler.
         scheduler: Turns the prediction into the next, less noisy state.
         guide_unet: A weaker network of the same images, such as an earlier snapshot.
         space_to_depth: Side in pixels of the blocks that the networks see as channels (`call_network`): with 2, a UNet
@@ -773,18 +836,24 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         labels: The attributes that the network was trained with and the names of their values, in the order of their
             indices. `num_class_embeds` is Π (values + 1), counted by `joint_class` over the attributes from a to z.
         default_guidance_scale: The `guidance_scale` of calls that give none, where there is something to guide by.
+        upscaler_unet: Enlarges the images of `unet` by `upscale_ratio`; blocks of its own `space_to_depth` follow from
+            its channels.
+        upscaler_scheduler: What it samples with.
+        upscale_ratio: Side of the upscaler's images over that of what it enlarges; 1 without one.
 
     Raises:
-        ValueError: The channels of a network fit neither case, or are no whole blocks; `labels` are malformed, or the
-            networks have another number of classes.
+        ValueError: The channels of a network fit no case, or are no whole blocks; `labels` are malformed, or the
+            networks have another number of classes; the upscaler is for images of another size.
     """
 
-    model_cpu_offload_seq = "guide_unet->unet"
-    _optional_components = ["guide_unet"]  # noqa: RUF012 (the name and type are diffusers' own)
+    model_cpu_offload_seq = "guide_unet->unet->upscaler_unet"
+    _optional_components = ["guide_unet", "upscaler_unet", "upscaler_scheduler"]  # noqa: RUF012 (diffusers' own name)
     _callback_tensor_inputs = ["latents", "model_output", "pred_original_sample"]  # noqa: RUF012 (likewise)
     unet: UNet2DModel
     guide_unet: UNet2DModel | None
+    upscaler_unet: UNet2DModel | None
     scheduler: Any
+    upscaler_scheduler: Any
 
     def __init__(
         self,
@@ -794,12 +863,15 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         space_to_depth: int = 1,
         labels: dict[str, list[str]] | None = None,
         default_guidance_scale: float = 1.0,
+        upscaler_unet: UNet2DModel | None = None,
+        upscaler_scheduler: SchedulerMixin | None = None,
+        upscale_ratio: int = 1,
     ):
         super().__init__()
         for network in (unet,) if guide_unet is None else (unet, guide_unet):
             inside, outside = network.config.in_channels, network.config.out_channels
             _refuse(
-                inside - outside not in (0, 2),
+                inside - outside not in (0, 2) and not (is_upscaler(network) and guide_unet is None),
                 f"The UNet takes {inside} channels and gives {outside}. This pipeline needs as many in as out, or "
                 "exactly two more in, which then carry pixel coordinates.",
             )
@@ -817,9 +889,12 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             f"{_class_count(unet)} classes (`num_class_embeds`): give the labels that it was trained with.",
         )
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
+        self.register_modules(upscaler_unet=upscaler_unet, upscaler_scheduler=upscaler_scheduler)
         self.register_to_config(
-            space_to_depth=space_to_depth, labels=labels or None, default_guidance_scale=default_guidance_scale
-        )
+            space_to_depth=space_to_depth, labels=labels or None, default_guidance_scale=default_guidance_scale,
+            upscale_ratio=upscale_ratio,
+        )  # fmt: skip
+        self._check_upscaler()
         self._check_guide_classes()
         self._check_guidance_scale(default_guidance_scale, "default_guidance_scale")
         self._interrupt = False
@@ -879,6 +954,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     def default_num_inference_steps(self) -> int:
         """Steps taken when the caller names none, at most the steps of training."""
         steps = traits_of(self.scheduler).steps
+        if is_upscaler(self.unet) and not self.scheduler.config.get("distilled_steps"):
+            steps = UPSCALING_STEPS
         return min(steps, self.scheduler.config.get("num_train_timesteps") or steps)
 
     @torch.no_grad()
@@ -905,6 +982,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return_trajectory: bool = False,
         labels: dict[str, Any] | None = None,
         class_labels: int | list[int] | torch.Tensor | None = None,
+        upscale: bool | None = None,
     ) -> "AnimeDDPMPipelineOutput | tuple":
         r"""Draw images from noise, or from an image.
 
@@ -950,6 +1028,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             labels: Of each attribute in `pipe.labels` one value for all images, or a list of one for each: a name,
                 apart from case and surrounding spaces, or an index from 0 on; None or `"any"` leaves it open.
             class_labels: Rows of the network's class embedding, one or `(batch_size,)`, for networks without labels.
+            upscale: Enlarge the images at the end, as `upscale()` does. By default where the model has an upscaler, and
+                not with `output_type="latent"`.
 
         Returns:
             [`AnimeDDPMPipelineOutput`] or `tuple`: the images in `.images` or at index 0.
@@ -958,6 +1038,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             ValueError: An argument can't be honoured; the message says which and what would do (`check_inputs`).
         """
         names = _check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        upscale = self._check_upscale(upscale, output_type)
         generator = list(generator) if isinstance(generator, tuple) else generator
         given, mask = self.prepare_images(image, mask_image, self._execution_device)
         if _is_whole(batch_size) and batch_size == 1:
@@ -975,11 +1056,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         jumps = jump_n_sample or (JUMPS if mask is not None and traits_of(self.scheduler).can_repeat else 1)
         plan = _Plan(
             condition, generator, eta, output_type, given, mask, strength, inversion, jumps, guidance_window,
-            (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory,
+            (guidance_interval[0], guidance_interval[1]), callback_on_step_end, names, return_trajectory, upscale,
         )  # fmt: skip
         latents = self.prepare_latents(batch_size, generator, self._execution_device, latents)
-        latents = self._begin(plan, latents, num_inference_steps, timesteps)
-        output = self._finish(plan, *self._denoise(plan, latents))
+        output = self._finish(plan, *self._denoise(plan, self._begin(plan, latents, num_inference_steps, timesteps)))
         return output if return_dict else output.to_tuple()
 
     def _begin(self, plan: _Plan, latents: torch.Tensor, num_inference_steps, timesteps) -> torch.Tensor:
@@ -1009,7 +1089,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """All steps from the first state to the image, and the images predicted on the way."""
         scale, trajectory = self._guidance_scale, []
         fresh = _copy_of(vars(self.scheduler))
-        grid = coordinate_grid(*self.image_shape[1:], latents.device)
+        grid = coordinate_grid(*self.image_shape[1:], latents.device) if plan.small is None else plan.small
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps[plan.begin :]), plan.begin):
             if self.interrupt:
                 break
@@ -1022,7 +1102,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
                     vars(self.scheduler).update(_copy_of(fresh))
                     self.set_begin_index(i)
                 output = self.predict_guided(
-                    latents, t, grid, scale if plan.guided[i] else 1, plan.window, plan.condition
+                    latents, t, grid, scale if plan.guided[i] else 1, plan.window, plan.condition, plan.tile
                 )
                 output, predicted = self._repaint(plan, output, latents, i)
                 kwargs = self.prepare_extra_step_kwargs(plan.generator, plan.eta)
@@ -1041,7 +1121,9 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         mask = plan.mask
         if plan.strength == 0:
             mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=latents.device)
-        images = self.postprocess(latents, plan.output_type, plan.given, mask)
+        images = self.postprocess(latents, "pt" if plan.upscales else plan.output_type, plan.given, mask)
+        if plan.upscales:
+            images = self.upscale(images, generator=plan.generator, output_type=plan.output_type).images
         self.maybe_free_model_hooks()
         return AnimeDDPMPipelineOutput(images=images, trajectory=trajectory if plan.returns_trajectory else None)
 
@@ -1247,13 +1329,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         return total / count, count
 
     def predict_guided(
-        self, latents, t, grid, scale: float, window: int | None, condition: Condition = UNCONDITIONAL
+        self, latents, t, grid, scale: float, window: int | None, condition: Condition = UNCONDITIONAL, tile=None
     ) -> torch.Tensor:
         """The network's output for the state `(B, C, H, W)`, led away from what the weaker one says.
 
-        Which one is the weaker is described at the class. "Any" is computed in the same network call.
+        Which one is the weaker is described at the class. "Any" is computed in the same network call. An upscaler may
+        work in tiles of `tile` pixels.
         """
         sample, rows = self.scheduler.scale_model_input(latents, t), condition.rows
+        if tile is not None:
+            return self.predict_in_tiles(sample, t, grid, tile)
         by_any = scale != 1 and window is None and self.guide_unet is None
         any_of_all = (torch.zeros_like(rows[0]),) if by_any else ()
         outputs = self.predict_each(self.unet, sample, t, grid, rows + any_of_all)
@@ -1268,6 +1353,140 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             weak, count = self.predict_in_windows(sample, t, grid, window, condition)
             weak = torch.where(count > 1, weak, output)  # the mask of M-SWG: a pixel of one window is not guided
         return weak + scale * (output - weak)
+
+    # Upscaling.
+
+    def with_upscaler(self, upscaler: "AnimeDDPMPipeline") -> "AnimeDDPMPipeline":
+        """The same model with the upscaler of another pipeline, or with the network of one that is an upscaler.
+
+        Raises:
+            ValueError: The other one has no upscaler, or one for images of another size.
+        """
+        own, ratio = upscaler._own_upscaler(), upscaler.config.upscale_ratio
+        parts = {"upscaler_unet": own.unet, "upscaler_scheduler": own.scheduler, "upscale_ratio": ratio}
+        return type(self)(**self.components | self.parameters | parts)
+
+    def _own_upscaler(self) -> "AnimeDDPMPipeline":
+        """A pipeline whose `unet` is the upscaler."""
+        if is_upscaler(self.unet):
+            return self
+        _refuse(
+            self.upscaler_unet is None,
+            "This model has no upscaler: add one with pipe.with_upscaler(AnimeDDPMPipeline.from_pretrained(...)).",
+        )
+        block, ratio = math.isqrt(self.upscaler_unet.config.out_channels // 3), self.config.upscale_ratio
+        own = type(self)(self.upscaler_unet, self.upscaler_scheduler, space_to_depth=block, upscale_ratio=ratio)
+        own.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return own
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        image: Any,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise_level: float = 0.05,
+        tile_size: int | None = None,
+        output_type: str = "pil",
+    ) -> "AnimeDDPMPipelineOutput":
+        """Pictures `upscale_ratio` times as wide and high, by the upscaler (cascaded diffusion, arXiv 2106.15282).
+
+        Args:
+            image: One picture, or a list or batch of them, of one size: at least that of the model's own images.
+            num_inference_steps: Solver steps; by default as in `__call__`, of the upscaler's own scheduler.
+            generator: Source of the noise: one, or a list of one for each picture.
+            noise_level: Standard deviation of the noise that the picture gets first, from 0 to 0.1, where its values
+                lie in [-1, 1]. More of it lets the network change more.
+            tile_size: Side in pixels of the parts of the result that the network sees at a time; they overlap by a
+                quarter and are blended at each step. None takes the whole picture, or tiles of the size that the
+                upscaler was made for where a side is more than twice as long, and halves them if memory runs out.
+            output_type: As in `__call__`.
+
+        Raises:
+            ValueError: There is no upscaler, or an argument can't be honoured.
+        """
+        own = self._own_upscaler()
+        small = own._prepare_small(image).to(own._execution_device)
+        own.check_inputs(len(small), generator, num_inference_steps, 0.0, None, None, output_type, ["latents"])
+        tile = own._check_tile(tile_size, small.shape[2:])
+        fits = _is_number(noise_level) and 0 <= noise_level <= MAX_NOISE_LEVEL
+        _refuse(not fits, f"`noise_level` must lie between 0 and {MAX_NOISE_LEVEL}, got {noise_level!r}.")
+        ratio, unit, block = own.config.upscale_ratio, own._side_unit, own.config.space_to_depth
+        height, width = (ratio * side for side in small.shape[2:])
+        far = (0, -width % unit // ratio, 0, -height % unit // ratio)  # up to what the network can halve
+        small = torch.nn.functional.pad(small * 2 - 1, far, mode="replicate")
+        sides = [ratio * side for side in small.shape[2:]]
+        latents = randn_tensor((*small.shape[:2], *sides), generator, small.device, torch.float32)
+        grid = (*small.shape[:2], *(side // block for side in sides))
+        noise = randn_tensor(grid, generator, small.device, torch.float32) if noise_level else None
+        levels = torch.full((len(small),), float(noise_level), device=small.device)
+        seen = small_picture_channels(small, levels, noise, grid[2])
+        plan = _Plan(
+            UNCONDITIONAL, generator, 0.0, output_type, None, None, 1.0, False, 1, None, EVERYWHERE, None, [], False,
+            small=seen, tile=tile,
+        )  # fmt: skip
+        detail = own._enlarge(plan, latents, num_inference_steps) / DETAIL_SCALE
+        state = (enlarged(seen, (sides[0], sides[1])) + detail)[..., :height, :width]
+        self.maybe_free_model_hooks()
+        return AnimeDDPMPipelineOutput(images=own.postprocess(state, output_type))
+
+    def _enlarge(self, plan: _Plan, noise: torch.Tensor, num_inference_steps) -> torch.Tensor:
+        """The state at the end; where memory runs out, by smaller and smaller tiles."""
+        self._guidance_scale, self._interrupt = 1.0, False
+        while True:
+            try:
+                return self._denoise(plan, self._begin(plan, noise, num_inference_steps, None))[0]
+            except torch.OutOfMemoryError:
+                plan.tile = (plan.tile or max(noise.shape[2:])) // 2 // self._side_unit * self._side_unit
+                if plan.tile < 4 * self._side_unit:
+                    raise
+
+    @property
+    def _side_unit(self) -> int:
+        """What the sides of the network's images are multiples of, in pixels: each level but the last halves them."""
+        unit = self.config.space_to_depth * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return math.lcm(unit, self.config.upscale_ratio)
+
+    def _prepare_small(self, image: Any) -> torch.Tensor:
+        """Pictures to enlarge, `(B, C, h, w)` in [0, 1]."""
+        channels, *sides = self.image_shape
+        least = [side // self.config.upscale_ratio for side in sides]
+        sizes = {_height_width(one) for one in _as_list(image)}
+        several = len(sizes) > 1
+        _refuse(several, f"`image` must be pictures of one size, got {sorted(sizes)} (height, width): upscale each.")
+        size = (*sizes, ())[0]
+        is_small = len(size) == 2 and (size[0] < least[0] or size[1] < least[1])
+        needs = f"{least[0]} x {least[1]} pixels or more"
+        _refuse(is_small, f"This upscaler takes pictures of {needs} (height x width), got {size}: give a larger one.")
+        return _to_tensor(image, "image", (channels, *(size if len(size) == 2 else least)))
+
+    def _check_tile(self, tile_size: Any, size: torch.Size) -> int | None:
+        """The side of the tiles of a picture of `size` (h, w) that is enlarged; None for the whole of it."""
+        ratio, unit, side = self.config.upscale_ratio, self._side_unit, max(self.image_shape[1:])
+        longest = ratio * max(size)
+        if tile_size is None:
+            return side if longest > 2 * side else None
+        fits = _is_whole(tile_size) and tile_size >= 2 * unit and tile_size % unit == 0
+        _refuse(not fits, f"`tile_size` must be a multiple of {unit} pixels, {2 * unit} or more, got {tile_size!r}.")
+        return tile_size if tile_size < longest else None
+
+    def predict_in_tiles(self, sample: torch.Tensor, t: torch.Tensor, small: torch.Tensor, side: int) -> torch.Tensor:
+        """An upscaler's output from overlapping tiles of `side` pixels, one after the other, blended linearly."""
+        scale, overlap = sample.shape[-1] // small.shape[-1], max(side // 4 // self._side_unit, 1) * self._side_unit
+        total, weights = torch.zeros_like(sample), torch.zeros_like(sample[:1, :1])
+        ways, ramps = [], []
+        for length in sample.shape[2:]:
+            part = min(side, length)
+            ways.append([(at, at + part) for at in (*range(0, length - part, part - overlap), length - part)])
+            ramp = torch.arange(1.0, part + 1, device=sample.device)
+            ramps.append(torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap))
+        weight = ramps[0][:, None] * ramps[1]
+        for (top, bottom), (left, right) in itertools.product(*ways):
+            tile = (..., slice(top, bottom), slice(left, right))
+            seen = small[..., top // scale : bottom // scale, left // scale : right // scale]
+            total[tile] += weight * self.predict(self.unet, sample[tile], t, seen)
+            weights[tile] += weight
+        return total / weights
 
     # Inversion and interpolation.
 
@@ -1474,6 +1693,40 @@ class AnimeDDPMPipeline(DiffusionPipeline):
             f"or use DDIMScheduler. Got {eta}.",
         )
 
+    def _check_upscale(self, upscale: Any, output_type: Any) -> bool:
+        """Whether a call enlarges its images."""
+        _refuse(is_upscaler(self.unet), "This model enlarges pictures and draws none: call pipe.upscale(image).")
+        is_known = upscale is None or isinstance(upscale, bool)
+        _refuse(not is_known, f"`upscale` must be True, False or None, got {upscale!r}.")
+        missing = bool(upscale) and self.upscaler_unet is None
+        _refuse(missing, "This model has no upscaler: omit `upscale`, or add one with pipe.with_upscaler(...).")
+        is_state = output_type == "latent"
+        _refuse(
+            bool(upscale) and is_state, 'The final state can\'t be enlarged: omit `upscale` or output_type="latent".'
+        )
+        return self.upscaler_unet is not None and not is_state if upscale is None else upscale
+
+    def _check_upscaler(self) -> None:
+        """Refuse an upscaler that does not fit, and a ratio that is none."""
+        ratio, has_one = self.config.upscale_ratio, self.upscaler_unet is not None
+        enlarges = has_one or is_upscaler(self.unet)
+        fits = _is_whole(ratio) and (ratio > 1) == enlarges
+        needs = "a whole number, at least 2, with an upscaler, and 1 without one"
+        _refuse(not fits, f"`upscale_ratio` must be {needs}, got {ratio!r}.")
+        one_alone = has_one != (self.upscaler_scheduler is not None) or (has_one and is_upscaler(self.unet))
+        _refuse(one_alone, "Give `upscaler_unet` and `upscaler_scheduler` together, to a model that draws images.")
+        if not has_one:
+            return
+        is_none = not is_upscaler(self.upscaler_unet)
+        _refuse(is_none, "`upscaler_unet` is no upscaler: it must take four channels more than it gives.")
+        image, large = self.image_shape, self._own_upscaler().image_shape
+        small = (large[0], *(side // ratio for side in large[1:]))
+        _refuse(
+            image != small,
+            f"The upscaler enlarges images of {small} (channels, height, width), but this model draws {image}: take "
+            "an upscaler that was trained for them.",
+        )
+
     def _check_latents(self, latents: Any, shape: tuple[int, ...]) -> None:
         """Refuse a state that is not one of numbers for these images."""
         got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
@@ -1621,6 +1874,16 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
     # Travelling to and from the Hub together with the code.
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, upscaler=None, **kwargs) -> "AnimeDDPMPipeline":
+        """As [`DiffusionPipeline.from_pretrained`]; `upscaler` is a pipeline, folder or repository to take one from."""
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if upscaler is None:
+            return pipe
+        same = {name: kwargs[name] for name in kwargs.keys() & {"torch_dtype", "cache_dir", "token"}}
+        is_loaded = isinstance(upscaler, DiffusionPipeline)
+        return pipe.with_upscaler(upscaler if is_loaded else super().from_pretrained(upscaler, **same))
+
     def save_pretrained(
         self, save_directory, safe_serialization=True, variant=None, max_shard_size=None, push_to_hub=False, **kwargs
     ) -> None:
@@ -1656,8 +1919,10 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         """Copy the source of every class that isn't diffusers' own, and point `model_index.json` at the copies."""
         index_file = folder / self.config_name
         index = json.loads(index_file.read_text(encoding="utf-8"))
-        if index.get("labels") is None:
-            index.pop("labels", None)
+        usual = {"labels": (None,), "upscaler_unet": ([None, None],), "upscaler_scheduler": ([None, None],)}
+        for name, values in (usual | {"upscale_ratio": (1,)}).items():
+            if index.get(name) in values:
+                index.pop(name, None)
         index["_class_name"] = [_copy_source(type(self).__module__, folder), type(self).__name__]
         for name, entry in index.items():
             is_module = name in self.components and isinstance(entry, list)  # rather than a setting

@@ -24,6 +24,8 @@ class Purpose(enum.IntEnum):
     PATCH_SIDE = 4
     PATCH_OFFSET = 5
     LABELS = 6
+    SMALL_NOISE = 7
+    SMALL_LEVEL = 8
 
 
 def derived_seed(seed: int, step: int, rank: int, purpose: Purpose) -> int:
@@ -37,17 +39,23 @@ def step_generator(seed: int, step: int, purpose: Purpose, device: torch.device 
 
 
 def noise_at(
-    places: np.ndarray, shape: tuple[int, ...], seed: int, step: int, device: torch.device | str
+    places: np.ndarray,
+    shape: tuple[int, ...],
+    seed: int,
+    step: int,
+    device: torch.device | str,
+    purpose: Purpose = Purpose.NOISE,
 ) -> torch.Tensor:
     """Standard normal noise `(len(places), *shape)`, a function of each place alone: of no other, and not of the rank.
 
     Args:
         places: of the images in the batch of all ranks, from 0.
         shape: of one image's noise.
+        purpose: what it is for.
     """
     generator = torch.Generator(device)
     noise = torch.empty((len(places), *shape), device=device)
-    for row, own_seed in zip(noise, _noise_seeds(places, seed, step), strict=True):
+    for row, own_seed in zip(noise, _noise_seeds(places, seed, step, purpose), strict=True):
         row.normal_(generator=generator.manual_seed(own_seed))
     return noise
 
@@ -80,6 +88,6 @@ def nearest_noise_at(
     return noise
 
 
-def _noise_seeds(places: np.ndarray, seed: int, step: int) -> list[int]:
-    sequence = np.random.SeedSequence([seed, step, 0, Purpose.NOISE])
+def _noise_seeds(places: np.ndarray, seed: int, step: int, purpose: Purpose = Purpose.NOISE) -> list[int]:
+    sequence = np.random.SeedSequence([seed, step, 0, purpose])
     return (sequence.generate_state(places.max() + 1, np.uint64)[places] >> np.uint64(1)).tolist()

@@ -7,6 +7,7 @@ and mirrors a whole batch on the device.
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from .reading import SkipLog, check_skipped
 from .sources import check_source, open_source
 from .streaming import StreamedData
 from .units import Source
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Batch", "CachedData", "Feed", "FeedPlan", "StreamedData", "check_source", "open_data", "open_source",
@@ -62,12 +65,15 @@ def open_data(
     dtype = "float32" if config.preserve_input_precision else "uint8"
     labels = source.labels.names if source.labels else None
     key = CacheKey(source.name, source.fingerprint, resolution, config.center_crop, dtype, labels)
-    entry = find_or_build(key, decoded(source, key), cache_root(config.cache_dir), source.num_images, show_progress)
+    enlarged: list[int] = []
+    images = decoded(source, key, enlarged)
+    entry = find_or_build(key, images, cache_root(config.cache_dir), source.num_images, show_progress, enlarged)
     check_skipped(
         entry.num_skipped, entry.num_images + entry.num_skipped, config.max_skipped_fraction, entry.folder / SKIPPED
     )
     if show_progress:  # once on each machine
         warn_of_repeats(entry, source)
+        warn_of_enlarged(entry)
     return CachedData(entry, source.identity, config.seed, _num_held_out(source, entry))
 
 
@@ -75,6 +81,17 @@ def _num_held_out(source: Source, entry: CacheEntry) -> int:
     """Images on the other side of a `--validation_fraction`; 0 where they are not counted."""
     known = isinstance(source, ContentSplit) and source.whole.num_images
     return known - entry.num_images - entry.num_skipped if known else 0
+
+
+def warn_of_enlarged(entry: CacheEntry) -> None:
+    """Log how many pictures have fewer pixels than the resolution, which teaches the network to blur."""
+    if entry.num_enlarged:
+        side = entry.key.resolution
+        logger.warning(
+            "%s of %s pictures are smaller than %d x %d pixels and were enlarged, which teaches blur; leave them out, "
+            "or lower --resolution.",
+            f"{entry.num_enlarged:,}", f"{entry.num_images:,}", side, side,
+        )  # fmt: skip
 
 
 def wants_streaming(config: DataConfig, source: Source) -> bool:

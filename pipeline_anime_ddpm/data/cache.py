@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class CacheEntry:
         num_bytes: size of pixels.bin.
         digests: SHA-256 of index.npy, skipped.jsonl and labels.npy.
         created: seconds since 1970.
+        num_enlarged: images that had fewer pixels than the resolution; 0 in caches of before they were counted.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class CacheEntry:
     num_bytes: int
     digests: dict[str, str]
     created: float
+    num_enlarged: int = 0
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -109,7 +111,12 @@ def list_caches(root: Path) -> dict[Path, CacheEntry | None]:
 
 
 def find_or_build(
-    key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped], root: Path, total: int | None, show_progress: bool
+    key: CacheKey,
+    images: Iterable[np.ndarray | Labelled | Skipped],
+    root: Path,
+    total: int | None,
+    show_progress: bool,
+    enlarged: Sequence[int] = (),
 ) -> CacheEntry:
     """The cache of `key`, made from `images` if it is not there; other processes wait until it is.
 
@@ -117,6 +124,7 @@ def find_or_build(
         images: `(3, h, w)` each, in order, with their labels if the key has any; only looked at if the cache has to
             be made.
         total: how many they are, if that is known.
+        enlarged: the sides of those that were enlarged, complete when `images` are.
 
     Raises:
         UserError: if none of the images can be decoded, or the disk is full.
@@ -125,7 +133,7 @@ def find_or_build(
     def make(partial: Path) -> None:
         _check_disk(root, key, total)
         bar = tqdm(images, "Decoding once", total, unit="image", disable=not show_progress, leave=False)
-        _write(partial, key, bar)
+        _write(partial, key, bar, enlarged)
 
     try:
         return find_or_make(root / key.folder_name, _open, make)
@@ -138,9 +146,16 @@ def find_or_build(
         raise
 
 
-def decoded(source: Source, key: CacheKey) -> Iterator[np.ndarray | Labelled | Skipped]:
-    """All images of `source`, decoded on all cores for `key`, with their labels if the key has any."""
+def decoded(
+    source: Source, key: CacheKey, enlarged: list[int] | None = None
+) -> Iterator[np.ndarray | Labelled | Skipped]:
+    """All images of `source`, decoded on all cores for `key`, with their labels if the key has any.
+
+    Args:
+        enlarged: gets the shorter side of each image that had fewer pixels than the resolution.
+    """
     decoder = Decoder(key.resolution, key.center_crop, key.dtype == "float32", source.remote, threads_for(1))
+    decoder.enlarged = [] if enlarged is None else enlarged
     labels: deque[tuple[int, ...]] = deque()  # of the images that are being decoded
 
     def encoded() -> Iterator[EncodedImage]:
@@ -193,7 +208,9 @@ def _check_disk(root: Path, key: CacheKey, total: int | None) -> None:
         )
 
 
-def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped]) -> None:
+def _write(
+    folder: Path, key: CacheKey, images: Iterable[np.ndarray | Labelled | Skipped], enlarged: Sequence[int] = ()
+) -> None:
     index: list[tuple[int, ...]] = []
     labels, skipped, offset = [], [], 0
     with open(folder / PIXELS, "wb") as file:
@@ -223,6 +240,7 @@ def _write(folder: Path, key: CacheKey, images: Iterable[np.ndarray | Labelled |
         "num_bytes": offset * np.dtype(key.dtype).itemsize,
         "digests": _digests(folder),
         "created": time.time(),
+        "num_enlarged": len(enlarged),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 

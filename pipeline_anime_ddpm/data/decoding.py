@@ -6,6 +6,7 @@ import functools
 import logging
 import struct
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -26,6 +27,7 @@ from .files.damage import HEAD, looks_like
 logger = logging.getLogger(__name__)
 Image.init()
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+SizeListener = Callable[[int, int], None]
 MAX_BYTES = 2**28  # of an image file: those of the largest picture that is read have fewer
 LONG = 4  # the proportions that are said
 MAX_ASPECT = 16  # no square crop of a longer strip is a picture, and resized it would fill the memory
@@ -37,8 +39,13 @@ class UndecodableImage(Exception):
     """A file that holds no usable image; its text is a short reason."""
 
 
-def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.ndarray:
+def decode_image(
+    content: bytes, resolution: int, as_float: bool = False, on_size: SizeListener | None = None
+) -> np.ndarray:
     """Decode one image file and resize its shorter side to `resolution` pixels (bilinear, antialiased).
+
+    Args:
+        on_size: called with the width and height of the picture in the file.
 
     Returns:
         `(3, h, w)` RGB, min(h, w) = resolution: uint8, or float32 in [0, 1] if `as_float`.
@@ -48,10 +55,10 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.
     """
     try:
         if not as_float:
-            pixels = _decode_jpeg(content, resolution)
+            pixels = _decode_jpeg(content, resolution, on_size)
             if pixels is not None:
                 return pixels
-        return _decode_any(content, resolution, as_float)
+        return _decode_any(content, resolution, as_float, on_size)
     except UndecodableImage:
         raise
     except UnidentifiedImageError as error:
@@ -62,7 +69,7 @@ def decode_image(content: bytes, resolution: int, as_float: bool = False) -> np.
         raise UndecodableImage(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
-def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
+def _decode_jpeg(content: bytes, resolution: int, on_size: SizeListener | None = None) -> np.ndarray | None:
     """An ordinary JPEG straight with libjpeg-turbo, in a third of Pillow's time; None for all other files.
 
     Raises:
@@ -85,6 +92,8 @@ def _decode_jpeg(content: bytes, resolution: int) -> np.ndarray | None:
         pixels = simplejpeg.decode_jpeg(content, min_height=least, min_width=least)
     except ValueError:
         return None  # let Pillow judge it
+    if on_size is not None:
+        on_size(width, height)
     if min(pixels.shape[:2]) == resolution:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return _to_planes(Image.fromarray(pixels), _resized((width, height), resolution))
@@ -110,12 +119,14 @@ def _is_plain(content: bytes) -> bool:
     return marker == 0xDA and (not profile or srgb_transform(profile) is None)
 
 
-def _decode_any(content: bytes, resolution: int, as_float: bool) -> np.ndarray:
+def _decode_any(content: bytes, resolution: int, as_float: bool, on_size: SizeListener | None = None) -> np.ndarray:
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         check_size(*struct.unpack_from(">II", content, 16))  # before Pillow warns of it
     image, size = open_picture(content, check_size, None if as_float else 2 * resolution)
     if getattr(image, "is_animated", False):
         tell_once("Some pictures are animated: the first frame of each is used.")
+    if on_size is not None:
+        on_size(*size)
     size = _resized(size, resolution)
     return _precise_planes(image, size) if as_float else _to_planes(to_mode(image, "RGB"), size)
 

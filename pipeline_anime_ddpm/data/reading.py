@@ -148,6 +148,7 @@ class Decoder:
     def __init__(self, resolution: int, center_crop: bool, as_float: bool, remote: bool, threads: int):
         self.resolution, self.center_crop, self.as_float, self.remote = resolution, center_crop, as_float, remote
         self.threads = threads
+        self.enlarged: list[int] = []  # the shorter sides of pictures that have fewer pixels than `resolution`
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def decode(self, images: Iterable[EncodedImage]) -> Iterator[np.ndarray | Skipped]:
@@ -167,10 +168,14 @@ class Decoder:
 
     def decode_one(self, image: EncodedImage) -> np.ndarray | Skipped:
         try:
-            pixels = decode_image(_content(image, self.remote), self.resolution, self.as_float)
+            pixels = decode_image(_content(image, self.remote), self.resolution, self.as_float, self._note_size)
         except UndecodableImage as error:
             return Skipped(image.name, str(error))
         return crop(pixels, self.resolution) if self.center_crop else pixels
+
+    def _note_size(self, width: int, height: int) -> None:
+        if min(width, height) < self.resolution:
+            self.enlarged.append(min(width, height))
 
     def close(self) -> None:
         if self._pool is not None:

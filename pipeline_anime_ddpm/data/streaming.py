@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..common.errors import UserError
+from .decoding import tell_once
 from .feed import Batch, Feed, FeedPlan, leave_stopping_to_main, prefetched, threads_for
 from .reading import Decoder, SkipLog, Skipped, crop, read_unit
 from .units import EncodedImage, Source
@@ -229,6 +230,11 @@ class Reader(IterableDataset):
         random = np.random.default_rng([self.seed, MIX, place.epoch, self.first_reader + reader, place.block])
         places, order = random.random((len(rows), 2)), random.permutation(len(rows))
         decoded = [*decoder.decode(rows)]
+        if decoder.enlarged:
+            tell_once(
+                f"Some pictures are smaller than {self.resolution} x {self.resolution} pixels and are enlarged, which "
+                "teaches blur; leave them out, or lower --resolution."
+            )
         kept = [n for n in order if isinstance(decoded[n], np.ndarray)]
         images = [crop(decoded[n], self.resolution, places[n]) for n in kept]
         names, labels = [rows[n].name for n in kept], [rows[n].labels for n in kept]

@@ -23,6 +23,7 @@ SAMPLERS = {  # label: solver of our scheduler, class of diffusers for others
     "DDPM (many steps)": ("ddpm", "DDPMScheduler"),
 }
 OWN = "The model's own"
+SMALL_CHANNELS = 4  # that an upscaler takes more than it gives
 
 
 class Model:
@@ -36,6 +37,9 @@ class Model:
     def __init__(self, name: str, revision: str | None = None):
         self.name, self.revision = name, revision
         self.pipeline = load_pipeline(name, revision)
+        channels = self.pipeline.unet.config.in_channels - self.pipeline.unet.config.out_channels
+        if channels == SMALL_CHANNELS:
+            raise SystemExit(f"{name} is an upscaler and draws no faces; add it to a model that does.")
         self.title = name.rstrip("/").split("/")[-1]
         scheduler, config = self.pipeline.scheduler, self.pipeline.config
         self.is_ours = type(scheduler).__name__ == "AnimeNoiseScheduler"

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .. import AnimeDDPMPipeline, loading
 from ..common.errors import UserError, first_line
+from ..pipeline_anime_ddpm import is_upscaler
 from ..schedulers import AnimeNoiseScheduler
 from ..schedulers.scheduling_anime_noise import SOLVERS
 from .metrics.digests import state_digest
@@ -59,6 +60,8 @@ def check_pipeline(pipeline: AnimeDDPMPipeline) -> None:
         channels, height, width = pipeline.image_shape
     except ValueError as error:
         raise UserError(str(error)) from error
+    if is_upscaler(pipeline.unet):
+        raise UserError("The model is an upscaler, which draws no images of its own; evaluate a model that does.")
     if channels != 3 or height != width:
         raise UserError(
             f"The model generates {channels} x {height} x {width} values; only square RGB images can be evaluated."
@@ -341,6 +344,7 @@ def draw_batch(
         num_inference_steps=steps,
         output_type="pt",
         labels=labels or None,
+        upscale=False,  # the network is what is judged, beside real images of its size
         return_dict=False,
         **({"guidance_scale": 1.0} | (guidance or {})),
     )[0]

@@ -21,6 +21,8 @@ from diffusers import UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
+from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
+
 from ..runs.averages import WeightAverage, warmup_decay
 from ..schedulers import AnimeNoiseScheduler
 from ..training.config import TrainingConfig
@@ -253,6 +255,10 @@ class DryRun:
     def _plain_batch(self, side: int, images: int) -> StepBatch:
         noise, timesteps = torch.empty(images, 3, side, side), torch.empty(images, dtype=torch.int64)
         labels = torch.empty(images, dtype=torch.int64) if self.unet.config.num_class_embeds else None
+        if is_upscaler(self.unet):
+            small = side // space_to_depth(self.unet)
+            seen = torch.empty(images, SMALL_CHANNELS, small, small)
+            return StepBatch(torch.empty(images, 3, side, side), noise, timesteps, seen, labels)
         if not takes_coordinates(self.unet):
             return StepBatch(torch.empty(images, 3, side, side), noise, timesteps, None, labels)
         if side == full_side(self.unet):

@@ -17,9 +17,11 @@ from ..common.errors import UserError, first_line
 from ..common.parsing import parse_json
 from ..evaluation.metrics.digests import state_digest
 from ..loading import load_pipeline
+from ..pipeline_anime_ddpm import is_upscaler
 from ..runs.folder import CONFIG_NAME
 from ..runs.provenance import RECORD_NAME
 from ..runs.tracking import CURVE_NAME, SAMPLES_NAME, make_grid
+from ..training.upscaling.samples import upscale_drawn_faces
 from .card import CardFacts, Evaluation, Samples, Weights, render_card
 from .privacy import check_private, without_paths
 from .training_record import TrainingRecord, read_training
@@ -31,6 +33,7 @@ PRECISIONS: dict[str, dict[str | None, torch.dtype]] = {  # of the stored weight
     "both": {None: torch.float32, "fp16": torch.float16},
 }
 DRAWN = 16  # where nobody has drawn samples yet
+ENLARGED = "Synthetic faces that the network enlarged, not selected."
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Publication:
         weights: precision of the stored weights; `both` adds those of `variant="fp16"`.
         stock: leave out all remote code, so that DDPMPipeline and DDIMPipeline of diffusers load it.
         guidance_scale: that the pipeline draws with unless a call says otherwise; by default as in the source.
+        upscaler: folder of a run with `--upscale_from`, or of a pipeline that has an upscaler, which is added.
     """
 
     source: Path
@@ -53,6 +57,7 @@ class Publication:
     weights: str = "float32"
     stock: bool = False
     guidance_scale: float | None = None
+    upscaler: Path | None = None
 
     @property
     def run(self) -> Path | None:
@@ -61,12 +66,13 @@ class Publication:
         return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
     def load(self) -> AnimeDDPMPipeline:
-        """The pipeline of the source, with the guidance that is to be recommended.
+        """The pipeline of the source, with the upscaler and the guidance that are to be published.
 
         Raises:
-            UserError: as `load_source`; for a guidance that it cannot have, or that classes of diffusers alone cannot.
+            UserError: as `load_source`; for an upscaler or a guidance that it cannot have, or that classes of diffusers
+                alone cannot.
         """
-        pipeline, scale = load_source(self.source), self.guidance_scale
+        pipeline, scale = self._with_upscaler(load_source(self.source)), self.guidance_scale
         if scale is None:
             return pipeline
         if self.stock:
@@ -80,6 +86,16 @@ class Publication:
         except ValueError as error:
             raise UserError(f"--guidance_scale {scale:g} does not suit {self.source}: {first_line(error)}.") from error
         return pipeline
+
+    def _with_upscaler(self, pipeline: AnimeDDPMPipeline) -> AnimeDDPMPipeline:
+        if self.upscaler is None:
+            return pipeline
+        if self.stock:
+            raise UserError("--upscaler needs the pipeline of this package, which --export_stock replaces; omit one.")
+        try:
+            return pipeline.with_upscaler(load_source(self.upscaler))
+        except ValueError as error:
+            raise UserError(f"--upscaler {self.upscaler} does not suit {self.source}: {first_line(error)}") from error
 
 
 def build_bundle(publication: Publication, folder: Path, repo_id: str, secrets: tuple[str, ...] = ()) -> None:
@@ -154,6 +170,8 @@ def read_evaluations(path: Path, pipeline: AnimeDDPMPipeline) -> list[Evaluation
 def check_stock(pipeline: AnimeDDPMPipeline) -> None:
     """Raise a UserError if no pipeline of diffusers can sample this model."""
     channels = pipeline.unet.config.in_channels - pipeline.unet.config.out_channels
+    if is_upscaler(pipeline.unet) or pipeline.upscaler_unet is not None:
+        raise UserError("The model has an upscaler, which no pipeline of diffusers supports; omit --export_stock.")
     if channels:
         raise UserError(
             f"The network was trained on patches and takes {channels} coordinate channels, which no pipeline of "
@@ -237,19 +255,24 @@ def save_samples(
 ) -> Samples:
     """Faces for the card: those of the first evaluation, else all grids of the run, else a few that are drawn now."""
     (folder / SAMPLES_NAME).mkdir()
-    for evaluation in evaluations:
+    enlarges = pipeline.upscaler_unet is not None  # grids of before show images of the base
+    for evaluation in () if enlarges else evaluations:
         if (grid := evaluation.path.with_name(GRID_NAME)).is_file():
             copy_own(grid, grid.parent, folder / SAMPLES_NAME / GRID_NAME)
             return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", evaluation.grid_caption)
-    grids = sorted((publication.source / SAMPLES_NAME).glob("*.png"))
+    grids = [] if enlarges else sorted((publication.source / SAMPLES_NAME).glob("*.png"))
     for grid in grids:
         copy_own(grid, publication.source, folder / SAMPLES_NAME / grid.name)
     if grids:
-        return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", "Samples at consecutive seeds from 0, not selected.")
+        caption = ENLARGED if is_upscaler(pipeline.unet) else "Samples at consecutive seeds from 0, not selected."
+        return Samples(f"{SAMPLES_NAME}/{grids[-1].name}", caption)
     pipeline.set_progress_bar_config(disable=True)
     steps = pipeline.default_num_inference_steps()
+    if is_upscaler(pipeline.unet):
+        make_grid(upscale_drawn_faces(pipeline, DRAWN)).save(folder / SAMPLES_NAME / GRID_NAME)
+        return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", ENLARGED)
     generators = [torch.Generator().manual_seed(seed) for seed in range(DRAWN)]
     pictures = pipeline(DRAWN, generator=generators, num_inference_steps=steps, return_dict=False)[0]
     make_grid(pictures).save(folder / SAMPLES_NAME / GRID_NAME)
-    caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, not selected."
+    caption = f"{DRAWN} samples at seeds 0 to {DRAWN - 1} and {steps} steps, not selected{', enlarged' * enlarges}."
     return Samples(f"{SAMPLES_NAME}/{GRID_NAME}", caption)

@@ -16,7 +16,9 @@ from .. import AnimeDDPMPipeline
 from ..common.assets import find_asset
 from ..common.errors import UserError
 from ..common.parsing import parse_yaml
+from ..pipeline_anime_ddpm import is_upscaler
 from ..runs.base_card import FACTS, METADATA, marked
+from ..training.patches import COORDINATES
 from .evaluations import TASK, Evaluation, metric_rows, metric_settings, usual_guidance
 from .training_record import TrainingRecord
 
@@ -128,7 +130,11 @@ def render_card(
         weights=weights,
         size=" × ".join(map(str, pipeline.image_shape[1:])),
         parameters=f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M",
-        coordinates=unet.config.in_channels > unet.config.out_channels,
+        coordinates=unet.config.in_channels == unet.config.out_channels + COORDINATES,
+        enlarges=is_upscaler(unet),
+        upscaler=pipeline.upscaler_unet,
+        small_size=" × ".join(str(side // pipeline.config.upscale_ratio) for side in pipeline.image_shape[1:]),
+        large_size=" × ".join(str(side * pipeline.config.upscale_ratio) for side in pipeline.image_shape[1:]),
         guide=pipeline.guide_unet is not None and not weights.stock,
         guidance=usual_guidance(pipeline).get("guidance_scale"),
         label_guidance=usual_guidance(pipeline, is_labelled=True).get("guidance_scale"),

@@ -44,6 +44,9 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     publish.add_argument(
         "--guidance_scale", type=float, help="default guidance scale of the pipeline; 1 turns guidance off"
     )
+    publish.add_argument(
+        "--upscaler", type=Path, metavar="RUN", help="add the upscaler of this run, or of this pipeline"
+    )
     publish.add_argument("--output_dir", type=Path, help="also write the files to this new folder")
     publish.add_argument("--dry_run", action="store_true", help="list the files without pushing")
     publish.add_argument("--space", metavar="REPO_ID", help="also push a Space, `you/name`, with the demo of the model")
@@ -64,7 +67,7 @@ def publish_run(arguments: argparse.Namespace) -> None:
     facts = CardFacts.read(arguments.card) if arguments.card else CardFacts()
     publication = Publication(
         arguments.source, tuple(arguments.evaluation), facts, arguments.weights, arguments.export_stock,
-        arguments.guidance_scale,
+        arguments.guidance_scale, arguments.upscaler,
     )  # fmt: skip
     secrets = (arguments.hub_token,) if arguments.hub_token else ()
     pushes = arguments.repo_id and not arguments.dry_run

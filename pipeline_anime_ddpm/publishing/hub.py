@@ -22,8 +22,8 @@ from .card import CardFacts, is_made_here
 # Files of earlier pushes that a later push deletes; no other file of a repository is deleted.
 OURS = {
     "model": (
-        "unet/*", "guide_unet/*", "scheduler/*", "samples/*", "pipeline_anime_ddpm.py", "metrics.json", "loss.png",
-        "training_config.yaml",
+        "unet/*", "guide_unet/*", "scheduler/*", "upscaler_unet/*", "upscaler_scheduler/*", "samples/*",
+        "pipeline_anime_ddpm.py", "metrics.json", "loss.png", "training_config.yaml",
     ),
     "space": (),
 }  # fmt: skip

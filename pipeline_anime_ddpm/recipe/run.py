@@ -34,6 +34,7 @@ from ..training.models import build_model, build_noise_split, build_patches, int
 from ..training.noise_gated.crops import NoiseGatedCrops
 from ..training.optimizers import build_optimizer
 from ..training.patches import PatchTrainingAdapter, full_side, space_to_depth
+from ..training.upscaling.crops import UpscalingCrops
 from .samples import drawing_steps, sampling_pipeline
 from .schedule import RunSchedule
 
@@ -86,12 +87,18 @@ class Run:
 
     def sampling_pipeline(self) -> AnimeDDPMPipeline:
         """The network with a fast solver, for grids and evaluations."""
-        return sampling_pipeline(self.config, self.unet, self.scheduler, self.labels)
+        return sampling_pipeline(self.config, self.unet, self.scheduler, self.labels, self.upscale_ratio)
 
     def finished_pipeline(self) -> AnimeDDPMPipeline:
         """The pipeline to save: the current network, its scheduler, and its guide if there is one."""
         names = self.labels.names if self.labels else None
-        return AnimeDDPMPipeline(self.unet, self.scheduler, load_guide(self.folder), space_to_depth(self.unet), names)
+        block, guide = space_to_depth(self.unet), load_guide(self.folder)
+        return AnimeDDPMPipeline(self.unet, self.scheduler, guide, block, names, upscale_ratio=self.upscale_ratio)
+
+    @property
+    def upscale_ratio(self) -> int:
+        """Side of an upscaler's pictures over that of what it enlarges; 1 for any other network."""
+        return self.patches.ratio if isinstance(self.patches, UpscalingCrops) else 1
 
     def feed(self) -> Feed:
         """This rank's batches `(B, 3, R, R)` of every step that is left."""

@@ -168,10 +168,15 @@ def finish(run: Run) -> None:
     save_model(run)
     # those that a kill has kept from being deleted
     prune_checkpoints(run.folder, run.config.checkpoints_total_limit, checkpoint_folder(run.folder, run.state.step))
-    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To generate a face with it:\n")
-    print(usage(run.folder))
+    enlarges = run.upscale_ratio > 1
+    verb = "enlarge" if enlarges else "generate"
+    print(f"\nDone: the pipeline is in {run.folder}, with samples/ and loss.png. To {verb} a face with it:\n")
+    print(usage(run.folder, enlarges))
     if (run.folder / BEST).is_dir():
         print(f"\nThe model with the lowest KID is in {run.folder / BEST}.")
     if run.config.ema_lengths:
         print(f"\nTo choose the EMA length by KID: anime-ddpm ema {run.folder} --choose")
-    print(f"\nIn the browser: anime-ddpm demo --model {run.folder}")
+    if enlarges:
+        print(f"\nTo add it to a model of small faces: anime-ddpm publish MODEL --upscaler {run.folder}")
+    else:
+        print(f"\nIn the browser: anime-ddpm demo --model {run.folder}")

@@ -181,8 +181,13 @@ def load_guide(folder: Path) -> UNet2DModel | None:
     return UNet2DModel.from_pretrained(folder / GUIDE) if (folder / GUIDE).is_dir() else None
 
 
-def usage(folder: Path) -> str:
-    """The two lines of Python that draw a face with the finished pipeline."""
+def usage(folder: Path, enlarges: bool = False) -> str:
+    """The lines of Python that draw a face with the finished pipeline, or enlarge one with that of an upscaler."""
+    if enlarges:
+        return (
+            "from PIL import Image\nfrom pipeline_anime_ddpm import AnimeDDPMPipeline\n"
+            f'AnimeDDPMPipeline.from_pretrained("{folder}").upscale(Image.open("face.png")).images[0].save("large.png")'
+        )
     return (
         "from diffusers import DiffusionPipeline\n"
         f'DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)().images[0].save("face.png")'

@@ -37,6 +37,7 @@ from .settings import (
     OptimisationSettings,
     PatchSettings,
 )
+from .upscaling.flags import check_upscaling
 
 # Without a data set the run trains a small network on synthetic faces. These values replace the defaults of flags that
 # are not given; with them, two CPU cores show faces within six minutes.
@@ -99,6 +100,7 @@ class TrainingConfig(
         _check_patches(self)
         _check_labels(self)
         _check_network(self)
+        check_upscaling(self)
         _check_noise(self)
         _check_distillation(self)
         _check_execution(self)

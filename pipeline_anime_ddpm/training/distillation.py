@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
 from pipeline_anime_ddpm.loading import load_pipeline, read_index
-from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition, call_network
+from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL, Condition, call_network, is_upscaler
 
 from ..common.errors import UserError
 from ..schedulers import AnimeNoiseScheduler
@@ -79,7 +79,10 @@ class Teacher:
         self.block, self.scale, self.window = space_to_depth(unet), scale, window
         networks = [network and copy.deepcopy(network).to(device).eval() for network in (unet, guide)]
         try:
-            self.pipeline = AnimeDDPMPipeline(networks[0], scheduler, networks[1], self.block, labels)
+            ratio = 2 if is_upscaler(unet) else 1  # of any: its network alone is called
+            self.pipeline = AnimeDDPMPipeline(
+                networks[0], scheduler, networks[1], self.block, labels, upscale_ratio=ratio
+            )
             self.pipeline.check_guidance(scale, window, is_labelled=bool(labels))
         except ValueError as error:
             raise UserError(f"--distill cannot use this guidance: {error}") from error

@@ -11,6 +11,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import is_xformers_available
 
 from pipeline_anime_ddpm.loading import check_network, load_pipeline, load_unet, read_index, read_scheduler_config
+from pipeline_anime_ddpm.pipeline_anime_ddpm import SMALL_CHANNELS, is_upscaler
 
 from ..common.errors import HUB_ERRORS, UserError, first_line
 from ..data.config import NUM_DRAWN_FACES
@@ -29,6 +30,7 @@ from .patches import (
     takes_coordinates,
     widen_for_coordinates,
 )
+from .upscaling.network import as_upscaler, build_upscaling, upscaling_knobs
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def build_model(config: TrainingConfig, labels: RunLabels | None = None) -> tupl
     set_resolution(unet, config)
     if config.dropout is not None:
         set_dropout(unet, config.dropout)
-    knobs = _training_knobs(config, full_side(unet))
+    knobs = _training_knobs(config, full_side(unet)) | (upscaling_knobs(config) if is_upscaler(unet) else {})
     scheduler = _new_scheduler(config, knobs) if noise is None else AnimeNoiseScheduler.from_config(noise, **knobs)
     scheduler = distilled(scheduler, config.distill) if config.distill else scheduler
     if config.enable_xformers_memory_efficient_attention:
@@ -189,6 +191,10 @@ def build_patches(
     Raises:
         UserError: for sides that the network cannot take.
     """
+    if config.upscale_from or is_upscaler(unet):
+        if split is not None:
+            raise UserError("An upscaler is trained on crops at every noise level; omit --patch_method.")
+        return build_upscaling(config, unet)
     if split is not None:
         try:
             crops = NoiseGatedCrops(unet, config.patch_sides[0], split, coordinates=config.patch_coordinates)
@@ -271,7 +277,7 @@ def _noise_of_bare_network(config: TrainingConfig) -> DDPMScheduler:
 
 
 def _new_scheduler(config: TrainingConfig, knobs: dict) -> AnimeNoiseScheduler:
-    prediction_type = config.prediction_type or "v_prediction"
+    prediction_type = config.prediction_type or ("sample" if config.upscale_from else "v_prediction")
     try:
         return AnimeNoiseScheduler(
             num_train_timesteps=config.ddpm_num_steps or 1000,
@@ -291,7 +297,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     if name in UNET_SIZES and not os.path.exists(name):
         channels = 3 * config.space_to_depth**2
         side = (config.resolution or 64) // config.space_to_depth
-        return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **UNET_SIZES[name])
+        network = {"sample_size": side, "in_channels": channels, "out_channels": channels, **UNET_SIZES[name]}
+        return UNet2DModel(**(as_upscaler(network) if config.upscale_from else network))
     if config.space_to_depth > 1:
         raise UserError(
             "--space_to_depth is for networks such as `small`; a UNet2DModel config has its own, so omit it."
@@ -299,7 +306,8 @@ def new_unet(config: TrainingConfig) -> UNet2DModel:
     try:
         values = UNet2DModel.load_config(name, cache_dir=config.cache_dir)
         check_network(values, "its config")
-        return UNet2DModel.from_config({**values, "num_class_embeds": None})  # --label_columns adds its own
+        own = {"in_channels": values["out_channels"] + SMALL_CHANNELS} if config.upscale_from else {}
+        return UNet2DModel.from_config({**values, **own, "num_class_embeds": None})  # --label_columns adds its own
     except (*HUB_ERRORS, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"--model_config_name_or_path {name!r} is neither a size ({', '.join(UNET_SIZES)}) nor the config of a "
@@ -369,7 +377,7 @@ def _checked_block(unet: UNet2DModel) -> int:
         block = space_to_depth(unet)
     except ValueError:
         block = 0
-    if not block or not (takes == gives or takes_coordinates(unet)):
+    if not block or not (takes == gives or takes_coordinates(unet) or is_upscaler(unet)):
         raise UserError(
             f"The network has {takes} input and {gives} output channels; training on RGB images needs 3 and 3, or 5 "
             "and 3 with coordinates, or blocks of pixels as channels, such as 12 and 12."

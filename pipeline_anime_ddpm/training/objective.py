@@ -17,6 +17,7 @@ from ..data import Batch, prepare_batch
 from ..schedulers import AnimeNoiseScheduler
 from .labels import RunLabels
 from .patches import PatchTrainingAdapter, equal_parts
+from .upscaling.crops import UpscalingCrops
 
 
 @dataclass
@@ -27,8 +28,8 @@ class StepBatch:
         clean: `(B, 3, H, W)` float32 in [-1, 1]: images, or patches of them.
         noise: same shape, standard normal, or the nearest of several such noises.
         timesteps: `(B,)` int64, or float32 where the scheduler draws fractional ones.
-        coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; None for a network that
-            is not told.
+        coordinates: `(B, 2, H, W)` float32 in [-1, 1], where the pixels lie in the full image; or for an upscaler the
+            channels of the small picture (`UpscalingCrops.crop`); None for a network that gets neither.
         class_labels: `(B,)` int64, rows of the class embedding; None for a network without labels.
         weights: `(B,)` float32, importance of each image in the step; None where all count alike.
         pixel_weights: `(B, 1, H, W)` float32, of each pixel in the error of its image; None where all count alike.
@@ -100,7 +101,8 @@ def draw_step(
     if class_labels is not None:
         class_labels = class_labels.repeat(crops).to(device, non_blocking=True)
     torch.manual_seed(derived_seed(seed, step, rank, Purpose.DROPOUT))
-    return StepBatch(clean, noise, timesteps, coordinates, class_labels)
+    drawn = StepBatch(clean, noise, timesteps, coordinates, class_labels)
+    return patches.with_noise(drawn, places, seed, step) if isinstance(patches, UpscalingCrops) else drawn
 
 
 def draw_mirrored(images: torch.Tensor, flip: bool, seed: int, step: int, rank: int, world: int) -> torch.Tensor:

@@ -54,11 +54,7 @@ class PatchTrainingAdapter:
         mode: str = "fixed_batch",
         full_image_fraction: float = 0.1,
     ):
-        if not takes_coordinates(unet):
-            raise ValueError(
-                f"The UNet takes {unet.config.in_channels} channels and gives {unet.config.out_channels}, without two "
-                "for coordinates; create the adapter with PatchTrainingAdapter.from_unet."
-            )
+        self._check_network(unet)
         if mode not in PATCH_MODES:
             raise ValueError(f"The patch mode {mode!r} is not known; choose one of {', '.join(PATCH_MODES)}.")
         if not 0 <= full_image_fraction < 1:
@@ -98,6 +94,13 @@ class PatchTrainingAdapter:
             unet.conv_in = narrow
             unet.register_to_config(in_channels=narrow.in_channels)
             raise
+
+    def _check_network(self, unet: UNet2DModel) -> None:
+        if not takes_coordinates(unet):
+            raise ValueError(
+                f"The UNet takes {unet.config.in_channels} channels and gives {unet.config.out_channels}, without two "
+                "for coordinates; create the adapter with PatchTrainingAdapter.from_unet."
+            )
 
     def _default(self) -> tuple[float, ...]:
         """Half for full images if they are among the sides, the rest shared equally."""

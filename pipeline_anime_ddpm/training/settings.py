@@ -38,6 +38,12 @@ class NetworkSettings(Settings):
         at_least=0,
         below=1,
     )
+    upscale_from: int | None = setting(
+        None,
+        "Train an upscaler from square pictures of this side in pixels to --resolution, such as 64 to 128. Give "
+        "--patch_sizes 32 to train on crops, and --space_to_depth 2 for speed.",
+        at_least=8,
+    )
     label_dropout: float = setting(
         0.15,
         'Probability of replacing each label by "any", independently, for classifier-free guidance (arXiv:2207.12598).',

@@ -49,7 +49,7 @@ def test_pipeline_of_the_same_components_generates_the_same(blocks):
 
 def test_usual_settings_are_no_components(tiny_unet):
     pipe = AnimeDDPMPipeline(tiny_unet(), AnimeNoiseScheduler())
-    assert set(pipe.components) == {"unet", "scheduler", "guide_unet"}
+    assert set(pipe.components) == {"unet", "scheduler", "guide_unet", "upscaler_unet", "upscaler_scheduler"}
 
 
 def test_recommended_guidance_is_the_default_and_1_turns_it_off(guided):

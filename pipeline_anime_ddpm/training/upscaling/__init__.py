@@ -1,0 +1,1 @@
+"""Training of an upscaler: its crops, its network, its flags, and what it shows of itself."""
