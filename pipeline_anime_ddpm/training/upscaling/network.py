@@ -15,8 +15,6 @@ from ..patches import full_side
 from .crops import UpscalingCrops
 from .flags import refuse_other_flags
 
-DETAIL_LOG_SIGMAS = (-0.7,)  # noise as strong as the detail of faces of 128 pixels, times `DETAIL_SCALE`
-
 
 def as_upscaler(network: dict[str, Any]) -> dict[str, Any]:
     """The config of a network, with channels for the small picture and without attention.
@@ -37,13 +35,12 @@ def as_upscaler(network: dict[str, Any]) -> dict[str, Any]:
 
 
 def upscaling_knobs(config: TrainingConfig) -> dict[str, Any]:
-    """What an upscaler's scheduler has of its own: levels of noise like those of the detail that it draws.
+    """What an upscaler's scheduler has of its own: the range of the detail that it draws, and the loss.
 
     All noise levels count alike in the loss, because the most is learnt at the highest: what the small picture says.
     """
     weighting = config.loss_weighting if config.is_given("loss_weighting") else "none"
-    own = {"clip_sample_range": DETAIL_SCALE, "loss_weighting": weighting}
-    return own | {"use_anime_sigmas": True, "anime_log_sigmas": DETAIL_LOG_SIGMAS}
+    return {"clip_sample_range": DETAIL_SCALE, "loss_weighting": weighting}
 
 
 def build_upscaling(config: TrainingConfig, unet: UNet2DModel) -> UpscalingCrops | None:
