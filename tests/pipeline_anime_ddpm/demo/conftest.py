@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, LAYOUTS, SECONDS
 from demo_page import served
 from endpoint_parts import saved_picture
 from gradio_client import Client
@@ -69,3 +70,51 @@ def handlers(page):
 @pytest.fixture
 def picture(tmp_path):
     return saved_picture(tmp_path / "picture.png")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, labelled_page):
+    """Open the page: `visit("?s=3", "phone")`. No error and no request elsewhere may come of it."""
+    contexts, troubles = [], []
+
+    def seen(tab, url):
+        tab.on("pageerror", lambda error: troubles.append(str(error)))
+        tab.on(
+            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or troubles.append(request.url)
+        )
+        return tab
+
+    def open_page(query="?s=3&hair=blue", layout="desktop", of=labelled_page, keeps_policy=False):
+        (width, height), scheme = LAYOUTS[layout]
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=not keeps_policy
+        )  # `wait_for_function` needs what the page's policy forbids
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.set_default_timeout(SECONDS)
+        contexts.append(context)
+        tab = seen(context.new_page(), of.url)
+        tab.goto(of.url + query)
+        tab.locator("html[data-ready]").wait_for(state="attached")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not troubles
+
+
+@pytest.fixture
+def patient(labelled_page):
+    """Each call of the network takes a twentieth of a second."""
+    labelled_page.model.pause = 0.05
+    yield labelled_page
+    labelled_page.model.pause = 0.0

@@ -2,99 +2,16 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from endpoint_parts import saved_picture
+from browser import LAYOUTS, NEEDS_CHROMIUM, fill, fits, kept, query_of, said, wait_for
 from PIL import Image
 from recipe_runs import ROOT
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; try `apt-get install chromium`"),
-]
-LAYOUTS = {"desktop": ((1280, 900), "light"), "phone": ((360, 740), "light"), "dark": ((1280, 900), "dark")}
-SECONDS = 20_000  # in milliseconds, that anything may take
+pytestmark = NEEDS_CHROMIUM
 SHOWN = r"hair|face"  # what the status says of a face that is there
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium, labelled_page):
-    """Open the page: `visit("?s=3", "phone")`. No error and no request elsewhere may come of it."""
-    contexts, troubles = [], []
-
-    def seen(tab, url):
-        tab.on("pageerror", lambda error: troubles.append(str(error)))
-        tab.on(
-            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or troubles.append(request.url)
-        )
-        return tab
-
-    def open_page(query="?s=3&hair=blue", layout="desktop", of=labelled_page, keeps_policy=False):
-        (width, height), scheme = LAYOUTS[layout]
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=not keeps_policy
-        )  # `wait_for_function` needs what the page's policy forbids
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        context.set_default_timeout(SECONDS)
-        contexts.append(context)
-        tab = seen(context.new_page(), of.url)
-        tab.goto(of.url + query)
-        tab.locator("html[data-ready]").wait_for(state="attached")
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not troubles
-
-
-@pytest.fixture
-def patient(labelled_page):
-    """Each call of the network takes a twentieth of a second."""
-    labelled_page.model.pause = 0.05
-    yield labelled_page
-    labelled_page.model.pause = 0.0
-
-
-def wait_for(tab, text):
-    tab.locator("#status", has_text=re.compile(text)).wait_for()
-
-
-def said(tab):
-    return tab.locator("#status").inner_text()
-
-
-def query_of(tab):
-    return tab.url.partition("?")[2]
-
-
-def kept(tab):
-    return json.loads(tab.evaluate("localStorage.getItem('anime-ddpm-shelf')") or "[]")
-
-
-def fits(tab):
-    return tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
-def fill(tab, selector, value):
-    """Move a slider as a hand does."""
-    tab.locator(selector).evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true})); }", value
-    )
 
 
 def test_faces_are_there_without_scripts_and_links_work(chromium, labelled_page):
@@ -251,66 +168,6 @@ def test_hand_over_on_the_phone_shows_the_face(visit):
     assert tab.evaluate("scrollY") == 0
 
 
-def stroke(tab, share=0.4):
-    box = tab.locator("canvas.paint").bounding_box()
-    x, y = box["x"] + box["width"] * (0.5 - share / 2), box["y"] + box["height"] * 0.5
-    tab.mouse.move(x, y)
-    tab.mouse.down()
-    tab.mouse.move(x + box["width"] * share, y, steps=5)
-    tab.mouse.up()
-
-
-def test_repair_shows_whole_pictures_and_another_try_is_another(visit, tmp_path):
-    tab = visit("?tab=edit&s=3&hair=blue")
-    tab.wait_for_function(
-        "document.querySelector('canvas.paint').getContext('2d').getImageData(9, 9, 1, 1).data[3] > 0"
-    )
-    tab.locator("#do-repair").click()
-    wait_for(tab, "Paint over the part")
-    stroke(tab)
-    tab.locator("#do-repair").click()
-    wait_for(tab, "Done in")
-    shown = tab.locator("#compare img").nth(1)
-    first = shown.get_attribute("src")
-    boxes = [one.bounding_box() for one in (shown, tab.locator("#compare"))]
-    assert boxes[0] == boxes[1] and boxes[0]["width"] == pytest.approx(boxes[0]["height"], abs=2)
-    tab.locator("#edit-again").click()
-    tab.wait_for_function("before => document.querySelectorAll('#compare img')[1].src != before", arg=first)
-    tab.locator("#edit-keep").click()
-    assert [face["edited"] for face in kept(tab)] == ["repaired"]
-    fill(tab, "#field-brush", 120)
-    box = tab.locator("canvas.paint").bounding_box()
-    for share in np.linspace(0.01, 0.99, 9):
-        tab.mouse.move(box["x"] + 1, box["y"] + box["height"] * share)
-        tab.mouse.down()
-        tab.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] * share, steps=3)
-        tab.mouse.up()
-    tab.locator("#do-repair").click()
-    wait_for(tab, "You painted over everything")
-
-
-def test_varying_twice_differs_and_slider_redraws(visit):
-    tab, seen = visit("?tab=edit&s=3&hair=blue"), set()
-    for act in (lambda: tab.locator("#do-vary").click(), lambda: tab.locator("#do-vary").click(),
-                lambda: fill(tab, "#field-strength", 0.9)):  # fmt: skip
-        tab.evaluate("document.querySelector('#status').textContent = ''")
-        act()
-        wait_for(tab, "Done in")
-        seen.add(tab.locator("#compare img").nth(1).get_attribute("src"))
-    assert len(seen) == 3
-
-
-def test_file_that_is_no_picture_says_so(visit, tmp_path):
-    tab = visit("?tab=edit&s=3")
-    (tmp_path / "note.png").write_text("not a picture")
-    tab.locator("#upload").set_input_files(tmp_path / "note.png")
-    wait_for(tab, "The picture cannot be read")
-    assert tab.locator("#edit img").count() == 0
-    tab.locator("#upload").set_input_files(saved_picture(tmp_path / "wide.png", (60, 30)))
-    tab.locator("#do-vary").click()
-    wait_for(tab, "Done in")
-
-
 def test_walk_between_surprises_can_be_scrubbed_saved_and_linked(visit):
     tab = visit("?tab=walk")
     tab.locator("#go").click()
@@ -371,20 +228,6 @@ def test_how_it_works_is_scrubbed_and_shows_each_row_once(visit, page):
     order = tab.evaluate("[...document.querySelectorAll('#how #steps-done, #how .chart')].map(one => one.id)")
     assert order == ["steps-done", ""]
     assert tab.locator(".swatches").count() == 0 and fits(tab)
-
-
-def test_upload_is_repaired_where_it_was_painted(visit, tmp_path, labelled_page):
-    tab = visit("?tab=edit&s=3")
-    tab.locator("#upload").set_input_files(saved_picture(tmp_path / "face.png", (16, 16)))
-    stroke(tab, 0.1)
-    with tab.expect_request("**/edit") as sent:
-        tab.locator("#do-repair").click()
-    wait_for(tab, "Done in")
-    from pipeline_anime_ddpm.demo.pictures import from_data_url
-
-    (tmp_path / "mask.png").write_bytes(from_data_url(sent.value.post_data_json["mask"]))
-    rows, columns = np.nonzero(np.asarray(Image.open(tmp_path / "mask.png").getchannel("A")) > 0)
-    assert 90 < rows.mean() < 165 and 90 < columns.mean() < 165 and len(rows) < 0.2 * 256 * 256
 
 
 def test_benchmark_measures_clicks_and_load(labelled, tmp_path, monkeypatch):
