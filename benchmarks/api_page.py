@@ -150,6 +150,7 @@ def names() -> Any:
     """The public classes and functions, imported when the page is made."""
     from types import SimpleNamespace
 
+    import pipeline_anime_ddpm as package
     import train_anime_ddpm
     from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler, TrainingConfig, coordinate_grid
     from pipeline_anime_ddpm.evaluation import EvaluationConfig
@@ -161,7 +162,8 @@ def names() -> Any:
     return SimpleNamespace(
         pipeline=AnimeDDPMPipeline, scheduler=AnimeNoiseScheduler, training=TrainingConfig, grid=coordinate_grid,
         evaluation=EvaluationConfig, evaluate=evaluate, load_pipeline=load_pipeline, use_openvino=use_openvino,
-        patches=PatchTrainingAdapter, train=train_anime_ddpm.train,
+        patches=PatchTrainingAdapter, train=train_anime_ddpm.train, onnx=package.AnimeONNX,
+        latents_for=package.latents_for,
     )  # fmt: skip
 
 
@@ -195,7 +197,9 @@ RENDERERS = {
     "patches_members": lambda: member_table(
         names().patches, "from_unet side crop micro_batch crops_per_image probabilities_at used_sides description"
     ),
-    "functions": lambda: function_table(names().load_pipeline, names().use_openvino, names().grid),
+    "functions": lambda: function_table(names().load_pipeline, names().use_openvino, names().grid, names().latents_for),
+    "onnx": lambda: _class_arguments(names().onnx),
+    "onnx_members": lambda: member_table(names().onnx, "face pixels"),
     "training_functions": lambda: function_table(names().train, names().evaluate),
 }
 

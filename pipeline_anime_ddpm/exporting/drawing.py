@@ -21,14 +21,12 @@ Labels = Mapping[str, str | None]
 class AnimeONNX:
     """The faces of a folder that `anime-ddpm export --onnx` has written.
 
+    `recipe` is what `recipe.json` holds, `labels` are the attributes that can be chosen, with their values (empty for a
+    model without), and `image_shape` is `(C, H, W)`.
+
     Args:
         folder: the export; a page that `--web` has made is one too.
         threads: CPU threads of a network call.
-
-    Attributes:
-        recipe: what `recipe.json` holds.
-        labels: the attributes that can be chosen, with their values; empty for a model without.
-        image_shape: `(C, H, W)`.
 
     Raises:
         ValueError: it is no export that this version reads.
