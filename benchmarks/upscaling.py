@@ -208,7 +208,7 @@ def memory(settings: argparse.Namespace) -> dict[str, int]:
     """Bytes that a step of each kind keeps for its backward pass."""
     unet = loaded(settings.upscaler).unet
     return {
-        name: plan_step(unet.config, side, SHARED["train_batch_size"]).saved_activation_bytes
+        name: plan_step(unet.config, side=side, batch=SHARED["train_batch_size"]).saved_activation_bytes
         for name, side in SIDES.items()
     }
 

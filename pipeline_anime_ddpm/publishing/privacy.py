@@ -18,11 +18,11 @@ from PIL import Image
 from ..common.errors import UserError, first_line
 from ..runs.provenance import is_local, public_name
 
-TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv"))
-# What a static page is made of: code, and what `anime-ddpm export` has packed.
-WEB_TEXT = frozenset((".html", ".css", ".js", ".mjs", ".svg", ".webmanifest", ""))
+TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv", ".html", ".css", ".js", ".svg"))
+# What a static page is made of beside that: code, and what `anime-ddpm export` has packed.
+WEB_TEXT = frozenset((".mjs", ".webmanifest", ""))
 WEB = WEB_TEXT | {".gz"}
-KNOWN = TEXT | {".safetensors", ".png"}  # what may travel at all; the others may hold pickled code
+KNOWN = TEXT | {".safetensors", ".png", ".webp"}  # what may travel at all; the others may hold pickled code
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY", "GITHUB_TOKEN", "GH_TOKEN")
 SECRETS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{16,}",
@@ -96,7 +96,7 @@ def _text_of(path: Path, content: bytes) -> str:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return json.dumps(header.get("__metadata__", {}))
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(path, formats=("PNG", "WEBP")) as image:
             image.load()  # some of the text comes after the pixels
             return " ".join(map(str, image.info.values())) + str(dict(image.getexif()))
     except Exception as error:  # decoders raise almost anything on a broken file

@@ -44,7 +44,7 @@ def refusal(folder, **settings):
     ("C:\\\\Users\\\\me", "a path of Windows"),
     ("file:///a/b", "the address of a file"),
 ])  # fmt: skip
-@pytest.mark.parametrize("name", ["README.md", "training_config.yaml", "metrics.json", "unet/config.json"])
+@pytest.mark.parametrize("name", ["README.md", "training_config.yaml", "metrics.json", "unet/config.json", "page.html"])
 def test_texts(folder, text, what, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(f"harmless\n{text}\n")
