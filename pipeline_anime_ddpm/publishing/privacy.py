@@ -18,11 +18,11 @@ from PIL import Image
 from ..common.errors import UserError, first_line
 from ..runs.provenance import is_local, public_name
 
-TEXT = frozenset((".json", ".yaml", ".yml", ".md", ".py", ".txt", ".csv", ".html", ".css", ".js", ".svg"))
-# What a static page is made of beside that: code, and what `anime-ddpm export` has packed.
-WEB_TEXT = frozenset((".mjs", ".webmanifest", ""))
-WEB = WEB_TEXT | {".gz"}
+CODE = frozenset((".py", ".html", ".css", ".js", ".svg"))
+WEB_CODE = frozenset((".mjs", ".webmanifest", ""))  # what a static page has beside that
+TEXT = CODE | {".json", ".yaml", ".yml", ".md", ".txt", ".csv"}
 KNOWN = TEXT | {".safetensors", ".png", ".webp"}  # what may travel at all; the others may hold pickled code
+WEB = WEB_CODE | {".gz"}  # what may travel in a static page too: `.gz` is what `anime-ddpm export` has packed
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY", "GITHUB_TOKEN", "GH_TOKEN")
 SECRETS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{16,}",
@@ -80,7 +80,7 @@ def _found(path: Path, exact: dict[bytes, str]) -> Iterator[str]:
     content = path.read_bytes()
     content = gzip.decompress(content) if path.suffix == ".gz" else content
     yield from (what for secret, what in exact.items() if secret in content)
-    is_code = path.suffix == ".py" or path.suffix in WEB_TEXT
+    is_code = path.suffix in CODE | WEB_CODE
     patterns = SECRETS if is_code else SECRETS | PATHS  # code may speak of a folder of any machine
     text = _text_of(path, content)
     yield from (what for what, pattern in patterns.items() if re.search(pattern, text))
@@ -90,7 +90,7 @@ def _text_of(path: Path, content: bytes) -> str:
     """The text in a file: all of it, or the header of files with tensors or pixels."""
     if path.suffix == ".gz":
         return ""
-    if path.suffix in TEXT or path.suffix in WEB_TEXT:
+    if path.suffix in TEXT | WEB_CODE:
         return content.decode(errors="replace")
     if path.suffix == ".safetensors":
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
