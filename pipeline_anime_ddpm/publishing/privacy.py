@@ -18,9 +18,9 @@ from PIL import Image
 from ..common.errors import UserError, first_line
 from ..runs.provenance import is_local, public_name
 
-CODE = frozenset((".py", ".html", ".css", ".js", ".svg"))
+CODE = frozenset((".py", ".css", ".js", ".svg"))
 WEB_CODE = frozenset((".mjs", ".webmanifest", ""))  # what a static page has beside that
-TEXT = CODE | {".json", ".yaml", ".yml", ".md", ".txt", ".csv"}
+TEXT = CODE | {".html", ".json", ".yaml", ".yml", ".md", ".txt", ".csv"}
 KNOWN = TEXT | {".safetensors", ".png", ".webp"}  # what may travel at all; the others may hold pickled code
 WEB = WEB_CODE | {".gz"}  # what may travel in a static page too: `.gz` is what `anime-ddpm export` has packed
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY", "GITHUB_TOKEN", "GH_TOKEN")
