@@ -5,8 +5,8 @@
 
 The data set needs the splits train and validation, of another style than the pre-trained model knows. So many pictures
 of its train split as `--pictures` says become a folder of files, as a user has them; its whole validation split judges.
-The arms are in small_data.yaml. Run the same command again to go on: what is trained or judged already is not done
-again. An arm of 24,000 images takes about 30 minutes on two cores. Pictures of the data set stay in --work.
+The arms are in small_data.yaml. Run the same command again to go on: an arm that is trained or judged already is not
+done again. An arm of 24,000 images takes about 30 minutes on two cores. Pictures of the data set stay in --work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ def train(arm: dict[str, Any], settings: argparse.Namespace, faces: Path, output
     final = output / "chosen" if arm.get("defaults") else output
     if (final / "model_index.json").is_file() and (output / TOOK).is_file():
         return final
+    shutil.rmtree(output, ignore_errors=True)  # what was interrupted has no time that could be compared
     start = "pretrained_model_name_or_path" if arm.get("start") else "model_config_name_or_path"
     images = round(settings.images * arm.get("share", 1.0) / 16) * 16
     flags = {
@@ -145,7 +147,7 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def draw_grids(settings: argparse.Namespace, pictures: int) -> None:
     """The first 32 samples of each of the four arms, none left out."""
-    figure = new_figure(8.0, 5.4)
+    figure = new_figure(5.4)
     with styled():
         for axes, name in zip(figure.subplots(2, 2).flat, COMPARED, strict=True):
             with Image.open(settings.work / str(pictures) / f"eval_{name}" / "grid.png") as grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def _evaluation(run: Path, dataset: str | None, extractor: str | None) -> dict[s
 
 
 def _measure(pipeline: AnimeDDPMPipeline, name: str, settings: dict[str, Any], **sampling: Any) -> Measured:
-    place = Path(settings["model"], MEASUREMENTS, name.replace(" ", "-").replace("'", ""))
+    place = Path(settings["model"], MEASUREMENTS, re.sub("[^a-z0-9.]+", "-", name.replace("'", "").lower()))
     config = EvaluationConfig(**settings, **sampling, output_dir=str(place))
     kid = recipe.evaluate(config, pipeline, show_progress=False)["metrics"]["kid"]
     return Measured(name, kid["value"], kid["std"])

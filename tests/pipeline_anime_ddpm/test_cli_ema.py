@@ -119,11 +119,11 @@ def kids(run, monkeypatch):
     return given
 
 
-OWN = "the-runs-own-EMA"
+OWN = "the-runs-own-ema"
 
 
 def test_best_length_is_chosen_and_saved(run, kids, capsys):
-    kids |= {OWN: 0.5, "sigma_rel-0.05": 0.2, "sigma_rel-0.1": 0.3}
+    kids |= {OWN: 0.5, "sigma-rel-0.05": 0.2, "sigma-rel-0.1": 0.3}
     cli.main(["ema", str(run), "--choose"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["  sigma_rel 0.05: KID 0.2 ± 0.1", "  sigma_rel 0.1: KID 0.3 ± 0.1",
@@ -134,12 +134,12 @@ def test_best_length_is_chosen_and_saved(run, kids, capsys):
 
 
 def test_run_s_own_average_may_be_the_best_and_a_lead_within_chance_is_said(run, kids, tmp_path, capsys):
-    kids |= {OWN: 0.2, "sigma_rel-0.05": 0.21, "sigma_rel-0.1": 0.3}
+    kids |= {OWN: 0.2, "sigma-rel-0.05": 0.21, "sigma-rel-0.1": 0.3}
     cli.main(["ema", str(run), "--choose"])
     own, chosen = (AnimeDDPMPipeline.from_pretrained(folder).unet for folder in (run, run / "chosen"))
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), chosen.parameters(), strict=True))
     assert "within" not in capsys.readouterr().out
-    kids["sigma_rel-0.05"] = 0.15
+    kids["sigma-rel-0.05"] = 0.15
     cli.main(["ema", str(run), "--choose", "--output_dir", str(tmp_path / "other")])
     assert (
         "sigma_rel 0.05, without guidance. Its lead over the run's own EMA, 0.05, is within" in capsys.readouterr().out
@@ -150,8 +150,8 @@ def test_run_s_own_average_may_be_the_best_and_a_lead_within_chance_is_said(run,
 def test_guidance_is_recommended_only_if_it_is_clearly_better(run, kids, tiny_unet, kid, scale):
     unet = AnimeDDPMPipeline.from_pretrained(run).unet
     AnimeDDPMPipeline(unet, AnimeNoiseScheduler(num_train_timesteps=50), tiny_unet(in_channels=5)).save_pretrained(run)
-    kids |= {OWN: 0.2, "sigma_rel-0.05": 0.3, "sigma_rel-0.1": 0.3}
-    kids |= {f"{OWN},-guidance-{guided:g}": value for guided, value in ((1.25, kid), (1.5, 0.4))}
+    kids |= {OWN: 0.2, "sigma-rel-0.05": 0.3, "sigma-rel-0.1": 0.3}
+    kids |= {f"{OWN}-guidance-{guided:g}": value for guided, value in ((1.25, kid), (1.5, 0.4))}
     cli.main(["ema", str(run), "--choose"])
     assert AnimeDDPMPipeline.from_pretrained(run / "chosen").config.default_guidance_scale == scale
 
