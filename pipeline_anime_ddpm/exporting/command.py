@@ -41,6 +41,9 @@ def add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--onnx", action="store_true", help="write model.onnx and recipe.json")
     export.add_argument("--web", action="store_true", help="write a static page with the model and all that it needs")
     export.add_argument(
+        "--webgpu", action="store_true", help="also copy the runtime for WebGPU into the page: 2 MB more to load"
+    )
+    export.add_argument(
         "--precision", choices=PRECISIONS, default="float16", help="of the stored weights (default: float16)"
     )
     export.add_argument("--output_dir", type=Path, default=Path("export"), help="new folder (default: export)")
@@ -53,13 +56,15 @@ def _export(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output_dir
     if not (arguments.onnx or arguments.web):
         raise UserError("Say what to export: --onnx for the model, or --web for the model in a page.")
+    if arguments.webgpu and not arguments.web:
+        raise UserError("--webgpu is about the page of --web; give both.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output_dir {folder} is not empty; give a new folder.")
     runtime = find_runtime(arguments.cache_dir) if arguments.web else None  # before minutes of work
     for line in export_onnx(arguments.model, folder, arguments.precision, arguments.title, arguments.cache_dir):
         print(line, flush=True)
     if runtime:
-        print(build_site(folder, runtime))
+        print(build_site(folder, runtime, arguments.webgpu))
 
 
 def export_onnx(

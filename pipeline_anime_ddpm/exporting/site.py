@@ -23,6 +23,7 @@ from .drawing import RECIPE, AnimeONNX
 RUNTIME = "onnxruntime-web"
 # Of the runtime's package. The last one is kept compressed, and the page unpacks it, whatever the server does.
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+WEBGPU_FILES = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.jsep.mjs", "ort-wasm-simd-threaded.jsep.wasm")
 PACKED = ".gz"
 PAGE = ("index.html", "style.css", "icon.svg", "manifest.webmanifest", "sw.js", "_headers", "NOTICE.txt", "page", "src")
 FIRST = "Ada"  # whose face the page shows while the model is on its way
@@ -54,7 +55,7 @@ def _version(package: Path) -> str | None:
 
 
 def _whole(folder: Path) -> Path | None:
-    return folder if all((folder / name).is_file() for name in RUNTIME_FILES) else None
+    return folder if all((folder / name).is_file() for name in (*RUNTIME_FILES, *WEBGPU_FILES)) else None
 
 
 def _download(entry: dict[str, Any], folder: Path) -> None:
@@ -70,26 +71,27 @@ def _download(entry: dict[str, Any], folder: Path) -> None:
     if base64.b64encode(hashlib.new(algorithm, content).digest()).decode() != expected:
         raise UserError(f"{address} is not the file that web/package-lock.json names; {advice}.")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        for name in RUNTIME_FILES:
+        for name in (*RUNTIME_FILES, *WEBGPU_FILES):
             (folder / name).write_bytes(archive.extractfile(f"package/dist/{name}").read())
 
 
-def build_site(folder: Path, runtime: Path) -> str:
+def build_site(folder: Path, runtime: Path, webgpu: bool = False) -> str:
     """Turn an export into a site, and return a line on its size.
 
     Args:
         folder: with `model.onnx` and `recipe.json`.
         runtime: what `find_runtime` gives.
+        webgpu: also copy what computes by WebGPU; a visitor loads one of the two.
     """
     _pack_networks(folder)
     for name in PAGE:
         source = find_asset("web") / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / name)
     (folder / "runtime").mkdir()
-    *scripts, binary = RUNTIME_FILES
-    for script in scripts:
-        shutil.copyfile(runtime / script, folder / "runtime" / script)
-    _pack(runtime / binary, folder / "runtime" / f"{binary}{PACKED}")
+    for *scripts, binary in (RUNTIME_FILES, WEBGPU_FILES)[: 1 + webgpu]:
+        for script in scripts:
+            shutil.copyfile(runtime / script, folder / "runtime" / script)
+        _pack(runtime / binary, folder / "runtime" / f"{binary}{PACKED}")
     AnimeONNX(folder).face(FIRST).save(folder / "first.png")
     files = sorted(_files(folder))
     contents = [[path, hashlib.sha256((folder / path).read_bytes()).hexdigest()] for path in files]

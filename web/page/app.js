@@ -102,15 +102,16 @@ async function showFirst() {
 function start() {
   const sizes = /** @type {any} */ (globalThis).FILES?.sizes ?? {};
   const packed = Object.keys(sizes).filter((path) => path.endsWith(".gz"));
-  const total = packed.reduce((sum, path) => sum + sizes[path], 0);
   let arrived = 0;
   element("loading").hidden = false;
   element("retry").hidden = true;
-  painter = new Painter((bytes) => {
+  painter = new Painter((bytes, provider) => {
+    const other = provider === "wasm" ? ".jsep." : "threaded.wasm";
+    const total = packed.reduce((sum, path) => (path.includes(other) ? sum : sum + sizes[path]), 0);
     arrived += bytes;
     progress.value = total ? arrived / total : 0;
     say(`Loading the model: ${(arrived / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB …`);
-  });
+  }, "runtime/ort.webgpu.min.mjs" in sizes);
   say("Loading the model …");
   painter.model.then(ready, (error) => {
     element("loading").hidden = true;
@@ -120,12 +121,12 @@ function start() {
 }
 
 /** @param {Model} model */
-async function ready({ recipe, threads }) {
+async function ready({ recipe, threads, provider }) {
   element("loading").hidden = true;
   say("Starting the model …");
   swatches.offer(recipe.labels);
   swatches.choose(readChoice(location.hash).labels);
-  describe(recipe, threads);
+  describe(recipe, provider === "webgpu" ? "WebGPU" : `${threads} thread${threads === 1 ? "" : "s"}`);
   await draw();
   const wall = new Wall(element("wall"), WALL, (name, labels) => painter.draw(name, labels), (name) => {
     choose(name);
@@ -144,9 +145,9 @@ async function ready({ recipe, threads }) {
 /**
  * What the model is, and what its pictures may be used for.
  * @param {Model["recipe"]} recipe
- * @param {number} threads
+ * @param {string} by what computes it
  */
-function describe({ title, licence, image, networks }, threads) {
+function describe({ title, licence, image, networks }, by) {
   const terms = element("terms");
   const isResearch = licence === "research-only";
   terms.textContent = isResearch
@@ -157,8 +158,8 @@ function describe({ title, licence, image, networks }, threads) {
   element("png-large").textContent = `PNG, ${image.width * LARGE} px`;
   const steps = networks.base.steps.length;
   element("about").textContent =
-    `Model “${title}”, ${image.width} × ${image.height} pixels, ${steps} network calls a face, ` +
-    `${threads} thread${threads === 1 ? "" : "s"}. Licence of the model: ${licence}.`;
+    `Model “${title}”, ${image.width} × ${image.height} pixels, ${steps} network calls a face, ${by}. ` +
+    `Licence of the model: ${licence}.`;
 }
 
 /**

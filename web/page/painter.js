@@ -4,7 +4,8 @@
 /** @import { Labels, Recipe } from "../src/recipe.js" */
 /** @typedef {{ picture: Picture, seconds: number }} Drawn */
 /** @typedef {{ name: string, labels: Labels, done: (drawn: Drawn) => void, failed: (error: Error) => void }} Job */
-/** @typedef {{ recipe: Recipe, threads: number }} Model */
+/** @typedef {import("../src/faces.js").Provider} Provider */
+/** @typedef {{ recipe: Recipe, threads: number, provider: Provider }} Model */
 
 export class Painter {
   /** @type {Job[]} */ #first = [];
@@ -12,14 +13,18 @@ export class Painter {
   /** @type {Job | null} */ #current = null;
   #count = 0;
 
-  /** @param {(bytes: number) => void} progress called as parts of the model arrive */
-  constructor(progress) {
-    this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+  /**
+   * @param {(bytes: number, provider: Provider) => void} progress called as parts of the model and runtime arrive
+   * @param {boolean} [hasWebgpu] whether the export holds the runtime for it
+   */
+  constructor(progress, hasWebgpu = false) {
+    const script = new URL(`./worker.js${hasWebgpu ? "?webgpu" : ""}`, import.meta.url);
+    this.worker = new Worker(script, { type: "module" });
     /** @type {Promise<Model>} */
     this.model = new Promise((resolve, reject) => {
       this.worker.addEventListener("error", () => reject(new Error("This browser cannot start the model.")));
       this.worker.addEventListener("message", ({ data }) => {
-        if (data.kind === "progress") progress(data.bytes);
+        if (data.kind === "progress") progress(data.bytes, data.provider);
         else if (data.kind === "ready") resolve(data);
         else if (data.kind === "failed") reject(new Error(data.reason));
         else this.#finish(data);

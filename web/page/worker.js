@@ -3,7 +3,7 @@
 import { Faces, threads } from "../src/faces.js";
 import { read } from "../src/files.js";
 
-/** @import { Runtime } from "../src/faces.js" */
+/** @import { Provider, Runtime } from "../src/faces.js" */
 /** @typedef {{ id: number, name: string, labels: import("../src/recipe.js").Labels }} Job */
 
 const FOLDER = new URL("../", import.meta.url);
@@ -17,32 +17,57 @@ const tell = (message, moved = []) => globalThis.postMessage(message, { transfer
 /** @param {unknown} error */
 const sentence = (error) => (error instanceof Error ? error.message : String(error));
 
-/** @param {number} bytes */
-const progress = (bytes) => tell({ kind: "progress", bytes });
+/** Those that an export may hold. */
+const RUNTIMES = {
+  wasm: { script: "ort.wasm.min.mjs", binary: "ort-wasm-simd-threaded.wasm.gz" },
+  webgpu: { script: "ort.webgpu.min.mjs", binary: "ort-wasm-simd-threaded.jsep.wasm.gz" },
+};
 
-async function load() {
-  const place = new URL("runtime/", FOLDER);
-  const [runtime, binary] = await Promise.all([
-    /** @type {Promise<Runtime>} */ (import(new URL("ort.wasm.min.mjs", place).href)),
-    read(new URL("ort-wasm-simd-threaded.wasm.gz", place), progress),
-  ]);
-  runtime.env.wasm.numThreads = threads();
-  runtime.env.wasm.wasmBinary = binary.buffer;
-  return runtime;
+/** @returns {Promise<Provider>} WebGPU where the export has it and there is a real one, which is no program itself */
+async function chooseProvider() {
+  if (!location.search.includes("webgpu")) return "wasm";
+  const adapter = await /** @type {any} */ (navigator).gpu?.requestAdapter();
+  return adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? "webgpu" : "wasm";
 }
 
-const runtime = load();
-runtime.catch(() => {}); // told below
-const faces = Faces.load(runtime, FOLDER, progress);
-faces.then(
-  ({ recipe }) => tell({ kind: "ready", recipe, threads: threads() }),
+/** @param {Provider} provider */
+function load(provider) {
+  /** @param {number} bytes */
+  const progress = (bytes) => tell({ kind: "progress", bytes, provider });
+  const { script, binary } = RUNTIMES[provider];
+  const place = new URL("runtime/", FOLDER);
+  const runtime = Promise.all([
+    /** @type {Promise<Runtime>} */ (import(new URL(script, place).href)),
+    read(new URL(binary, place), progress),
+  ]).then(([module, content]) => {
+    module.env.wasm.numThreads = threads();
+    module.env.wasm.wasmBinary = content.buffer;
+    return module;
+  });
+  runtime.catch(() => {}); // told below
+  return Faces.load(runtime, FOLDER, progress, provider);
+}
+
+async function loadBest() {
+  const provider = await chooseProvider();
+  try {
+    return { model: await load(provider), provider };
+  } catch (error) {
+    if (provider === "wasm") throw error;
+    return { model: await load("wasm"), provider: "wasm" }; // a driver that fails
+  }
+}
+
+const loaded = loadBest();
+loaded.then(
+  ({ model: { recipe }, provider }) => tell({ kind: "ready", recipe, provider, threads: threads() }),
   (error) => tell({ kind: "failed", reason: sentence(error) }),
 );
 
 globalThis.addEventListener("message", async (/** @type {MessageEvent<Job>} */ { data: { id, name, labels } }) => {
   try {
     const begin = performance.now();
-    const picture = await (await faces).draw(name, labels);
+    const picture = await (await loaded).model.draw(name, labels);
     tell({ kind: "drawn", id, picture, seconds: (performance.now() - begin) / 1000 }, [picture.data.buffer]);
   } catch (error) {
     tell({ kind: "refused", id, reason: sentence(error) });

@@ -9,6 +9,7 @@ import { checkedRecipe, jointClass } from "./recipe.js";
 /** @import { Picture } from "./png.js" */
 /** @import { Labels, Recipe } from "./recipe.js" */
 /** @typedef {typeof import("onnxruntime-common")} Runtime */
+/** @typedef {"wasm" | "webgpu"} Provider what computes the network */
 
 const MOST_THREADS = 4;
 
@@ -41,22 +42,24 @@ export class Faces {
    * @param {Runtime | Promise<Runtime>} runtime onnxruntime-web, whose `env.wasm` is set
    * @param {URL | string} folder address of the export, with a slash at its end
    * @param {Progress} [progress]
+   * @param {Provider} [provider]
    */
-  static async load(runtime, folder, progress) {
+  static async load(runtime, folder, progress, provider) {
     const text = new TextDecoder().decode(await read(new URL("recipe.json", folder)));
     const recipe = checkedRecipe(JSON.parse(text));
     const model = await read(new URL(recipe.networks.base.file, folder), progress);
-    return Faces.open(await runtime, recipe, model);
+    return Faces.open(await runtime, recipe, model, provider);
   }
 
   /**
    * @param {Runtime} runtime
    * @param {Recipe} recipe
    * @param {Uint8Array} model content of the ONNX file
+   * @param {Provider} [provider]
    */
-  static async open(runtime, recipe, model) {
+  static async open(runtime, recipe, model, provider = "wasm") {
     const session = await runtime.InferenceSession.create(model, {
-      executionProviders: ["wasm"],
+      executionProviders: provider === "wasm" ? ["wasm"] : [provider, "wasm"],
       graphOptimizationLevel: "all",
       extra: { session: { disable_quant_qdq: "1" } }, // restores weights of 8 bits once, not at each call
     });

@@ -40,6 +40,17 @@ DRAW = """async (jobs) => {
   return pixels;
 }"""
 
+# The same by WebGPU in the page itself: the worker would not take one that is a program.
+DRAW_BY_WEBGPU = """async ([name, labels]) => {
+  const runtime = await import("./runtime/ort.webgpu.min.mjs");
+  const { Faces } = await import("./src/faces.js");
+  const { read } = await import("./src/files.js");
+  const binary = await read("runtime/ort-wasm-simd-threaded.jsep.wasm.gz");
+  Object.assign(runtime.env.wasm, { numThreads: 1, wasmBinary: binary.buffer });
+  const faces = await Faces.load(runtime, new URL("./", location.href), () => {}, "webgpu");
+  return Array.from((await faces.draw(name, labels)).data);
+}"""
+
 
 @pytest.fixture(scope="module")
 def chromium():
@@ -53,7 +64,7 @@ def chromium():
 def tiny_site(exported):
     folder = exported.parent / "site"
     shutil.copytree(exported, folder)
-    site.build_site(folder, site.find_runtime())
+    site.build_site(folder, site.find_runtime(), webgpu=True)
     return folder
 
 
@@ -178,6 +189,19 @@ def test_one_thread_or_several_without_webgpu(context, tiny_site):
             assert threads in tab.locator("#about").inner_text()
             faces.append(drawn(tab, [("Ada", {})], 32))
     assert np.abs(faces[0] - faces[1]).max() <= 2
+
+
+def test_webgpu_draws_the_same(chromium, tiny_site):
+    flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    with SiteServer(tiny_site) as server:
+        browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=flags)
+        tab = visit(browser, f"{server.url}NOTICE.txt")
+        if not tab.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+            pytest.skip("this Chromium has no WebGPU in software")
+        pixels = tab.evaluate(DRAW_BY_WEBGPU, ["Ada", {"hair": "mint"}])
+        browser.close()
+    face = np.asarray(AnimeONNX(tiny_site).face("Ada", {"hair": "mint"}), int)
+    assert np.abs(np.array(pixels).reshape(32, 32, 4)[..., :3] - face).max() <= 2
 
 
 def test_slow_network_shows_its_progress(context, tiny_site):

@@ -87,6 +87,7 @@ def test_wrong_flags_are_refused(model_folder, tmp_path, export):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "--output_dir" in export(model_folder, "--onnx", "--output_dir", tmp_path / "full")
     assert "--onnx" in export(model_folder, "--output_dir", tmp_path / "new")
+    assert "--web; give both" in export(model_folder, "--onnx", "--webgpu", "--output_dir", tmp_path / "new")
     assert "cannot be exported" in export(tmp_path / "none", "--onnx", "--output_dir", tmp_path / "new")
 
 

@@ -13,6 +13,8 @@ import pytest
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.exporting import site
 
+FILES = (*site.RUNTIME_FILES, *site.WEBGPU_FILES)
+
 
 @pytest.fixture
 def pinned(tmp_path, monkeypatch):
@@ -34,7 +36,7 @@ def pinned(tmp_path, monkeypatch):
 def archive():
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
-        for name in site.RUNTIME_FILES:
+        for name in FILES:
             member = tarfile.TarInfo(f"package/dist/{name}")
             member.size = len(name)
             tar.addfile(member, io.BytesIO(name.encode()))
@@ -44,7 +46,7 @@ def archive():
 def test_runtime_is_downloaded_once(pinned, tmp_path):
     pinned(archive())
     folder = site.find_runtime(str(tmp_path / "cache"))
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name for name in site.RUNTIME_FILES}
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name for name in FILES}
     (tmp_path / "package.tgz").unlink()
     assert site.find_runtime(str(tmp_path / "cache")) == folder
 
@@ -71,7 +73,7 @@ def test_another_runtime_than_the_pinned_one_is_refused(pinned, tmp_path):
 def test_site_lists_its_files(exported, tmp_path):
     runtime, folder = tmp_path / "runtime", tmp_path / "site"
     runtime.mkdir()
-    for name in site.RUNTIME_FILES:
+    for name in FILES:
         (runtime / name).write_text(name)
     folder.mkdir()
     for path in exported.iterdir():
