@@ -236,7 +236,7 @@ def test_benchmark_measures_clicks_and_load(labelled, tmp_path, monkeypatch):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "demo.json").read_text())
-    *acts, load = result["rows"]
+    *acts, load, _ = result["rows"]
     assert [row["what"] for row in acts] == ["first face", "live face", "more like this"]
     assert all(row["seconds"]["median"] > 0 for row in acts)
     assert load["errors"] == 0 and 0 < load["p50"] <= load["p95"] < load["seconds"]

@@ -2,7 +2,7 @@
 
 import * as draw from "./draw.js";
 import * as shelf from "./shelf.js";
-import {$, say, toAddress} from "./ui.js";
+import {$, config, say, toAddress} from "./ui.js";
 
 const TABS = ["draw", "edit", "walk", "expert", "how"], opened = {};
 const buttons = TABS.map((name) => $(`tab-${name}`));
@@ -40,8 +40,7 @@ function choose(name, given = null) {
 
 function byAddress() {
   const query = new URLSearchParams(location.search), name = query.get("tab");
-  if (TABS.includes(name)) return open(name, query);
-  return name ? say(`This link asks for the tab “${name}”, which this page does not have.`, true) : open("draw", query);
+  return open(TABS.includes(name) ? name : "draw", query);
 }
 
 buttons.forEach((button, at) => {
@@ -62,6 +61,7 @@ shelf.start((face) => {
 });
 addEventListener("popstate", byAddress);
 const tab = new URLSearchParams(location.search).get("tab");
-if (tab && tab !== "draw") byAddress();
+if (TABS.includes(tab) && tab !== "draw") byAddress();
+else if (tab !== "draw" && tab !== null) config.trouble ||= `This link asks for the tab “${tab}”, which this page does not have.`;
 draw.start();
 document.documentElement.dataset.ready = "yes";
