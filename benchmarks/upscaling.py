@@ -102,6 +102,11 @@ def step_seconds(settings: argparse.Namespace) -> dict[str, dict[str, float]]:
     return {name: spread(values[1:]) for name, values in seconds.items()}
 
 
+def trained_images(folder: Path) -> int:
+    """As the last row of the arm's log has it."""
+    return int((folder / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
+
+
 def images_of(arm: str, settings: argparse.Namespace, speed: dict[str, Any]) -> int:
     """How many images an arm sees."""
     kind = ARMS[arm]["images"]
@@ -282,7 +287,7 @@ def main() -> None:
         "python benchmarks/upscaling.py --dataset FACES_128/ --extractor VIT/,efficientnet-lite0 --label "
         f"{shlex.quote(settings.label or 'NAME')} --minutes {settings.minutes:g}"
     )
-    images = {name: images_of(name, settings, speed) for name in ARMS} if "crops" in speed else {}
+    images = {name: trained_images(settings.work / name) for name in settings.arms}
     write_result(
         settings.output, "faces of 64 pixels enlarged to 128, against the held-out faces that they were reduced from",
         command, PACKAGES, rows=rows, speed=speed, images=images, minutes=settings.minutes, summary=ratios(rows, speed),
