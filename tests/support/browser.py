@@ -8,7 +8,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LAYOUTS = {"desktop": ((1280, 900), "light"), "phone": ((360, 740), "light"), "dark": ((1280, 900), "dark")}
-SECONDS = 20_000  # in milliseconds, that anything may take
+SECONDS = 60_000  # in milliseconds, that anything may take
 NEEDS_CHROMIUM = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; try `apt-get install chromium`"),

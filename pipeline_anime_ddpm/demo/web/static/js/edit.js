@@ -7,7 +7,7 @@ import {$, field, flash, h, randomSeed, say, toAddress} from "./ui.js";
 
 const SIDE = 448, INK = "#e5487f", SMALL = 256;
 const editing = new Latest("edit", {patient: true});
-let canvas, paper, picture = null, base = "", strokes = [], result = null, seed = 0, strength, brush, page, isVarying = false;
+let canvas, paper, picture = null, base = "", strokes = [], result = null, seed = 0, strength, brush, page, isVarying = false, isUpload = false;
 
 export function build(section, shared) {
   page = shared;
@@ -63,7 +63,7 @@ async function put(address, face = null) {
 async function upload(file) {
   if (!file) return;
   const address = URL.createObjectURL(file);
-  if (await put(address)) { toAddress("tab=edit"); say(""); }
+  if (await put(address)) { isUpload = true; toAddress("tab=edit"); say(""); }
 }
 
 /** The middle square of the picture on a canvas of `side` pixels. */
@@ -138,6 +138,7 @@ function send(more, what) {
       $("compare").replaceChildren(h("img", {src: before, alt: "before"}), h("img", {src: face.large, alt: face.name}));
       for (const button of document.querySelectorAll("#cut, [id^=edit-]")) button.disabled = false;
       say(`Done in ${seconds.toFixed(1)} s. Drag the line to compare.`);
+      if ($("compare").getBoundingClientRect().bottom > innerHeight) $("compare").scrollIntoView({block: "center"});
     },
   });
 }
@@ -156,8 +157,9 @@ function vary() {
 export async function enter(query, face) {
   const asked = new URLSearchParams(query);
   asked.delete("tab");
-  const source = face ?? (asked.has("s") ? {query: asked.toString(), name: "face of the link"} : picture ? null : page.face());
-  if (!source) return;
+  const source = face ?? (asked.has("s") ? {query: asked.toString(), name: "face of the link"} : isUpload ? null : page.face());
+  if (!source || (picture && !face && source.query === base)) return;
+  isUpload = false;
   toAddress(source.edited ? "tab=edit" : `tab=edit&${source.query}`);
   await put(source.edited ? source.picture : await pictureOf(source).then(() => source.picture), source);
 }
