@@ -24,7 +24,8 @@ from .recipe import build_recipe, check_exportable
 from .site import build_site, find_runtime
 
 EXAMPLE = """\
-Write a distilled model as ONNX, for programs without PyTorch; with --web also a page that draws in the browser.
+Write a distilled model as ONNX, for programs without PyTorch.
+With --web also write a page that draws with it in the browser.
 
   anime-ddpm export hub_model/four_steps --onnx
   anime-ddpm export hub_model/four_steps --web --output_dir site"""
