@@ -32,14 +32,20 @@ class Model:
     Args:
         name: a folder, or a repository of the Hub.
         revision: commit of the repository.
+        upscaler: a folder or repository with an upscaler, for a model without one.
     """
 
-    def __init__(self, name: str, revision: str | None = None):
+    def __init__(self, name: str, revision: str | None = None, upscaler: str | None = None):
         self.name, self.revision = name, revision
         self.pipeline = load_pipeline(name, revision)
         channels = self.pipeline.unet.config.in_channels - self.pipeline.unet.config.out_channels
         if channels == SMALL_CHANNELS:
             raise SystemExit(f"{name} is an upscaler and draws no faces; add it to a model that does.")
+        if upscaler is not None:
+            try:
+                self.pipeline = self.pipeline.with_upscaler(load_pipeline(upscaler))
+            except ValueError as error:
+                raise SystemExit(f"{upscaler} does not fit {name}: {error}") from error
         self.title = name.rstrip("/").split("/")[-1]
         scheduler, config = self.pipeline.scheduler, self.pipeline.config
         self.is_ours = type(scheduler).__name__ == "AnimeNoiseScheduler"

@@ -29,6 +29,7 @@ from .web.routes import Routes
 
 SETTINGS = "app_settings.json"  # in a Space: the model and its revision
 MODELS = ("hub_model/labelled", "hub_model", "anime-ddpm-model")  # the first that exists is the default
+UPSCALER = "hub_model/upscaler"  # of the default model, if it exists
 PORTS = range(7860, 7960)
 
 
@@ -109,6 +110,7 @@ def add_demo(command: argparse.ArgumentParser, folder: Path = Path()) -> None:
         settings = json.loads((folder / SETTINGS).read_text())
     command.add_argument("--model", default=settings["model"], help="pipeline: a folder or a repository on the Hub")
     command.add_argument("--revision", help="commit of the repository")
+    command.add_argument("--upscaler", help="upscaler to add: a folder or a repository on the Hub")
     command.add_argument("--port", type=int, help="port of the server (default: the first free one from 7860)")
     command.add_argument("--openvino", action="store_true", help="sample with OpenVINO: faster on CPUs for few images")
     command.set_defaults(run=lambda arguments: serve(arguments, settings, folder))
@@ -118,7 +120,10 @@ def serve(arguments: argparse.Namespace, settings: dict[str, str | None], folder
     """Load the model and serve the page until the process ends."""
     if arguments.model == settings["model"]:
         arguments.revision = arguments.revision or settings["revision"]
-    model = Model(choose_model(arguments.model, folder), arguments.revision)
+    upscaler = arguments.upscaler
+    if upscaler is None and arguments.model is None and (folder / UPSCALER / "model_index.json").is_file():
+        upscaler = str(folder / UPSCALER)
+    model = Model(choose_model(arguments.model, folder), arguments.revision, upscaler)
     if arguments.openvino:
         from pipeline_anime_ddpm.openvino_backend import use_openvino
 

@@ -271,6 +271,17 @@ def test_card_fetches_nothing_from_elsewhere():
     assert demo_how.card_text(card).split() == ["#", "T", "1", "<", "2", "[l](m)"]
 
 
+def test_upscaler_of_a_folder_enlarges_the_faces_of_a_model_without():
+    folder = ROOT / "hub_model"
+    model = demo_model.Model(str(folder / "four_steps"), upscaler=str(folder / "upscaler"))
+    face = model.pipeline(generator=torch.Generator().manual_seed(0), upscale=False).images[0]
+    large = demo_pictures.enlarge(model, face, 128)
+    assert face.size == (64, 64) and large.size == (128, 128)
+    assert large.tobytes() != face.resize((128, 128), Image.Resampling.LANCZOS).tobytes()
+    with pytest.raises(SystemExit, match=r"hub_model does not fit .*four_steps: This model has no upscaler"):
+        demo_model.Model(str(folder / "four_steps"), upscaler=str(folder))
+
+
 def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"No model found\. Train one"):
