@@ -9,7 +9,7 @@ from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation.drawing import load_pipeline
 from pipeline_anime_ddpm.publishing.bundle import load_source
-from pipeline_anime_ddpm.runs.ema_command import _load_pipeline as load_run
+from pipeline_anime_ddpm.runs.ema_command import load_run
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.models import build_model
 

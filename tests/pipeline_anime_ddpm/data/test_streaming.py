@@ -44,7 +44,7 @@ class Numbers(Source):
 def numbers_for_pictures(monkeypatch):
     """Decoding gives a picture of the number; 255 is broken."""
 
-    def decode(content, resolution, as_float=False):
+    def decode(content, resolution, as_float=False, on_size=None):
         if content[0] == 255:
             raise reading.UndecodableImage("not an image")
         return np.full((3, 2, 2), content[0], np.uint8)

@@ -73,8 +73,8 @@ def test_network_that_predicts_nothing_leaves_the_bicubic_picture(make_upscaler,
     pipe = make_upscaler(prediction_type="sample")
     pipe.unet.conv_out.weight.data.zero_()
     pipe.unet.conv_out.bias.data.zero_()
-    picture = pipe.upscale(small, noise_level=0, generator=seeded(), output_type="pt").images
-    expected = torch.nn.functional.interpolate(small, size=32, mode="bicubic").clamp(0, 1)
+    picture = pipe.upscale(small, noise_level=0, generator=seeded(), output_type="latent").images
+    expected = torch.nn.functional.interpolate(small * 2 - 1, size=32, mode="bicubic")
     torch.testing.assert_close(picture, expected, atol=1e-5, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_tiles_give_the_whole_away_from_their_borders(make_upscaler, monkeypatch
     monkeypatch.setattr(pipe.unet, "forward", local)
     small = torch.rand(1, 3, *size, generator=seeded(3))
     tiled, whole = (
-        pipe.upscale(small, tile_size=tile, generator=seeded(), num_inference_steps=1, output_type="pt").images
+        pipe.upscale(small, tile_size=tile, generator=seeded(), num_inference_steps=1, output_type="latent").images
         for tile in (16, 96)
     )
     assert tiled.shape == whole.shape == (1, 3, 2 * size[0], 2 * size[1])
