@@ -91,7 +91,15 @@ class AnimeONNX:
             original, noise = (pair[0] * state + pair[1] * output for pair in (step["original"], step["noise"]))
             original = original if clip is None else original.clip(-clip, clip)
             state = step["next"][0] * original + step["next"][1] * noise
-        return state
+        return _without_block_pattern(state, self._base["block"])
+
+
+def _without_block_pattern(images: np.ndarray, block: int) -> np.ndarray:
+    """The pattern that repeats in all blocks of `block` pixels is taken out, as the pipeline does."""
+    batch, channels, height, width = images.shape
+    blocks = images.reshape(batch, channels, height // block, block, width // block, block)
+    means = blocks.mean(axis=(2, 4), keepdims=True)
+    return (blocks - means + means.mean(axis=(3, 5), keepdims=True)).reshape(images.shape)
 
 
 def joint_class(labels: Labels, known: Mapping[str, Sequence[str]]) -> int:

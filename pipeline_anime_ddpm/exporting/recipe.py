@@ -45,6 +45,7 @@ def build_recipe(pipeline: AnimeDDPMPipeline, title: str, licence: str) -> dict[
             "base": {
                 "file": "model.onnx",
                 "clip": config.clip_sample_range if config.clip_sample else None,
+                "block": pipeline.config.space_to_depth,
                 "steps": steps_of(pipeline),
             }
         },

@@ -121,7 +121,26 @@ export class Faces {
       state = stepped(state, /** @type {Float32Array} */ (output.data), step, networks.base.clip ?? Infinity);
       output.dispose();
     }
+    removeBlockPattern(state, width, height, networks.base.block);
     return { width, height, data: pixels(state, channels, width * height) };
+  }
+}
+
+/**
+ * Take out the pattern that repeats in all blocks of an image, as the pipeline does.
+ * @param {Float32Array} state the image's channels, one after the other
+ * @param {number} width
+ * @param {number} height
+ * @param {number} block side of a block in pixels
+ */
+function removeBlockPattern(state, width, height, block) {
+  const area = width * height, phases = block * block;
+  const phaseOf = (/** @type {number} */ i) => (Math.floor(i / width) % block) * block + (i % block);
+  for (let start = 0; start < state.length; start += area) {
+    const channel = state.subarray(start, start + area), sums = new Float64Array(phases);
+    channel.forEach((x, i) => (sums[phaseOf(i)] += x));
+    const mean = sums.reduce((sum, x) => sum + x) / area;
+    channel.forEach((x, i) => (channel[i] = x - sums[phaseOf(i)] / (area / phases) + mean));
   }
 }
 

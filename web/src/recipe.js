@@ -13,6 +13,7 @@ export const ANY = "any";
  * @typedef {object} Network
  * @property {string} file
  * @property {number | null} clip
+ * @property {number} block side in pixels of the blocks that the network sees as channels
  * @property {Step[]} steps
  * @property {number} bytes of the model before compression
  *
