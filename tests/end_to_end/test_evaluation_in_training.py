@@ -207,6 +207,7 @@ def test_fine_tuning_on_few_images_needs_no_flag_and_its_evaluation_none(
 
     monkeypatch.setattr(extractors, "EfficientNetExtractor", colour_extractor())
     monkeypatch.setattr("pipeline_anime_ddpm.evaluation.ema_choice.LENGTHS", (0.05, 0.1))
+    monkeypatch.setattr(defaults, "MEASURED_FROM", 96)
     monkeypatch.setitem(defaults.LEAST_IMAGES, True, 96)
     monkeypatch.setitem(defaults.PASSES, True, 0.1)
     faces, run_folder = save(tmp_path / "faces", pictures(120, seed=0)), tmp_path / "run"

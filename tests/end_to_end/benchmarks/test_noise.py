@@ -26,7 +26,7 @@ SAMPLERS = {
 def noise_arms(tmp_path_factory, tiny_unet, tiny_vit):
     """The bake-off of two arms in small, run twice: what it found, what each run printed, and its folder."""
     folder = tmp_path_factory.mktemp("noise")
-    save(folder / "faces" / "train", pictures(48, 0))
+    save(folder / "faces" / "train", pictures(64, 0))
     save(folder / "faces" / "validation", pictures(24, 1))
     tiny_unet().save_config(folder / "tiny")
     settings = f"--images 64 --resolution 16 --network {folder / 'tiny'} --batch 8 --warmup 2 "

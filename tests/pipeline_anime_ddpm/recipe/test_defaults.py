@@ -58,6 +58,11 @@ def test_flags_win_even_where_they_say_the_plain_default(few, tmp_path):
     assert fit(few, tmp_path, "--validation_fraction=0").config.eval_steps is None
 
 
+def test_short_run_is_not_measured_by_itself(few, tmp_path):
+    assert fit(few, tmp_path, "--max_train_images=4000").config.eval_steps is None
+    assert fit(few, tmp_path, "--max_train_images=6000").config.eval_steps == 47
+
+
 def test_without_the_judge_s_packages_nothing_is_measured(few, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fitted = fit(few, tmp_path)
