@@ -330,7 +330,7 @@ def push_killed(course: Course, random: Random) -> str:
 
 
 def broken_image(course: Course, random: Random) -> str:
-    """Among a hundred good ones it is left out and listed; among twenty it ends the run before that has begun."""
+    """Among many good ones it is left out and listed; among twenty it ends the run before that has begun."""
     course.half()
     faces = course.folder / "broken" / "faces"
     shutil.copytree(course.work / "faces", faces)
@@ -339,7 +339,7 @@ def broken_image(course: Course, random: Random) -> str:
     other = Course(course.folder / "broken", course.work, course.hub, {"train_data_dir": faces})
     attempt = other.run()
     assert attempt.code == 2 and "--max_skipped_fraction" in attempt.said and not other.output.exists(), attempt.said
-    for more in range(100, 180):
+    for more in range(100, 240):
         (faces / f"{more}.png").write_bytes(numbered_png(more))
     assert other.run().code == 0
     assert f"{number:02d}.png" in (other.output / "skipped.jsonl").read_text()

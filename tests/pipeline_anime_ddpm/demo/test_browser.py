@@ -32,7 +32,8 @@ def test_every_tab_fits_and_names_all_it_has(visit, layout):
     for name in ("edit", "walk", "expert", "how", "draw"):
         assert tab.locator(f"#tab-{name}").is_visible()
         tab.locator(f"#tab-{name}").click()
-        assert tab.locator(f"#{name}").is_visible() and fits(tab), name
+        tab.locator(f"#{name}").wait_for()
+        assert fits(tab), name
         if name == "how":
             tab.locator("#steps-done").wait_for()
         unnamed = tab.evaluate(
