@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The tables of the two pages docs/python_api*.md, made from the signatures and docstrings of the package.
+"""The tables of docs/python_api*.md and of `AnimeONNX` in docs/browser.md, from signatures and docstrings.
 
 python benchmarks/api_page.py           # rewrite them in place
 python benchmarks/api_page.py --check   # fail if the page is not what the code says
@@ -20,7 +20,7 @@ from common import ROOT, rewrite_pages, table
 
 sys.path.insert(0, str(ROOT))
 
-PAGES = [ROOT / "docs" / "python_api.md", ROOT / "docs" / "python_api_training.md"]
+PAGES = [ROOT / "docs" / name for name in ("python_api.md", "python_api_training.md", "browser.md")]
 SECTIONS = ("Args", "Returns", "Raises")
 BETWEEN = re.compile(r"(<!-- api:(\S+) -->\n).*?(<!-- end api:\2 -->)", re.DOTALL)
 

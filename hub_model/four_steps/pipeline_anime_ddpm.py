@@ -174,9 +174,7 @@ def call_network(
 
 
 def without_block_pattern(images: torch.Tensor, space_to_depth: int) -> torch.Tensor:
-    """Take out of each image the pattern that repeats in all of its blocks: a weave on enlarged, even areas.
-
-    Training hardly sees so faint a pattern, so about half of the one in the first noise would stay: one level of 255.
+    """Take out the pattern that repeats in all blocks of an image: a weave, of which training hardly sees a thing.
 
     Args:
         images: `(B, C, H, W)`.
@@ -1159,9 +1157,8 @@ class AnimeDDPMPipeline(DiffusionPipeline):
     ):
         """The state `(B, C, H, W)` in [-1, 1] as `output_type`; what lies outside the range is clamped.
 
-        Images, other than latents, lose the pattern of a network that sees blocks (`without_block_pattern`).
-
-        Where `mask` is false it is `given` instead, which is in [0, 1].
+        Images, other than latents, lose the pattern of a network that sees blocks (`without_block_pattern`). Where
+        `mask` is false it is `given` instead, which is in [0, 1].
         """
         if output_type == "latent":
             return latents if mask is None else torch.where(mask, latents, given * 2 - 1)
@@ -1551,7 +1548,6 @@ class AnimeDDPMPipeline(DiffusionPipeline):
 
         The ends are those that the two seeds give on their own, up to rounding, or the two images themselves: what
         inversion has lost is blended over the frames. A callback that stops leaves the frames that were begun.
-        `diffusers.utils.export_to_gif(frames.images, "way.gif")` makes a film of them.
 
         Args:
             num_frames: Images with both ends, at least 2.
@@ -1572,24 +1568,27 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         sources = self._check_ends(generator, image)
         self._check_deterministic(kwargs)
         if isinstance(sources, torch.Tensor):
-            first, last = self._invert(sources, steps, timesteps, condition).split(1)
+            ends = self._invert(sources, steps, timesteps, condition).split(1)
         else:
-            first, last = (self.prepare_latents(1, one, self._execution_device) for one in sources)
+            ends = [self.prepare_latents(1, one, self._execution_device) for one in sources]
         shares = torch.linspace(0, 1, num_frames).tolist()
-        noise = torch.cat([slerp(first, last, share) for share in shares])
+        noise = torch.cat([slerp(*ends, share) for share in shares])
         parts, condition = [], condition.between(shares)
-        for start in range(0, num_frames, batch_size):
-            part = noise[start : start + batch_size]
+        for start, part in zip(range(0, num_frames, batch_size), noise.split(batch_size), strict=True):
             kwargs["labels"] = condition.part(start, start + batch_size)
             parts.append(self(len(part), latents=part, output_type="latent", return_dict=False, **kwargs)[0])
             if self.interrupt:
                 break
-        frames = torch.cat(parts)
-        if isinstance(sources, torch.Tensor) and not self.interrupt:  # what inversion lost at both ends, blended over
-            missing = sources - frames[[0, -1]]
-            weight = torch.tensor(shares, device=frames.device).view(-1, 1, 1, 1)
-            frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
-        return AnimeDDPMPipelineOutput(images=self.postprocess(frames, output_type))
+        if not isinstance(sources, torch.Tensor) or self.interrupt:
+            return AnimeDDPMPipelineOutput(images=self.postprocess(torch.cat(parts), output_type))
+        return AnimeDDPMPipelineOutput(images=self._between_images(torch.cat(parts), sources, shares, output_type))
+
+    def _between_images(self, frames: torch.Tensor, sources: torch.Tensor, shares: list[float], output_type: str):
+        """Frames with what inversion has lost blended over, between the two images themselves."""
+        missing = sources - frames[[0, -1]]
+        weight = torch.tensor(shares, device=frames.device).view(-1, 1, 1, 1)
+        frames = frames + (1 - weight) * missing[:1] + weight * missing[1:]
+        return self.postprocess(frames, output_type, frames / 2 + 0.5, (weight > 0) & (weight < 1))
 
     def _condition_of_ends(self, labels, labels_end, class_labels) -> Condition:
         """The classes of the two ends of `interpolate`."""

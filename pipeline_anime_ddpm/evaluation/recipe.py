@@ -51,8 +51,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Measure how good a model's images are, how varied, and whether they are copies.
 
-    Everything that can be wrong is looked at before the first image is drawn. Under `accelerate launch` or `torchrun`
-    the drawing is shared between the processes, and the first one measures.
+    All input is checked before the first image is drawn. Under `accelerate launch` or `torchrun` the drawing is shared
+    between the processes, and the first one measures.
 
     Args:
         config: what to judge, and by what.
@@ -60,8 +60,7 @@ def evaluate(
             its name in the record.
 
     Returns:
-        The content of `metrics.json` on the first process, None on the others. docs/evaluate.md explains the
-        numbers.
+        The content of `metrics.json` (docs/evaluate.md) on the first process, None on the others.
 
     Raises:
         UserError: a sentence on what to do, for mistakes of the caller.

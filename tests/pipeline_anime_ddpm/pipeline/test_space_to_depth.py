@@ -59,6 +59,14 @@ def test_images_have_no_block_pattern_and_latents_stay_as_they_are(pipe):
     assert torch.equal(images, (without_block_pattern(state, 2) / 2 + 0.5).clamp(0, 1))
 
 
+def test_ends_between_two_images_keep_their_own_pattern(pipe):
+    pipe.scheduler = AnimeNoiseScheduler(solver="ddim", clip_sample=False)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    frames = pipe.interpolate(3, image=images, num_inference_steps=4, output_type="pt").images
+    assert not torch.equal(images, without_block_pattern(images, 2))
+    torch.testing.assert_close(frames[[0, 2]], images, atol=1e-6, rtol=0)
+
+
 def test_block_lies_where_its_pixels_do_on_average():
     seen = []
 
