@@ -1572,7 +1572,7 @@ class AnimeDDPMPipeline(DiffusionPipeline):
         else:
             ends = [self.prepare_latents(1, one, self._execution_device) for one in sources]
         shares = torch.linspace(0, 1, num_frames).tolist()
-        noise = torch.cat([slerp(*ends, share) for share in shares])
+        noise = torch.cat([slerp(ends[0], ends[1], share) for share in shares])
         parts, condition = [], condition.between(shares)
         for start, part in zip(range(0, num_frames, batch_size), noise.split(batch_size), strict=True):
             kwargs["labels"] = condition.part(start, start + batch_size)
