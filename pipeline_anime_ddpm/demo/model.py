@@ -62,8 +62,7 @@ class Model:
         self.default_steps = min(self.most_steps, self.pipeline.default_num_inference_steps())
         if self.is_distilled:
             self.least_steps = self.most_steps = self.default_steps
-        upscalers = (getattr(self.pipeline, part, None) for part in ("upscaler", "upscaler_unet"))
-        self.can_upscale = any(part is not None for part in upscalers)
+        self.can_upscale = getattr(self.pipeline, "upscaler_unet", None) is not None
 
     def with_sampler(self, label: str, **options: Any) -> Any:
         """A pipeline for one request, with the same networks."""
