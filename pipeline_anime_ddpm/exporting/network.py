@@ -13,7 +13,13 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline, coordinate_grid
+from ..pipeline_anime_ddpm import (
+    AnimeDDPMPipeline,
+    coordinate_grid,
+    enlarged,
+    is_upscaler,
+    small_picture_channels,
+)
 
 PRECISIONS = ("float16", "int8", "float32")
 SMALL = 1024  # weights in smaller tensors, such as biases and scales of norms, stay float32
@@ -22,34 +28,64 @@ OPSET = 20
 LAST_AXIS = ("MatMul",)
 
 
-class _Network(torch.nn.Module):
+class _Base(torch.nn.Module):
     """The network of a pipeline, from an image and its noise level to an image."""
 
     def __init__(self, pipeline: AnimeDDPMPipeline):
         super().__init__()
         self.unet, self.pipeline = pipeline.unet, pipeline
         self.grid = coordinate_grid(*pipeline.image_shape[1:])
+        self.example = {"sample": torch.zeros(1, *pipeline.image_shape), "timestep": torch.ones(1)}
+        if pipeline.labels:
+            self.example["class_label"] = torch.zeros(1, dtype=torch.int64)
+        self.outputs = ["output"]
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, class_label: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.pipeline.predict(self.unet, sample, timestep, self.grid, class_label)
+    ) -> tuple[torch.Tensor, ...]:
+        return (self.pipeline.predict(self.unet, sample, timestep, self.grid, class_label),)
+
+
+class _Upscaler(torch.nn.Module):
+    """The network of an upscaler, which also gives the small picture in the size of its result (`enlarged`).
+
+    So no program has to enlarge a picture by itself, and all do it as the pipeline does.
+    """
+
+    def __init__(self, pipeline: AnimeDDPMPipeline):
+        super().__init__()
+        self.unet, self.pipeline = pipeline.unet, pipeline
+        channels, *sides = pipeline.image_shape
+        small = [side // pipeline.config.upscale_ratio for side in sides]
+        self.example = {
+            "sample": torch.zeros(1, *pipeline.image_shape), "timestep": torch.ones(1),
+            "small": torch.zeros(1, channels, *small),
+        }  # fmt: skip
+        self.outputs = ["output", "enlarged"]
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, small: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        _, height, width = self.pipeline.image_shape
+        seen = small_picture_channels(small, torch.zeros(1), None, height // self.pipeline.config.space_to_depth)
+        return self.pipeline.predict(self.unet, sample, timestep, seen), enlarged(seen, (height, width))
+
+
+def network_of(pipeline: AnimeDDPMPipeline) -> _Base | _Upscaler:
+    """What is exported of a pipeline: `example` inputs by name, and the names of the `outputs`."""
+    return (_Upscaler if is_upscaler(pipeline.unet) else _Base)(pipeline).eval()
 
 
 def to_onnx(pipeline: AnimeDDPMPipeline) -> onnx.ModelProto:
-    """The network in float32, with inputs `sample` (1, C, H, W), `timestep` (1,) and, with labels, `class_label` (1,).
+    """The network in float32, with inputs `sample` (1, C, H, W) and `timestep` (1,).
 
-    Its output is `output`, (1, C, H, W).
+    With labels there is `class_label` (1,), of an upscaler `small` (1, C, h, w) in [-1, 1]. Its output is `output`, and
+    of an upscaler `enlarged`, both (1, C, H, W).
     """
-    inputs = {"sample": torch.zeros(1, *pipeline.image_shape), "timestep": torch.ones(1)}
-    if pipeline.labels:
-        inputs["class_label"] = torch.zeros(1, dtype=torch.int64)
-    network = _Network(pipeline).eval()
+    network = network_of(pipeline)
     with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("onnxscript"):
         warnings.simplefilter("ignore")  # about the exporter itself
         program = torch.onnx.export(
-            network, tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=list(inputs),
-            output_names=["output"], verbose=False,
+            network, tuple(network.example.values()), dynamo=True, opset_version=OPSET,
+            input_names=list(network.example), output_names=network.outputs, verbose=False,
         )  # fmt: skip
     model = program.model_proto
     _forget_sources(model)

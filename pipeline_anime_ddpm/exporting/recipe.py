@@ -6,8 +6,10 @@ from typing import Any
 
 from .. import __version__
 from ..common.errors import UserError
-from ..pipeline_anime_ddpm import AnimeDDPMPipeline
+from ..pipeline_anime_ddpm import DETAIL_SCALE, AnimeDDPMPipeline, is_upscaler
 from .drawing import FORMAT
+
+UPSCALER_STREAM = 1  # of the noise that an upscaler starts from; the face's own is 0
 
 
 def check_exportable(pipeline: AnimeDDPMPipeline, source: str) -> None:
@@ -16,6 +18,8 @@ def check_exportable(pipeline: AnimeDDPMPipeline, source: str) -> None:
     Raises:
         UserError: that says which command makes one that can be exported.
     """
+    if is_upscaler(pipeline.unet):
+        raise UserError(f"{source} is an upscaler, which draws no faces; give it as --upscaler to a model that does.")
     config = pipeline.scheduler.config
     if not config.get("distilled_steps") or config.get("solver") != "ddim" or config.get("thresholding"):
         raise UserError(
@@ -29,10 +33,31 @@ def check_exportable(pipeline: AnimeDDPMPipeline, source: str) -> None:
         )
 
 
-def build_recipe(pipeline: AnimeDDPMPipeline, title: str, licence: str) -> dict[str, Any]:
-    """The recipe without what is known of the file only once it is written."""
+def check_upscaler_exportable(upscaler: AnimeDDPMPipeline, source: str) -> None:
+    """Refuse an upscaler with a scheduler of diffusers. Ours takes a single step, or the steps of DDIM if distilled.
+
+    Raises:
+        UserError: that says so.
+    """
+    config = upscaler.scheduler.config
+    if not config.get("solver") or config.get("thresholding"):
+        name = "thresholding" if config.get("solver") else type(upscaler.scheduler).__name__
+        raise UserError(
+            f"The upscaler of {source} samples with {name}, which is not exported; give one with the "
+            "AnimeNoiseScheduler that its training has saved."
+        )
+
+
+def build_recipe(
+    pipeline: AnimeDDPMPipeline, upscaler: AnimeDDPMPipeline | None, title: str, licence: str
+) -> dict[str, Any]:
+    """The recipe without what is known of the files only once they are written."""
     channels, height, width = pipeline.image_shape
-    config = pipeline.scheduler.config
+    networks = {"base": _network(pipeline, "model.onnx")}
+    if upscaler is not None:
+        networks["upscaler"] = _network(upscaler, "upscaler.onnx") | {
+            "ratio": upscaler.config.upscale_ratio, "detail_scale": DETAIL_SCALE, "stream": UPSCALER_STREAM,
+        }  # fmt: skip
     return {
         "format": FORMAT,
         "made_by": f"anime-ddpm {__version__}",
@@ -41,14 +66,17 @@ def build_recipe(pipeline: AnimeDDPMPipeline, title: str, licence: str) -> dict[
         "image": {"channels": channels, "height": height, "width": width},
         "noise": {"generator": "philox4x32-10", "key": "fnv1a-64", "normal": "box-muller", "stream": 0},
         "labels": pipeline.labels,
-        "networks": {
-            "base": {
-                "file": "model.onnx",
-                "clip": config.clip_sample_range if config.clip_sample else None,
-                "block": pipeline.config.space_to_depth,
-                "steps": steps_of(pipeline),
-            }
-        },
+        "networks": networks,
+    }
+
+
+def _network(pipeline: AnimeDDPMPipeline, file: str) -> dict[str, Any]:
+    config = pipeline.scheduler.config
+    return {
+        "file": file,
+        "clip": config.clip_sample_range if config.clip_sample else None,
+        "block": pipeline.config.space_to_depth,
+        "steps": steps_of(pipeline),
     }
 
 
@@ -59,7 +87,7 @@ def steps_of(pipeline: AnimeDDPMPipeline) -> list[dict[str, Any]]:
     gives ε = n_0 x + n_1 y, and `next` gives the new state q_0 x_0 + q_1 ε.
     """
     scheduler = pipeline.scheduler
-    scheduler.set_timesteps(scheduler.config.distilled_steps)
+    scheduler.set_timesteps(pipeline.default_num_inference_steps())
     levels = [(level.signal, level.noise) for level in pipeline.noise_levels()]
     original_and_noise = {
         "v_prediction": lambda a, s: ([a, -s], [s, a]),

@@ -1,4 +1,4 @@
-"""A tiny distilled model with labels, and what it draws."""
+"""A tiny distilled model with labels, an upscaler for it, and what they draw."""
 
 import functools
 import http.server
@@ -24,6 +24,17 @@ def distilled(tiny_unet, **changed):
     settings = {"solver": "ddim", "prediction_type": "v_prediction", "use_anime_sigmas": True, "distilled_steps": 4}
     scheduler = AnimeNoiseScheduler(100, **settings | changed)
     return AnimeDDPMPipeline(unet, scheduler, space_to_depth=2, labels=labels)
+
+
+def enlarging(tiny_unet, block=2, **changed):
+    """An upscaler from 32 to 64 pixels, of one step."""
+    channels = 3 * block**2
+    unet = tiny_unet(
+        sample_size=64 // block, in_channels=channels + 4, out_channels=channels, add_attention=False, seed=1
+    )
+    settings = {"prediction_type": "sample", "clip_sample_range": 4.0}
+    scheduler = AnimeNoiseScheduler(100, **settings | changed)
+    return AnimeDDPMPipeline(unet, scheduler, space_to_depth=block, upscale_ratio=2)
 
 
 class SiteServer:

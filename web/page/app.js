@@ -13,7 +13,7 @@ import { Wall } from "./wall.js";
 /** @import { Picture } from "../src/png.js" */
 /** @import { Model } from "./painter.js" */
 
-const LARGE = 8; // times the model's own size
+const LARGE = 512; // pixels of the face on the page and of its large file; more if the model draws larger ones
 const PAUSE = 250; // milliseconds without a key before a name is drawn
 
 /**
@@ -34,6 +34,9 @@ const swatches = new Swatches(element("swatches"), () => changed());
 let painter;
 /** @type {Picture | null} */
 let current = null;
+
+/** @param {{ width: number }} picture */
+const factor = ({ width }) => Math.max(1, Math.round(LARGE / width));
 
 /** @param {string} text */
 const say = (text) => (status.textContent = text);
@@ -61,7 +64,7 @@ async function draw() {
  */
 function shown(picture, name) {
   current = picture;
-  show(canvas, enlarge(picture, LARGE));
+  show(canvas, enlarge(picture, factor(picture)));
   canvas.setAttribute("aria-label", `The face of ${plainName(name) || "no name"}`);
   canvas.dataset.name = name;
   document.body.classList.add("has-face");
@@ -92,7 +95,7 @@ async function showFirst() {
       const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
       context?.drawImage(image, 0, 0);
       const pixels = context?.getImageData(0, 0, image.width, image.height);
-      if (pixels) show(canvas, enlarge(/** @type {Picture} */ (pixels), LARGE));
+      if (pixels) show(canvas, enlarge(/** @type {Picture} */ (pixels), factor(pixels)));
       document.body.classList.add("has-preview");
     }
   }
@@ -149,16 +152,18 @@ async function ready({ recipe, threads, provider }) {
  */
 function describe({ title, licence, image, networks }, by) {
   const terms = element("terms");
-  const isResearch = licence === "research-only";
+  const isResearch = licence.split(" and ").includes("research-only");
   terms.textContent = isResearch
     ? "Research only, until there is a model on free data: this one learned from drawings whose artists were not " +
       "asked. Do not use these pictures commercially, nor as anybody's likeness."
     : `Licence of the model, which these pictures inherit: ${licence}.`;
   terms.hidden = false;
-  element("png-large").textContent = `PNG, ${image.width * LARGE} px`;
-  const steps = networks.base.steps.length;
+  const { base, upscaler } = networks;
+  const [width, height] = [image.width, image.height].map((side) => side * (upscaler?.ratio ?? 1));
+  const steps = base.steps.length + (upscaler?.steps.length ?? 0);
+  element("png-large").textContent = `PNG, ${width * factor({ width })} px`;
   element("about").textContent =
-    `Model “${title}”, ${image.width} × ${image.height} pixels, ${steps} network calls a face, ${by}. ` +
+    `Model “${title}”, ${width} × ${height} pixels, ${steps} network calls a face, ${by}. ` +
     `Licence of the model: ${licence}.`;
 }
 
@@ -180,7 +185,9 @@ element("another").addEventListener("click", () => choose(anotherName(field.valu
 element("retry").addEventListener("click", start);
 element("png").addEventListener("click", async () => current && save(await encodePng(current), ".png"));
 element("png-large").addEventListener("click", async () => {
-  if (current) save(await encodePng(enlarge(current, LARGE)), `-${current.width * LARGE}.png`);
+  if (!current) return;
+  const large = enlarge(current, factor(current));
+  save(await encodePng(large), `-${large.width}.png`);
 });
 element("svg").addEventListener("click", async () => {
   if (current) save(await wrapSvg(await encodePng(current), plainName(field.value)), ".svg");

@@ -1,9 +1,10 @@
-/** Asks the worker for faces: one at a time, the large one before those of the wall. */
+/** Asks the worker for faces: one at a time, the large one before the small ones of the wall. */
 
 /** @import { Picture } from "../src/png.js" */
 /** @import { Labels, Recipe } from "../src/recipe.js" */
 /** @typedef {{ picture: Picture, seconds: number }} Drawn */
-/** @typedef {{ name: string, labels: Labels, done: (drawn: Drawn) => void, failed: (error: Error) => void }} Job */
+/** @typedef {{ name: string, labels: Labels, upscale: boolean }} Wish */
+/** @typedef {Wish & { done: (drawn: Drawn) => void, failed: (error: Error) => void }} Job */
 /** @typedef {import("../src/faces.js").Provider} Provider */
 /** @typedef {{ recipe: Recipe, threads: number, provider: Provider }} Model */
 
@@ -36,13 +37,14 @@ export class Painter {
   /**
    * @param {string} name
    * @param {Labels} labels
-   * @param {boolean} [isUrgent] before all others; an urgent one that has not begun is dropped
+   * @param {boolean} [isLarge] by the upscaler, if there is one, and before all others; a large one that has not begun
+   * is dropped
    * @returns {Promise<Drawn>}
    */
-  draw(name, labels, isUrgent = false) {
+  draw(name, labels, isLarge = false) {
     return new Promise((done, failed) => {
-      const job = { name, labels, done, failed };
-      if (isUrgent) {
+      const job = { name, labels, upscale: isLarge, done, failed };
+      if (isLarge) {
         this.#first = [job];
       } else {
         this.#later.push(job);
@@ -55,8 +57,8 @@ export class Painter {
     if (!this.#current) {
       this.#current = this.#first.shift() ?? this.#later.shift() ?? null;
       if (this.#current) {
-        const { name, labels } = this.#current;
-        this.worker.postMessage({ id: ++this.#count, name, labels });
+        const { name, labels, upscale } = this.#current;
+        this.worker.postMessage({ id: ++this.#count, name, labels, upscale });
       }
     }
   }

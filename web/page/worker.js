@@ -4,7 +4,7 @@ import { Faces, threads } from "../src/faces.js";
 import { read } from "../src/files.js";
 
 /** @import { Provider, Runtime } from "../src/faces.js" */
-/** @typedef {{ id: number, name: string, labels: import("../src/recipe.js").Labels }} Job */
+/** @typedef {{ id: number } & import("./painter.js").Wish} Job */
 
 const FOLDER = new URL("../", import.meta.url);
 
@@ -64,10 +64,11 @@ loaded.then(
   (error) => tell({ kind: "failed", reason: sentence(error) }),
 );
 
-globalThis.addEventListener("message", async (/** @type {MessageEvent<Job>} */ { data: { id, name, labels } }) => {
+globalThis.addEventListener("message", async (/** @type {MessageEvent<Job>} */ { data }) => {
+  const { id, name, labels, upscale } = data;
   try {
     const begin = performance.now();
-    const picture = await (await loaded).model.draw(name, labels);
+    const picture = await (await loaded).model.draw(name, labels, { upscale });
     tell({ kind: "drawn", id, picture, seconds: (performance.now() - begin) / 1000 }, [picture.data.buffer]);
   } catch (error) {
     tell({ kind: "refused", id, reason: sentence(error) });

@@ -9,6 +9,7 @@ export { Faces } from "./faces.js";
 export { noiseFor } from "./names.js";
 export { encodePng, wrapSvg } from "./png.js";
 
+/** @import { Options } from "./faces.js" */
 /** @import { Labels } from "./recipe.js" */
 
 runtime.env.wasm.numThreads = threads();
@@ -36,9 +37,9 @@ export function load(from = new URL("../model/", import.meta.url)) {
  * The face of a name as a PNG file; the same name always gives the same face.
  * @param {string} name
  * @param {Labels} [labels] such as `{ hair: "blue" }`, if the model has labels
- * @param {{ from?: URL | string }} [options] where the model is, as for `load`
+ * @param {Options & { from?: URL | string }} [options] `from` is where the model is, as for `load`
  * @returns {Promise<Blob>}
  */
-export async function face(name, labels = {}, { from } = {}) {
-  return (await load(from)).png(name, labels);
+export async function face(name, labels = {}, { from, ...options } = {}) {
+  return (await load(from)).png(name, labels, options);
 }

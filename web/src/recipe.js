@@ -10,12 +10,15 @@ export const ANY = "any";
  * @property {[number, number]} noise the same in the predicted noise
  * @property {[number, number]} next coefficients of that image and that noise in the next state
  *
- * @typedef {object} Network
+ * @typedef {object} Description of a network
  * @property {string} file
  * @property {number | null} clip
  * @property {number} block side in pixels of the blocks that the network sees as channels
  * @property {Step[]} steps
  * @property {number} bytes of the model before compression
+ * @property {number} [ratio] of an upscaler: side of its pictures over that of the small ones
+ * @property {number} [detail_scale] of an upscaler: its state over what it adds to the enlarged picture
+ * @property {number} [stream] of an upscaler: that of its noise
  *
  * @typedef {object} Recipe
  * @property {number} format
@@ -24,7 +27,7 @@ export const ANY = "any";
  * @property {{channels: number, height: number, width: number}} image
  * @property {{stream: number}} noise
  * @property {Record<string, string[]>} labels attributes, sorted, with their values
- * @property {{base: Network} & Record<string, Network>} networks
+ * @property {{base: Description, upscaler?: Description}} networks
  *
  * @typedef {Record<string, string | null | undefined>} Labels
  */

@@ -12,15 +12,16 @@ const expected = folder && JSON.parse(await readFile(new URL("expected.json", fo
 
 test("faces are those of Python", { skip: !folder }, async () => {
   const model = await load(folder);
-  for (const { name, labels, pixels } of expected) {
-    const { data } = await model.draw(name, labels);
+  for (const { name, labels, upscale, side, pixels } of expected) {
+    const { width, data } = await model.draw(name, labels, { upscale });
+    assert.equal(width, side);
     pixels.forEach((value, i) => {
       const there = data[Math.floor(i / 3) * 4 + (i % 3)];
       assert.ok(Math.abs(value - there) <= 2, `${name}: ${value} and ${there}`);
     });
   }
   await assert.rejects(model.draw("Ada", { hair: "red" }), /There is no hair "red"; choose one of/);
-  assert.equal((await model.draw("Ada")).width, 32); // the refusal has stopped nothing
+  assert.equal((await model.draw("Ada")).width, 64); // the refusal has stopped nothing
 });
 
 test("a face is a PNG file, alone and in SVG", { skip: !folder }, async () => {
@@ -28,6 +29,9 @@ test("a face is a PNG file, alone and in SVG", { skip: !folder }, async () => {
   const bytes = new Uint8Array(await png.arrayBuffer());
   assert.equal(png.type, "image/png");
   assert.deepEqual([...bytes.slice(0, 4)], [0x89, 0x50, 0x4e, 0x47]);
+  const small = await face("Ada", {}, { from: folder, upscale: false });
+  const widths = [png, small].map(async (file) => new DataView(await file.arrayBuffer()).getUint32(16));
+  assert.deepEqual(await Promise.all(widths), [64, 32]);
   const svg = await (await wrapSvg(png, '<b>"&')).text();
   assert.match(svg, /<title>&#60;b&#62;&#34;&#38;<\/title>/);
 });

@@ -32,8 +32,8 @@ DRAW = """async (jobs) => {
   const { Painter } = await import("./page/painter.js");
   const painter = new Painter(() => {});
   const pixels = [];
-  for (const [name, labels] of jobs) {
-    const { picture } = await painter.draw(name, labels);
+  for (const [name, labels, isLarge] of jobs) {
+    const { picture } = await painter.draw(name, labels, isLarge);
     pixels.push(btoa(Array.from(picture.data, (byte) => String.fromCharCode(byte)).join("")));
   }
   painter.worker.terminate();
@@ -61,9 +61,9 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def tiny_site(exported):
-    folder = exported.parent / "site"
-    shutil.copytree(exported, folder)
+def tiny_site(exported_large):
+    folder = exported_large.parent / "site"
+    shutil.copytree(exported_large, folder)
     site.build_site(folder, site.find_runtime(), webgpu=True)
     return folder
 
@@ -107,24 +107,31 @@ def drawn(tab, jobs, side):
 def test_100_names_are_those_of_python(context, tiny_site):
     model = AnimeONNX(tiny_site)
     labels = [{}, {"hair": "blue"}, {"eyes": "green", "hair": "mint"}, {"eyes": "any"}]
-    jobs = [(name, labels[number % 4]) for number, name in enumerate(["", "Zoë", "桜", *map(str, range(97))])]
+    jobs = [(name, labels[number % 4], False) for number, name in enumerate(["", "Zoë", "桜", *map(str, range(97))])]
+    enlarged = [(name, chosen, True) for name, chosen, _ in jobs[:20]]
     with SiteServer(tiny_site) as server:
-        there = drawn(visit(context, server.url), jobs, 32)
-    here = np.stack([np.asarray(model.face(*job), int) for job in jobs])
-    assert np.abs(there - here).max() <= 2
-    assert min(np.abs(here[0] - other).max() for other in here[1:]) > 2
+        tab = visit(context, server.url)
+        there = drawn(tab, jobs, 32), drawn(tab, enlarged, 64)
+    here = [np.stack([np.asarray(model.face(*job), int) for job in some]) for some in (jobs, enlarged)]
+    for one, other in zip(there, here, strict=True):
+        assert np.abs(one - other).max() <= 2
+        assert min(np.abs(other[0] - face).max() for face in other[1:]) > 2
 
 
 def test_shipped_model_draws_the_faces_of_pytorch(context, tmp_path):
-    model, names = ROOT / "hub_model" / "four_steps", ["Ada", "Bob", "Zoë"]
-    main(["export", str(model), "--web", "--output_dir", str(tmp_path / "site")])
+    model, upscaler, names = ROOT / "hub_model" / "four_steps", ROOT / "hub_model" / "upscaler", ["Ada", "Bob", "Zoë"]
+    main(["export", str(model), "--web", "--upscaler", str(upscaler), "--output_dir", str(tmp_path / "site")])
     pipeline = AnimeDDPMPipeline.from_pretrained(model)
     images = pipeline(len(names), latents=latents_for(names), output_type="np").images
     with SiteServer(tmp_path / "site", ISOLATION) as server:
-        there = drawn(visit(context, server.url), [(name, {}) for name in names], 64)
+        tab = visit(context, server.url)
+        there = drawn(tab, [(name, {}, False) for name in names], 64)
+        enlarged = drawn(tab, [(name, {}, True) for name in names], 128)
     assert np.abs(there - np.rint(images * 255)).max() <= 2
+    exported = AnimeONNX(tmp_path / "site")  # the export has compared it with `pipe.upscale`
+    assert np.abs(enlarged - np.stack([np.asarray(exported.face(name), int) for name in names])).max() <= 2
     size = sum(path.stat().st_size for path in (tmp_path / "site").rglob("*") if path.is_file())
-    assert size <= 10e6
+    assert size - (tmp_path / "site" / "upscaler.onnx.gz").stat().st_size <= 10e6 and size <= 20e6
 
 
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
@@ -146,7 +153,7 @@ def test_page_fits_and_gives_files(chromium, tiny_site, width, scheme):
         face = AnimeONNX(tiny_site).face("Zoë & Bob", {"hair": "mint"})
         png = np.asarray(Image.open(io.BytesIO(download(tab, "png"))), int)
         assert np.abs(png - np.asarray(face, int)).max() <= 2
-        assert Image.open(io.BytesIO(download(tab, "png-large"))).size == (256, 256)
+        assert Image.open(io.BytesIO(download(tab, "png-large"))).size == (512, 512)
         svg = download(tab, "svg").decode()
         inside = re.search(r"base64,([^\"]+)", svg)[1]
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(inside))), int), png)
@@ -187,7 +194,7 @@ def test_one_thread_or_several_without_webgpu(context, tiny_site):
             wait_for_face(tab)
             assert not tab.evaluate("'gpu' in navigator")
             assert threads in tab.locator("#about").inner_text()
-            faces.append(drawn(tab, [("Ada", {})], 32))
+            faces.append(drawn(tab, [("Ada", {}, True)], 64))
     assert np.abs(faces[0] - faces[1]).max() <= 2
 
 
@@ -201,7 +208,7 @@ def test_webgpu_draws_the_same(chromium, tiny_site):
         pixels = tab.evaluate(DRAW_BY_WEBGPU, ["Ada", {"hair": "mint"}])
         browser.close()
     face = np.asarray(AnimeONNX(tiny_site).face("Ada", {"hair": "mint"}), int)
-    assert np.abs(np.array(pixels).reshape(32, 32, 4)[..., :3] - face).max() <= 2
+    assert np.abs(np.array(pixels).reshape(64, 64, 4)[..., :3] - face).max() <= 2
 
 
 def test_slow_network_shows_its_progress(context, tiny_site):

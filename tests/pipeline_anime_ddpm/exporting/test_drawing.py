@@ -53,6 +53,8 @@ def test_it_draws_without_torch(exported, run_python, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "face.png")), np.asarray(face))
     other = AnimeONNX(exported).face("Ada", {"hair": "mint"})
     assert np.abs(np.asarray(face, int) - np.asarray(other, int)).max() > 2
+    with pytest.raises(ValueError, match="no upscaler: omit `upscale`, or export the model with --upscaler"):
+        AnimeONNX(exported).face("Ada", upscale=True)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The npm package: its tests and types in Node, with faces that Python has drawn, and what `npm pack` would send."""
 
+import itertools
 import json
 import os
 import shutil
@@ -25,14 +26,18 @@ def run(*command, **environment):
     return result.stdout
 
 
-def test_package_in_node(exported, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "model")
+def test_package_in_node(exported_large, tmp_path):
+    """Its pixels are those of `AnimeONNX`, which the export has compared with `pipe.upscale`."""
+    folder = shutil.copytree(exported_large, tmp_path / "model")
     model = AnimeONNX(folder)
     jobs = [("Ada", {}), ("Zoë", {"hair": "blue"}), ("桜", {"hair": "mint", "eyes": "green"})]
-    drawn = [
-        {"name": name, "labels": labels, "pixels": np.asarray(model.face(name, labels)).ravel().tolist()}
-        for name, labels in jobs
-    ]
+    drawn = []
+    for (name, labels), upscale in itertools.product(jobs, (True, False)):
+        face = np.asarray(model.face(name, labels, upscale))
+        drawn.append({
+            "name": name, "labels": labels, "upscale": upscale, "side": len(face), "pixels": face.ravel().tolist()
+        })  # fmt: skip
+    assert {one["side"] for one in drawn} == {32, 64}
     (folder / "expected.json").write_text(json.dumps(drawn))
     report = run("npm", "test", "--silent", FACES_MODEL=str(folder))
     assert "fail 0" in report and "skipped 0" in report
