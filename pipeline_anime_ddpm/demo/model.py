@@ -43,7 +43,7 @@ class Model:
             raise SystemExit(f"{name} is an upscaler and draws no faces; add it to a model that does.")
         if upscaler is not None:
             try:
-                self.pipeline = self.pipeline.with_upscaler(load_pipeline(upscaler))
+                self.pipeline = self.pipeline.with_upscaler(load_pipeline(upscaler, flag="--upscaler"))
             except ValueError as error:
                 raise SystemExit(f"{upscaler} does not fit {name}: {error}") from error
         self.title = name.rstrip("/").split("/")[-1]
@@ -95,7 +95,7 @@ class Model:
         return None
 
 
-def load_pipeline(model: str, revision: str | None = None) -> Any:
+def load_pipeline(model: str, revision: str | None = None, flag: str = "--model") -> Any:
     """With the package, its own code; without it that of the model, which must be a folder or pinned to a revision."""
     if importlib.util.find_spec("pipeline_anime_ddpm"):
         from pipeline_anime_ddpm import loading
@@ -103,7 +103,7 @@ def load_pipeline(model: str, revision: str | None = None) -> Any:
         try:
             pipeline = loading.load_pipeline(model, revision=revision)
         except ValueError as error:
-            raise SystemExit(f"{model} cannot be loaded as a pipeline ({error}); give another --model.") from error
+            raise SystemExit(f"{model} cannot be loaded as a pipeline ({error}); give another {flag}.") from error
     else:
         if revision is None and not os.path.isdir(model):
             raise SystemExit(f"Give --revision, the commit of {model} whose code you have read.")

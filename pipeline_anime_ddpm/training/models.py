@@ -322,6 +322,8 @@ def _pretrained(config: TrainingConfig) -> tuple[UNet2DModel, dict | None]:
         if read_index(name, config.cache_dir) is not None:
             pipeline = load_pipeline(name, config.cache_dir)
             unet, noise = pipeline.unet, pipeline.scheduler
+            if pipeline.upscaler_unet is not None:
+                logger.warning("The upscaler of %s is dropped; add it again with `publish RUN --upscaler`.", name)
         else:
             unet, noise = load_unet(name, config.cache_dir), _noise_of_bare_network(config)
         if not isinstance(unet, UNet2DModel) or not hasattr(noise, "alphas_cumprod"):

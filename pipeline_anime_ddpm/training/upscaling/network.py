@@ -11,7 +11,7 @@ from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE, SMALL_CHANNELS
 
 from ...common.errors import UserError
 from ..config import TrainingConfig
-from ..patches import full_side
+from ..patches import full_side, space_to_depth
 from .crops import UpscalingCrops
 from .flags import refuse_other_flags
 
@@ -53,6 +53,12 @@ def build_upscaling(config: TrainingConfig, unet: UNet2DModel) -> UpscalingCrops
     small = _small_side(config, unet)
     if small is None:
         return None
+    block, ratio = space_to_depth(unet), full_side(unet) // small
+    if ratio % block:  # else crops of the small picture would not lie where those of the large one do
+        raise UserError(
+            f"The network sees blocks of {block} pixels, which do not divide the ratio {ratio} of --upscale_from "
+            f"{small}; give another side, or a network without such blocks."
+        )
     refuse_other_flags(config)
     fraction = config.patch_full_image_fraction if config.is_given("patch_full_image_fraction") else 0.0
     sides = config.patch_sides or [full_side(unet)]

@@ -280,6 +280,10 @@ def test_upscaler_of_a_folder_enlarges_the_faces_of_a_model_without():
     assert large.tobytes() != face.resize((128, 128), Image.Resampling.LANCZOS).tobytes()
     with pytest.raises(SystemExit, match=r"hub_model does not fit .*four_steps: This model has no upscaler"):
         demo_model.Model(str(folder / "four_steps"), upscaler=str(folder))
+    with pytest.raises(SystemExit, match=r"cannot be loaded as a pipeline .* give another --upscaler\."):
+        demo_model.Model(str(folder / "four_steps"), upscaler=str(folder / "upscaler" / "unet"))
+    with pytest.raises(SystemExit, match="is an upscaler and draws no faces"):
+        demo_model.Model(str(folder / "upscaler"))
 
 
 def test_without_a_model_the_server_says_what_to_do(tmp_path, monkeypatch):

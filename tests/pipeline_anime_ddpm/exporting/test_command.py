@@ -157,13 +157,16 @@ def test_wrong_flags_are_refused(model_folder, tmp_path, export):
 
 
 @pytest.mark.slow
-def test_export_that_draws_something_else_is_refused(exported, tiny_unet):
+def test_export_that_draws_something_else_is_refused(exported, exported_large, tiny_unet):
     other = distilled(tiny_unet, logsnr_shift=1.0)
     other.set_progress_bar_config(disable=True)
     with pytest.raises(
         UserError, match=r"In float16 a pixel of faces differs from PyTorch's by up to .* more than 2; export"
     ):
         list(command.check_faces(other, AnimeONNX(exported), "float16"))
+    shrunk = distilled(tiny_unet).with_upscaler(enlarging(tiny_unet, clip_sample_range=0.1))
+    with pytest.raises(UserError, match="In float16 a pixel of enlarged faces differs from PyTorch's by up to"):
+        list(command.check_faces(shrunk, AnimeONNX(exported_large), "float16"))
     network = onnx.load(exported / "model.onnx").SerializeToString()
     steps = [{"timestep": 10.0}]
     assert "at most" in command.check_network(other, network, steps)

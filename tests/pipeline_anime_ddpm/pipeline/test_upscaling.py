@@ -1,5 +1,7 @@
 """An upscaler in the pipeline: what it makes, in tiles or whole, how it is added, saved and loaded, what is refused."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,80 @@ def test_half_precision_upscaler_takes_its_level(make_upscaler, small):
     assert pipe.upscale(small, output_type="pt", **FEW).images.dtype == torch.float32
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"])
+def test_pictures_of_any_mode_and_proportions_are_enlarged(make_upscaler, mode):
+    """Grey, with alpha, of odd sides: as the same picture in RGB."""
+    pipe, picture = make_upscaler(), Image.linear_gradient("L").resize((23, 17)).convert(mode)
+    large = pipe.upscale(picture, generator=seeded(), **FEW).images[0]
+    assert large.size == (46, 34) and large.mode == "RGB"
+    if mode in ("L", "RGBA", "CMYK"):
+        expected = pipe.upscale(picture.convert("RGB"), generator=seeded(), **FEW).images[0]
+        assert np.abs(np.asarray(large, int) - np.asarray(expected, int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_picture_that_is_cut_off_is_refused(make_upscaler, kind):
+    content = io.BytesIO()
+    Image.effect_noise((40, 40), 90).convert("RGB").save(content, kind)
+    half = content.getvalue()[: content.tell() // 2]
+    with pytest.raises(ValueError, match="cut off"):
+        make_upscaler().upscale(Image.open(io.BytesIO(half)))
+
+
+def test_labels_and_guidance_act_on_the_base_alone(make_upscaler, tiny_unet):
+    unet = tiny_unet(num_class_embeds=3)
+    torch.nn.init.normal_(unet.class_embedding.weight, std=3, generator=seeded())
+    base = quiet(AnimeDDPMPipeline(unet, AnimeNoiseScheduler(), labels={"hair": ["blue", "red"]}))
+    both = quiet(base.with_upscaler(make_upscaler()))
+    call = {"labels": {"hair": ["blue", "red"]}, "guidance_scale": 2.0, "generator": [seeded(1), seeded(2)]} | FEW
+    small = base(**call, output_type="pt").images
+    call["generator"] = [seeded(1), seeded(2)]
+    large = both(**call, output_type="pt").images
+    for generator in (fresh := [seeded(1), seeded(2)]):
+        torch.randn(3, 16, 16, generator=generator)
+    assert torch.equal(large, both.upscale(small, generator=fresh, output_type="pt").images)
+    with pytest.raises(ValueError, match="no value 'green' of 'hair'"):
+        both(labels={"hair": "green"})
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_distilled_upscaler_takes_its_own_steps_in_tiles_too(base, make_upscaler, steps):
+    pipe, calls = make_upscaler(), []
+    own = {"solver": "ddim", "use_anime_sigmas": True, "distilled_steps": steps}
+    pipe.scheduler = AnimeNoiseScheduler.from_config(pipe.scheduler.config, **own)
+    both = quiet(base.with_upscaler(pipe))
+    both.upscaler_unet.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[-1]))
+    assert both.upscale(torch.rand(3, 16, 16)).images[0].size == (32, 32) and calls == [16] * steps
+    calls.clear()
+    assert both.upscale(torch.rand(3, 40, 40), tile_size=32).images[0].size == (80, 80)
+    assert set(calls) == {16} and len(calls) % steps == 0 and len(calls) > steps
+    with pytest.raises(ValueError, match=f"distilled to sample in {steps} steps: ask for {steps}, not 3"):
+        both.upscale(torch.rand(3, 16, 16), num_inference_steps=3)
+
+
+@pytest.mark.parametrize(("ratio", "block"), [(3, 1), (4, 1), (4, 2)])
+def test_other_ratios_enlarge_by_them(base, tiny_unet, ratio, block):
+    channels, side = 3 * block**2, 16 * ratio // block
+    unet = tiny_unet(sample_size=side, in_channels=channels + 4, out_channels=channels, add_attention=False)
+    upscaler = AnimeDDPMPipeline(unet, AnimeNoiseScheduler(), space_to_depth=block, upscale_ratio=ratio)
+    both = quiet(base.with_upscaler(upscaler))
+    assert both(**FEW).images[0].size == (16 * ratio, 16 * ratio)
+    assert both.upscale(Image.new("RGB", (19, 17))).images[0].size == (19 * ratio, 17 * ratio)
+
+
+def test_memory_that_no_tile_fits_ends_with_the_error_of_torch(make_upscaler, small):
+    pipe, sizes = make_upscaler(), []
+
+    def refuse(_, inputs):
+        sizes.append(inputs[0].shape[-1])
+        raise torch.OutOfMemoryError("no room")
+
+    pipe.unet.register_forward_pre_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        pipe.upscale(small)
+    assert sizes == [16, 8]  # no endless loop
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -199,6 +275,11 @@ def test_half_precision_upscaler_takes_its_level(make_upscaler, small):
         (lambda pipe, both: pipe.upscale([torch.rand(3, 16, 16), torch.rand(3, 20, 20)]), "of one size"),
         (lambda pipe, both: pipe.upscale(torch.rand(1, 16, 16)), "3 channels"),
         (lambda pipe, both: pipe.upscale("face.png"), "must be a PIL image"),
+        (lambda pipe, both: pipe.upscale([]), "must be a PIL image"),
+        (lambda pipe, both: pipe.upscale(np.zeros((16, 16, 4), np.uint8)), "3 channels"),
+        (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16) - 1), r"values in \[0, 1\]"),
+        (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16), generator=[seeded(), seeded()]), "2 generators for 1"),
+        (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16), output_type="jpg"), "must be one of"),
         (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16), noise_level=0.2), "between 0 and 0.1"),
         (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16), tile_size=15), "multiple of 4 pixels, 8 or more"),
         (lambda pipe, both: pipe.upscale(torch.rand(3, 16, 16), num_inference_steps=0), "at least 1"),

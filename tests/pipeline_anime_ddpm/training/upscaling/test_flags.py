@@ -8,7 +8,7 @@ from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.pipeline_anime_ddpm import DETAIL_SCALE
 from pipeline_anime_ddpm.planning.plan import plan_step
 from pipeline_anime_ddpm.training.config import TrainingConfig
-from pipeline_anime_ddpm.training.models import build_model, build_patches
+from pipeline_anime_ddpm.training.models import build_model, build_noise_split, build_patches
 
 DATA = {"train_data_dir": "faces"}
 UPSCALER = DATA | {"upscale_from": 16, "resolution": 32, "model_config_name_or_path": "small"}
@@ -59,6 +59,20 @@ def test_saved_upscaler_trains_on_with_its_ratio(saved):
         assert (crops.ratio, crops.resolution) == (2, more.get("resolution", 32))
 
 
+def test_crops_by_noise_level_are_refused():
+    config = TrainingConfig(**DATA | UPSCALER, patch_method="noise_gated", patch_sizes="16")
+    unet, scheduler = build_model(config)
+    with pytest.raises(UserError, match="crops at every noise level; omit --patch_method"):
+        build_patches(config, unet, build_noise_split(config, scheduler))
+
+
+def test_training_a_model_with_an_upscaler_says_that_it_is_dropped(saved, caplog):
+    both = AnimeDDPMPipeline.from_pretrained(saved / "base", upscaler=saved / "upscaler")
+    both.save_pretrained(saved / "both")
+    assert built(pretrained_model_name_or_path=str(saved / "both"))[1] is None
+    assert "The upscaler of" in caplog.text and "publish RUN --upscaler" in caplog.text
+
+
 def test_plan_measures_an_upscaler():
     unet, _ = built(**UPSCALER, space_to_depth=2)
     crop, whole = (plan_step(unet.config, side=side, batch=4) for side in (16, 32))
@@ -94,6 +108,8 @@ def test_networks_that_do_not_suit_the_flags_are_refused(saved):
         built(**upscaler, eval_steps=5)
     with pytest.raises(UserError, match="valid are"):
         built(**upscaler, patch_sizes="14")
+    with pytest.raises(UserError, match=r"blocks of 2 pixels, which do not divide the ratio 3 of --upscale_from 16"):
+        built(upscale_from=16, resolution=48, model_config_name_or_path=str(saved / "upscaler" / "unet"))
     bare = {"pretrained_model_name_or_path": str(saved / "upscaler" / "unet")}
     with pytest.raises(UserError, match="unknown ratio"):
         built(**bare)
