@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,7 +175,8 @@ def check_faces(pipeline: AnimeDDPMPipeline, exported: AnimeONNX, precision: str
         for number in range(len(CHECKED))
     ]
     chosen = {attribute: [one[attribute] for one in labels] for attribute in pipeline.labels}
-    images = pipeline(len(CHECKED), latents=latents, labels=chosen or None, output_type="pt", upscale=False).images
+    call: dict[str, Any] = {"latents": latents, "labels": chosen or None, "output_type": "pt", "upscale": False}
+    (images,) = pipeline(len(CHECKED), **call, return_dict=False)
     yield _compare(images, exported.pixels(latents.numpy(), labels), precision, "faces")
     if exported.large_shape is not None:
         seeds = range(len(CHECKED))
