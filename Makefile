@@ -14,7 +14,8 @@ lint:
 types:
 	mypy
 
-sync:  ## copy the two files that travel to the Hub beside the shipped models
+sync:  ## write the pipeline's one file, and copy the two files that travel to the Hub beside the shipped models
+	python benchmarks/single_file.py
 	for model in hub_model hub_model/four_steps hub_model/labelled hub_model/upscaler; do \
 	  cp pipeline_anime_ddpm/pipeline_anime_ddpm.py $$model/; \
 	  cp pipeline_anime_ddpm/schedulers/scheduling_anime_noise.py $$model/scheduler/; \

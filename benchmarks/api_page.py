@@ -119,7 +119,7 @@ def member_table(kind: type, names: str) -> str:
     """A row for each of these methods and attributes."""
     rows = []
     for name in names.split():
-        thing = kind.__dict__[name]
+        thing = inspect.getattr_static(kind, name)
         rows.append([signature(name, thing), summary(thing.__func__ if isinstance(thing, classmethod) else thing)])
     return "\n".join(table(["member", "meaning"], rows))
 

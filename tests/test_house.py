@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline_anime_ddpm"
-# They travel to the Hub alone, each in one file. The pipeline is over the 800 lines that such a file may have.
-TRAVELLING = {"pipeline_anime_ddpm.py": 1970, "scheduling_anime_noise.py": 800}
+# They travel to the Hub alone, each in one file. The first is written from PACKAGE / "pipeline", where the limits hold.
+GENERATED, TRAVELLING = PACKAGE / "pipeline_anime_ddpm.py", {"scheduling_anime_noise.py": 800}
 FOLDERS = ("pipeline_anime_ddpm", "schedulers", "benchmarks", "tests")
 SOURCES = [
-    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))),
+    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if path != GENERATED),
     ROOT / "train_anime_ddpm.py",
     ROOT / "app.py",
 ]
@@ -29,6 +29,7 @@ FLOORS = [
     {"recipe", "cache_command"},
     {"cli"},
     {"__main__"},
+    {"pipeline"},  # what `pipeline_anime_ddpm` is written from: nothing imports it
 ]
 
 
@@ -96,7 +97,7 @@ def test_arrows_point_one_way():
 
 
 def test_remote_code_files_import_nothing_of_the_package():
-    for path in (PACKAGE / "pipeline_anime_ddpm.py", PACKAGE / "schedulers" / "scheduling_anime_noise.py"):
+    for path in (GENERATED, PACKAGE / "schedulers" / "scheduling_anime_noise.py"):
         assert not any(
             isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("pipeline_anime"))
             for node in ast.walk(ast.parse(path.read_text()))

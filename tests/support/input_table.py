@@ -27,7 +27,7 @@ from pipeline_anime_ddpm.data.reading import read_unit
 from pipeline_anime_ddpm.data.sources import open_source
 from pipeline_anime_ddpm.demo.uploads import on_white, read_upload
 from pipeline_anime_ddpm.evaluation.image_sets import read_folder, read_images
-from pipeline_anime_ddpm.pipeline_anime_ddpm import _to_tensor
+from pipeline_anime_ddpm.pipeline_anime_ddpm import to_tensor
 from pipeline_anime_ddpm.training.config import TrainingConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
@@ -125,7 +125,7 @@ def uploaded(picture: Picture) -> np.ndarray:
 
 def given(picture: Picture) -> np.ndarray:
     image = Image.open(io.BytesIO(picture.content))
-    return np.round(_to_tensor(image, "image", (3, RESOLUTION, RESOLUTION))[0].numpy() * 255)
+    return np.round(to_tensor(image, "image", (3, RESOLUTION, RESOLUTION))[0].numpy() * 255)
 
 
 def picture_results() -> dict[str, dict[str, str]]:

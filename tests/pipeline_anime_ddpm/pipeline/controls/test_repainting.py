@@ -7,7 +7,7 @@ from control_parts import SIDE, box, picture, scheduler_of, seeded, table
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from pipeline_anime_ddpm.pipeline_anime_ddpm import _Level, _renoise
+from pipeline_anime_ddpm.pipeline_anime_ddpm import Level, renoise
 
 
 @pytest.mark.parametrize("name", ["AnimeNoise:dpmsolver++", "DDPM", "EulerDiscrete"])
@@ -41,10 +41,10 @@ def test_noise_added_again_is_that_of_the_level():
     scheduler = table()
     image, noise = picture(1).double() * 2 - 1, torch.randn(1, 3, SIDE, SIDE, generator=seeded(0)[0]).double()
     here, there = (
-        _Level(scheduler.alphas_cumprod[t].item() ** 0.5, (1 - scheduler.alphas_cumprod[t].item()) ** 0.5)
+        Level(scheduler.alphas_cumprod[t].item() ** 0.5, (1 - scheduler.alphas_cumprod[t].item()) ** 0.5)
         for t in (300, 340)
     )
-    states = [_renoise(here.signal * image + here.noise * noise, here, there, g) for g in seeded(*range(200))]
+    states = [renoise(here.signal * image + here.noise * noise, here, there, g) for g in seeded(*range(200))]
     rest = torch.cat(states) - there.signal * image
     assert rest.std(0).mean() == pytest.approx(
         (there.noise**2 - (there.signal * here.noise / here.signal) ** 2) ** 0.5, rel=0.02
