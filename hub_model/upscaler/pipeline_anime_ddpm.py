@@ -1584,7 +1584,8 @@ class Editing(Drawing):
         refuse(is_plain, "`mask_image` must be white where to repaint and black elsewhere, but has only one colour.")
 
     def _check_inversion(self) -> None:
-        """Refuse to invert with a scheduler that cannot."""
+        """Refuse to invert with a scheduler that cannot, or an upscaler."""
+        refuse(is_upscaler(self.unet), "This model enlarges pictures and draws none: call pipe.upscale(image).")
         config = self.scheduler.config
         is_distilled = bool(config.get("distilled_steps"))
         refuse(is_distilled, "A distilled network can't be inverted: use the network that it was distilled from.")
@@ -1748,6 +1749,7 @@ class Upscaling(Drawing):
         noise_level: float = 0.0,
         tile_size: int | None = None,
         output_type: str = "pil",
+        latents: torch.Tensor | None = None,
     ) -> AnimeDDPMPipelineOutput:
         """Pictures `upscale_ratio` times as wide and high, by the upscaler (cascaded diffusion, arXiv 2106.15282).
 
@@ -1761,6 +1763,8 @@ class Upscaling(Drawing):
                 quarter and are blended at each step. None takes the whole picture, or tiles of the size that the
                 upscaler was made for where a side is more than twice as long, and halves them if memory runs out.
             output_type: As in `__call__`.
+            latents: Unit normal noise instead of a generator's, `(B, C, H, W)` of the result. Its sides are rounded up
+                to what the network can halve.
 
         Raises:
             ValueError: There is no upscaler, or an argument can't be honoured.
@@ -1771,24 +1775,32 @@ class Upscaling(Drawing):
         tile = own._check_tile(tile_size, small.shape[2:])
         fits = is_number(noise_level) and 0 <= noise_level <= MAX_NOISE_LEVEL
         refuse(not fits, f"`noise_level` must lie between 0 and {MAX_NOISE_LEVEL}, got {noise_level!r}.")
-        ratio, unit, block = own.config.upscale_ratio, own._side_unit, own.config.space_to_depth
+        ratio, unit = own.config.upscale_ratio, own._side_unit
         height, width = (ratio * side for side in small.shape[2:])
         far = (0, -width % unit // ratio, 0, -height % unit // ratio)  # up to what the network can halve
         small = torch.nn.functional.pad(small * 2 - 1, far, mode="replicate")
-        sides = [ratio * side for side in small.shape[2:]]
-        latents = randn_tensor((*small.shape[:2], *sides), generator, small.device, torch.float32)
-        grid = (*small.shape[:2], *(side // block for side in sides))
+        shape = (*small.shape[:2], *(ratio * side for side in small.shape[2:]))
+        if latents is None:
+            latents = randn_tensor(shape, generator, small.device, torch.float32)
+        own._check_latents(latents, shape)
+        plan = own._upscaling_plan(small, noise_level, generator, tile, output_type)
+        noise = latents.to(small.device, torch.float32)
+        detail = own._enlarge(plan, noise, num_inference_steps) / DETAIL_SCALE
+        state = (enlarged(plan.small, (shape[2], shape[3])) + detail)[..., :height, :width]
+        self.maybe_free_model_hooks()
+        return AnimeDDPMPipelineOutput(images=own.postprocess(state, output_type))
+
+    def _upscaling_plan(self, small: torch.Tensor, noise_level: float, generator, tile, output_type: str) -> Plan:
+        """How to enlarge `small`, `(B, C, h, w)` in [-1, 1]."""
+        ratio, block = self.config.upscale_ratio, self.config.space_to_depth
+        grid = (*small.shape[:2], *(ratio * side // block for side in small.shape[2:]))
         noise = randn_tensor(grid, generator, small.device, torch.float32) if noise_level else None
         levels = torch.full((len(small),), float(noise_level), device=small.device)
         seen = small_picture_channels(small, levels, noise, grid[2])
-        plan = Plan(
+        return Plan(
             UNCONDITIONAL, generator, 0.0, output_type, None, None, 1.0, False, 1, None, EVERYWHERE, None, [], False,
             small=seen, tile=tile,
         )  # fmt: skip
-        detail = own._enlarge(plan, latents, num_inference_steps) / DETAIL_SCALE
-        state = (enlarged(seen, (sides[0], sides[1])) + detail)[..., :height, :width]
-        self.maybe_free_model_hooks()
-        return AnimeDDPMPipelineOutput(images=own.postprocess(state, output_type))
 
     def _enlarge(self, plan: Plan, noise: torch.Tensor, num_inference_steps) -> torch.Tensor:
         """The state at the end; where memory runs out, by smaller and smaller tiles."""
@@ -1796,7 +1808,9 @@ class Upscaling(Drawing):
         while True:
             try:
                 return self._denoise(plan, self._begin(plan, noise, num_inference_steps, None))[0]
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:  # a CPU has no error of its own for it
+                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                    raise
                 plan.tile = (plan.tile or max(noise.shape[2:])) // 2 // self._side_unit * self._side_unit
                 if plan.tile < 4 * self._side_unit:
                     raise
@@ -1847,6 +1861,8 @@ class Upscaling(Drawing):
         one_alone = has_one != (self.upscaler_scheduler is not None) or (has_one and is_upscaler(self.unet))
         refuse(one_alone, "Give `upscaler_unet` and `upscaler_scheduler` together, to a model that draws images.")
         if not has_one:
+            is_odd = enlarges and (self.image_shape[0] != 3 or bool(class_count(self.unet)))
+            refuse(is_odd, "An upscaler enlarges pictures of three channels and takes no labels: train one so.")
             return
         is_none = not is_upscaler(self.upscaler_unet)
         refuse(is_none, "`upscaler_unet` is no upscaler: it must take four channels more than it gives.")
@@ -1974,6 +1990,9 @@ class AnimeDDPMPipeline(Editing, Upscaling, Travelling, DiffusionPipeline):
         Raises:
             ValueError: The other one has no upscaler, or one for images of another size.
         """
+        refuse(is_upscaler(self.unet), "This model enlarges pictures itself: add an upscaler to a model that draws.")
+        has_one = is_upscaler(upscaler.unet) or upscaler.upscaler_unet is not None
+        refuse(not has_one, "The other model is no upscaler and has none: give one trained with --upscale_from.")
         own, ratio = upscaler._own_upscaler(), upscaler.config.upscale_ratio
         parts = {"upscaler_unet": own.unet, "upscaler_scheduler": own.scheduler, "upscale_ratio": ratio}
         return type(self)(**self.components | self.parameters | parts)

@@ -72,12 +72,13 @@ def noise_for(name: str, shape: Sequence[int] = FACE, stream: int = 0) -> np.nda
     return pairs.reshape(-1)[:count].reshape(tuple(shape)).astype(np.float32)
 
 
-def latents_for(names: str | Sequence[str], shape: Sequence[int] = FACE) -> torch.Tensor:
+def latents_for(names: str | Sequence[str], shape: Sequence[int] = FACE, stream: int = 0) -> torch.Tensor:
     """The noise of names, for `pipe(latents=latents_for("Ada"))`: the face that the page in the browser shows.
 
     Args:
         names: one, or several for a batch.
         shape: `pipe.image_shape` of the model, `(C, H, W)`.
+        stream: 0 for the face, 1 for its enlargement by `pipe.upscale`.
 
     Returns:
         `(B, C, H, W)` float32, unit normal noise, one image for each name.
@@ -85,4 +86,4 @@ def latents_for(names: str | Sequence[str], shape: Sequence[int] = FACE) -> torc
     import torch
 
     names = [names] if isinstance(names, str) else names
-    return torch.from_numpy(np.stack([noise_for(name, shape) for name in names]))
+    return torch.from_numpy(np.stack([noise_for(name, shape, stream) for name in names]))

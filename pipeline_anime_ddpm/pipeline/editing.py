@@ -11,7 +11,7 @@ from .checks import TENSOR_INPUTS, check_callback
 from .drawing import AnimeDDPMPipelineOutput, Drawing, Plan
 from .guidance import EVERYWHERE
 from .labels import Condition
-from .networks import coordinate_grid
+from .networks import coordinate_grid, is_upscaler
 from .noise import ANOTHER_SCHEDULER, IMAGE, slerp, to_original, traits_of
 from .pictures.tensors import to_tensor
 from .values import as_list, is_number, is_whole, refuse
@@ -227,7 +227,8 @@ class Editing(Drawing):
         refuse(is_plain, "`mask_image` must be white where to repaint and black elsewhere, but has only one colour.")
 
     def _check_inversion(self) -> None:
-        """Refuse to invert with a scheduler that cannot."""
+        """Refuse to invert with a scheduler that cannot, or an upscaler."""
+        refuse(is_upscaler(self.unet), "This model enlarges pictures and draws none: call pipe.upscale(image).")
         config = self.scheduler.config
         is_distilled = bool(config.get("distilled_steps"))
         refuse(is_distilled, "A distilled network can't be inverted: use the network that it was distilled from.")

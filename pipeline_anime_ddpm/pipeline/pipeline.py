@@ -132,6 +132,9 @@ class AnimeDDPMPipeline(Editing, Upscaling, Travelling, DiffusionPipeline):
         Raises:
             ValueError: The other one has no upscaler, or one for images of another size.
         """
+        refuse(is_upscaler(self.unet), "This model enlarges pictures itself: add an upscaler to a model that draws.")
+        has_one = is_upscaler(upscaler.unet) or upscaler.upscaler_unet is not None
+        refuse(not has_one, "The other model is no upscaler and has none: give one trained with --upscale_from.")
         own, ratio = upscaler._own_upscaler(), upscaler.config.upscale_ratio
         parts = {"upscaler_unet": own.unet, "upscaler_scheduler": own.scheduler, "upscale_ratio": ratio}
         return type(self)(**self.components | self.parameters | parts)

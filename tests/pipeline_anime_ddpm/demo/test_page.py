@@ -278,7 +278,7 @@ def test_upscaler_of_a_folder_enlarges_the_faces_of_a_model_without():
     large = demo_pictures.enlarge(model, face, 128)
     assert face.size == (64, 64) and large.size == (128, 128)
     assert large.tobytes() != face.resize((128, 128), Image.Resampling.LANCZOS).tobytes()
-    with pytest.raises(SystemExit, match=r"hub_model does not fit .*four_steps: This model has no upscaler"):
+    with pytest.raises(SystemExit, match=r"hub_model does not fit .*four_steps: The other model is no upscaler"):
         demo_model.Model(str(folder / "four_steps"), upscaler=str(folder))
     with pytest.raises(SystemExit, match=r"cannot be loaded as a pipeline .* give another --upscaler\."):
         demo_model.Model(str(folder / "four_steps"), upscaler=str(folder / "upscaler" / "unet"))

@@ -149,13 +149,16 @@ def test_large_pictures_are_tiled_by_themselves(make_upscaler):
     assert picture.size == (98, 80) and set(sizes) == {(16, 16)}
 
 
-def test_where_memory_runs_out_tiles_are_halved(make_upscaler, small):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_where_memory_runs_out_tiles_are_halved(make_upscaler, small, error):
     pipe, sizes = make_upscaler(), []
 
     def refuse(_, inputs):
         sizes.append(inputs[0].shape[-1])
         if sizes[-1] > 8:
-            raise torch.OutOfMemoryError("no room")
+            raise error
 
     pipe.unet.register_forward_pre_hook(refuse)
     pictures = pipe.upscale(small, generator=seeded(), output_type="pt", **FEW).images
@@ -266,9 +269,20 @@ def test_memory_that_no_tile_fits_ends_with_the_error_of_torch(make_upscaler, sm
     assert sizes == [16, 8]  # no endless loop
 
 
+def test_own_noise_takes_the_place_of_the_generators(make_upscaler):
+    pipe, picture = make_upscaler(), torch.rand(1, 3, 16, 20)
+    noise = torch.randn(1, 3, 32, 40, generator=seeded())
+    expected = pipe.upscale(picture, generator=seeded(), output_type="pt", **FEW).images
+    assert torch.equal(pipe.upscale(picture, latents=noise, output_type="pt", **FEW).images, expected)
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 32, 40\)"):
+        pipe.upscale(picture, latents=noise[..., :32])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda pipe, both: pipe.invert(torch.rand(3, 32, 32)), "enlarges pictures and draws none"),
+        (lambda pipe, both: pipe.with_upscaler(pipe), "enlarges pictures itself"),
         (lambda pipe, both: pipe(), "enlarges pictures and draws none"),
         (lambda pipe, both: pipe.upscale(torch.rand(3, 15, 16)), "16 x 16 pixels or more .* got .15, 16."),
         (lambda pipe, both: pipe.upscale(Image.new("RGB", (8, 40))), "16 x 16 pixels or more"),
@@ -291,6 +305,13 @@ def test_memory_that_no_tile_fits_ends_with_the_error_of_torch(make_upscaler, sm
 def test_what_cannot_be_is_refused_in_a_sentence(make_upscaler, both, call, words):
     with pytest.raises(ValueError, match=words):
         call(make_upscaler(), both)
+
+
+@pytest.mark.parametrize("odd", [{"in_channels": 5, "out_channels": 1}, {"num_class_embeds": 4}])
+def test_upscaler_of_grey_pictures_or_with_labels_is_refused(tiny_unet, odd):
+    unet = tiny_unet(**{"sample_size": 32, "in_channels": 7, "add_attention": False} | odd)
+    with pytest.raises(ValueError, match="three channels and takes no labels"):
+        AnimeDDPMPipeline(unet, AnimeNoiseScheduler(), upscale_ratio=2)
 
 
 def test_upscaler_that_does_not_fit_is_refused(base, make_upscaler, tiny_unet):
