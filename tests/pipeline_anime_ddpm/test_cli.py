@@ -1,7 +1,6 @@
 """The command line: help, lazy imports and exit status."""
 
 import contextlib
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 
 from pipeline_anime_ddpm import __version__
 from pipeline_anime_ddpm.cli import COMMANDS, main
-from pipeline_anime_ddpm.common.pipes import EXIT_STATUS, quiet_on_closed_pipe
 from pipeline_anime_ddpm.evaluation.commands import MOST_USED as EVALUATE_FLAGS
 from pipeline_anime_ddpm.training.config import MOST_USED as TRAIN_FLAGS
 
@@ -57,22 +55,6 @@ def test_help_of_train_explains_how_to_resume(capsys):
         main(["train", "--help"])
     printed = capsys.readouterr().out
     assert "run the same command again" in printed and "--no-random_flip" not in printed
-
-
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["cache", "ls"]])
-def test_commands_end_quietly_when_the_reader_closes_the_pipe(argv, tmp_path):
-    command = [sys.executable, "-m", "pipeline_anime_ddpm", *argv]
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100, env=environment)
-    os.close(writer)
-    assert done.returncode in (0, EXIT_STATUS) and done.stderr == ""
-
-
-def test_broken_pipe_of_another_stream_stays_an_error():
-    with pytest.raises(BrokenPipeError), quiet_on_closed_pipe():
-        raise BrokenPipeError
 
 
 @pytest.mark.parametrize("argv", [[], ["evaluat"], ["--nonsense"]])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from pipeline_anime_ddpm.common.randomness import Purpose, derived_seed, nearest_noise_at
+from pipeline_anime_ddpm.common.randomness import nearest_noise_at
 from pipeline_anime_ddpm.data import Batch
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.objective import StepBatch, diffusion_loss, draw_step
@@ -34,11 +34,6 @@ def test_step_is_a_function_of_seed_step_and_place_alone(images):
     assert all(map(torch.equal, as_tuple(first), as_tuple(second)))
     for change in ({"seed": 2}, {"step": 3}, {"rank": 1, "world": 2}):
         assert not torch.equal(drawn(images, **change).noise, first.noise), change
-
-
-def test_purposes_steps_and_ranks_never_share_a_seed():
-    seeds = [derived_seed(0, s, r, p) for s in range(50) for r in range(4) for p in Purpose]
-    assert len(set(seeds)) == len(seeds)
 
 
 def test_dropout_repeats_too(images):
@@ -87,31 +82,6 @@ def test_one_noise_candidate_equals_plain_noise(images):
     assert torch.equal(drawn(images, noise_candidates=1).noise, expected)
     clean = drawn(images).clean
     assert torch.equal(nearest_noise_at(clean, np.arange(12), 1, 2, 1), expected)
-
-
-def test_nearest_of_several_noises_is_taken(images):
-    clean, places = drawn(images).clean, np.arange(len(images))
-    chosen = [nearest_noise_at(clean, places, 1, 2, count) for count in (1, 2, 3, 5)]
-    # where another number of candidates changes the choice, it is the new one, and nearer
-    distances = [(noise.double() - clean).square().sum((1, 2, 3)) for noise in chosen]
-    for fewer, more, far, near in zip(chosen, chosen[1:], distances, distances[1:], strict=False):
-        changed = (fewer != more).flatten(1).any(1)
-        assert torch.equal(near < far, changed) and 0 < changed.sum() < len(images)
-    # an image that is itself one of the candidates finds it
-    assert torch.equal(nearest_noise_at(chosen[3], places, 1, 2, 5), chosen[3])
-    assert (chosen[3] != chosen[0]).flatten(1).any(1).any()
-
-
-def test_candidates_are_all_drawn_from_a_normal_distribution(images):
-    """An image far away picks by direction alone: over many places the choice must be each candidate in turn."""
-    clean = torch.zeros(400, 3, 4, 4)
-    far = clean + torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 1e3
-    noise = nearest_noise_at(far, np.arange(400), 0, 0, 4)
-    first = nearest_noise_at(far, np.arange(400), 0, 0, 1)
-    assert (noise == first).flatten(1).all(1).float().mean() == pytest.approx(0.25, abs=0.08)
-    along = (noise * far).sum((1, 2, 3)) / far[0].norm()
-    assert along.mean() == pytest.approx(1.03, abs=0.12), "the mean of the largest of four normal numbers"
-    assert noise.std() == pytest.approx(1, abs=0.02)
 
 
 def test_timesteps_are_stratified_over_all_ranks_together(images):
