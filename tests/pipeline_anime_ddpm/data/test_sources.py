@@ -6,7 +6,6 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -112,32 +111,6 @@ def test_captions_beside_the_images_are_no_second_column(tmp_path):
     assert contents(open_source(config_for(tmp_path / "set", tmp_path))) == sorted(png(n) for n in range(3))
 
 
-def test_the_image_column_is_found_or_asked_for(tmp_path):
-    features = datasets.Features({"face": datasets.Image(), "mask": datasets.Image()})
-    rows = {"face": [Image.new("RGB", (8, 8), (9, 9, 9))], "mask": [Image.new("RGB", (8, 8), (5, 5, 5))]}
-    (tmp_path / "set").mkdir()
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
-    with pytest.raises(UserError, match=r"face, mask, of which 2 hold images; .*--image_column"):
-        open_source(config_for(tmp_path / "set", tmp_path))
-    with pytest.raises(UserError, match="--image_column fase is not one of the columns"):
-        open_source(config_for(tmp_path / "set", tmp_path, image_column="fase"))
-    data = open_data(config_for(tmp_path / "set", tmp_path, image_column="mask"), 8, False)
-    assert set(data.entry.pixels().tolist()) == {5}
-
-
-def test_a_tar_with_two_images_an_example_asks_which(tmp_path):
-    (tmp_path / "set").mkdir()
-    with tarfile.open(tmp_path / "set" / "0.tar", "w") as archive:
-        for name, number in (("0.face.png", 9), ("0.mask.png", 5)):
-            member = tarfile.TarInfo(name)
-            member.size = len(png(number))
-            archive.addfile(member, io.BytesIO(png(number)))
-    with pytest.raises(UserError, match=r"--image_column face.png"):
-        open_source(config_for(tmp_path / "set", tmp_path))
-    source = open_source(config_for(tmp_path / "set", tmp_path, image_column="mask.png"))
-    assert contents(source) == [png(5)]
-
-
 @pytest.mark.parametrize(("make", "says"), [(None, "not a folder"), (lambda p: p.mkdir(), "holds no images")])
 def test_a_folder_without_images_gets_one_sentence(tmp_path, make, says):
     folder = tmp_path / "empty"
@@ -170,7 +143,6 @@ def test_a_data_set_without_a_train_split_gets_one_sentence(tmp_path):
 
 BYTES, TEXT = pyarrow.binary(), pyarrow.string()
 IMAGE = pyarrow.struct({"bytes": BYTES, "path": TEXT})
-MIXED = pyarrow.struct({"path": TEXT, "more": pyarrow.int8(), "bytes": BYTES})
 ENCODED = {"bytes": png(7), "path": "a.png"}
 
 
@@ -368,16 +340,3 @@ def test_folders_that_are_no_splits_are_all_trained_on(names, tmp_path):
 def test_an_address_is_refused_as_it_is(tmp_path):
     with pytest.raises(UserError, match=r"--train_data_dir http://example\.org/faces\.tar is an address"):
         check_source(config_for("http://example.org/faces.tar", tmp_path))
-
-
-def test_several_configurations_are_all_named(tmp_path):
-    names = [f"part-{number:02d}" for number in range(40)]
-    listed = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in names)
-    folder = tmp_path / "data"
-    for number, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "0.png").write_bytes(png(number))
-    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
-    with pytest.raises(UserError, match="give --dataset_config_name") as error:
-        open_source(config_for(None, tmp_path, dataset_name=str(folder)))
-    assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)

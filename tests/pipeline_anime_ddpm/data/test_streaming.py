@@ -184,13 +184,6 @@ def test_what_comes_after_too_many_broken_images_is_not_lost(tmp_path):
     assert seen + [ids(batch) for batch in more] == images and len(seen) > 0
 
 
-def test_what_a_kill_or_a_disk_has_spoilt_of_the_list_is_passed_over(tmp_path):
-    path = tmp_path / "skipped.jsonl"
-    SkipLog(path, 1).add([Skipped("a.png", "not an image")], 1)
-    path.write_bytes(path.read_bytes() + b'\xff\n[1]\n{"name": 7}\n{"na')
-    assert read_skipped(path) == {Skipped("a.png", "not an image")}
-
-
 def test_workers_leave_it_to_the_main_process_to_stop(tmp_path):
     """Ctrl-C and a scheduler's SIGTERM reach all processes."""
     undisturbed = [ids(b) for b in stream_of(Numbers([24, 24]), tmp_path).feed(FeedPlan(4, 0, 12, num_workers=2))]
