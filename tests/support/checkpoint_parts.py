@@ -3,6 +3,7 @@
 import torch
 
 from pipeline_anime_ddpm.runs.averages import WeightAverage, power_decay, warmup_decay
+from pipeline_anime_ddpm.runs.snapshots import save_snapshot
 from pipeline_anime_ddpm.runs.state import TrainingState
 from pipeline_anime_ddpm.runs.tracking import LossMeter
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
@@ -49,3 +50,9 @@ def everything(state):
     optimizer = [entries[index][name] for index in sorted(entries) for name in sorted(entries[index])]
     shadows = [shadow for average in state.averages.values() for shadow in average.shadow]
     return [*state.unet.state_dict().values(), *optimizer, *shadows, state.meter.sums]
+
+
+def write_snapshot(folder, sigma_rel=0.1, images=8, step=2, value=1.0, name="a"):
+    average = WeightAverage([torch.full((2,), value)], power_decay(sigma_rel))
+    average.step = step
+    return save_snapshot(folder, average, [name], images=images, sigma_rel=sigma_rel)
