@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_anime_ddpm import cli
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.data import cache, open_data, wants_streaming
 from pipeline_anime_ddpm.data.units import ImageFiles
@@ -171,23 +170,3 @@ def cache_file(size):
     from pipeline_anime_ddpm.data.units import DataFile
 
     return DataFile("0.png", int(size), "1")
-
-
-def test_caches_can_be_listed_and_deleted(faces, capsys):
-    entries = [open_data(config_for(faces), resolution, False).entry for resolution in (8, 10)]
-    where = ["--cache_dir", str(faces.parent / "c")]
-    cli.main(["cache", "ls", *where])
-    listed = capsys.readouterr().out
-    assert all(entry.folder.name in listed for entry in entries)
-    assert "2 caches" in listed
-    cli.main(["cache", "rm", entries[0].folder.name, *where])
-    assert cache.list_caches(entries[0].folder.parent) == {entries[1].folder: entries[1]}
-    entries[1].folder.rename(old := entries[1].folder.with_name("faces-of-an-earlier-version"))
-    cli.main(["cache", "ls", *where])
-    assert f"{old.name}  0.0 MB  of an earlier version, or damaged" in capsys.readouterr().out
-    for arguments in (["rm"], ["rm", "nothing"]):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(["cache", *arguments, *where])
-        assert exit.value.code == 2
-    cli.main(["cache", "rm", "--all", *where])
-    assert not cache.list_caches(entries[0].folder.parent)

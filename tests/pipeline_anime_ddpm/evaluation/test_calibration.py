@@ -13,27 +13,12 @@ from pipeline_anime_ddpm.evaluation.calibration import calibrate, measure_bands
 from pipeline_anime_ddpm.evaluation.image_sets import DataSet, ImageSet
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.schedulers.scheduling_anime_noise import ANIME_LOG_SIGMAS
-from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at, octaves, read_log_sigmas
+from pipeline_anime_ddpm.training.noise_levels import log_sigmas_at, read_log_sigmas
 
 
 def as_pixels(values):
     """uint8 of `(n, 3, R, R)` in [-1, 1]."""
     return ((values + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    "side, expected",
-    [
-        (16, [(0, 0), (1, 1), (2, 3), (4, 8)]),
-        (32, [(0, 0), (1, 1), (2, 3), (4, 7), (8, 16)]),
-        (48, [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 24)]),
-        (64, [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 32)]),
-    ],
-)
-def test_octaves_cover_every_frequency_once(side, expected):
-    assert octaves(side) == expected
-    covered = [frequency for low, high in octaves(side) for frequency in range(low, high + 1)]
-    assert covered == list(range(side // 2 + 1))
 
 
 @pytest.mark.parametrize("side", [16, 32])
@@ -134,14 +119,6 @@ def test_wrong_flags_are_refused(calibrated, flags, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["calibrate", "--dataset", str(calibrated / "faces"), "--cache_dir", str(calibrated / "cache"), *flags])
     assert stopped.value.code == 2 and says in capsys.readouterr().err
-
-
-def test_octaves_at_other_resolutions():
-    assert log_sigmas_at(64) == list(ANIME_LOG_SIGMAS)
-    half, double = log_sigmas_at(32), log_sigmas_at(128)
-    assert half == pytest.approx([place - math.log(2) for place in ANIME_LOG_SIGMAS[:5]])
-    assert double[:6] == pytest.approx([place + math.log(2) for place in ANIME_LOG_SIGMAS])
-    assert len(double) == len(octaves(128)) and double[6] - double[5] == pytest.approx(double[5] - double[4])
 
 
 @pytest.mark.realdata

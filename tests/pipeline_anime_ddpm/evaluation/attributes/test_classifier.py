@@ -12,13 +12,9 @@ import torch
 from PIL import Image
 
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.evaluation.attributes.augmentation import FaceAugmentation, white_background
-from pipeline_anime_ddpm.evaluation.attributes.classifier import AttributeClassifier, AttributeNetwork, prepare_images
+from pipeline_anime_ddpm.evaluation.attributes.classifier import AttributeClassifier, prepare_images
 from pipeline_anime_ddpm.evaluation.attributes.training import (
     AttributeTraining,
-    attribute_loss,
-    calibrate,
-    set_thresholds,
     train_attributes,
 )
 from pipeline_anime_ddpm.synthetic.drawn_faces import EYES as IRISES
@@ -49,12 +45,6 @@ def trained():
     images, targets = squares(192)
     settings = AttributeTraining(images=1600, batch_size=32, learning_rate=1e-2, ema_decay=0.9, widths=(8, 12, 16))
     return train_attributes(images, targets, LABELS, settings)
-
-
-@pytest.fixture
-def untrained():
-    torch.manual_seed(0)
-    return AttributeClassifier(AttributeNetwork(LABELS, (4, 4, 8)), LABELS)
 
 
 def test_training_learns_the_colours(trained):
@@ -166,53 +156,6 @@ def test_other_tensors_are_refused(untrained, images, error):
 def test_no_images_have_no_labels(untrained):
     empty = torch.zeros(0, 3, 64, 64, dtype=torch.uint8)
     assert {name: values.shape for name, values in untrained.predict(empty).items()} == {"eyes": (0, 2), "hair": (0, 3)}
-
-
-def test_unknown_values_do_not_count_in_the_loss():
-    logits = {"hair": torch.randn(4, 3), "eyes": torch.randn(4, 2)}
-    hair = torch.tensor([0, 2, -1, -1])
-    loss = attribute_loss(logits, {"hair": hair, "eyes": torch.full((4,), -1)}, AttributeTraining(label_smoothing=0))
-    expected = -logits["hair"].log_softmax(1)[[0, 1], [0, 2]].mean()
-    torch.testing.assert_close(loss, expected)
-
-
-def test_calibration_finds_the_temperature(untrained, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(4000, 3, generator=generator)
-    targets = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
-    monkeypatch.setattr(untrained, "log_probabilities", lambda images: {"hair": (3 * logits).log_softmax(1)})
-    calibrate(untrained, torch.empty(0), {"hair": targets})
-    assert untrained.temperatures["hair"] == pytest.approx(3, rel=0.1)
-
-
-def test_thresholds_reach_the_wanted_precision(untrained, monkeypatch):
-    confidence = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6])
-    probabilities = torch.stack([confidence, 1 - confidence], dim=1)
-    monkeypatch.setattr(untrained, "predict", lambda images: {"eyes": probabilities})
-    targets = {"eyes": torch.tensor([0, 0, 0, 1, 1])}
-    for precision, expected in [(1.0, 0.8), (0.75, 0.7), (0.5, 0.6)]:
-        set_thresholds(untrained, torch.empty(0), targets, {"eyes": precision})
-        assert untrained.thresholds["eyes"] == pytest.approx(expected)
-
-
-def test_augmentation_keeps_shape_range_and_hue():
-    images, _ = squares(24)
-    images[:] = torch.tensor([40, 80, 200], dtype=torch.uint8)[None, :, None, None]
-    changed = FaceAugmentation(0, erasing_share=0.0)(images)
-    assert changed.shape == images.shape and changed.abs().max() <= 1
-    red, green, blue = changed.mean(dim=(2, 3)).unbind(dim=1)
-    assert (blue > green).all() and (green > red).all()
-    assert not torch.equal(changed[0], changed[1])
-    assert torch.equal(changed, FaceAugmentation(0, erasing_share=0.0)(images))
-
-
-def test_white_background_is_what_touches_the_border():
-    image = torch.zeros(1, 3, 64, 64)
-    image[..., :16] = 1
-    image[..., 28:36, 40:48] = 1  # a highlight
-    mask = white_background(image)
-    assert mask[..., :14].min() > 0.99
-    assert mask[..., 18:].max() < 0.01
 
 
 def test_labelled_data_have_the_hubs_layout(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from evaluation_data import colour_extractor, pictures, save
 from PIL import Image
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline, AnimeNoiseScheduler
-from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.evaluation import EvaluationConfig, evaluate
 from pipeline_anime_ddpm.evaluation.drawing import Drawing
@@ -349,23 +348,6 @@ def test_output_folder_that_cannot_be_made_is_refused(settings, tiny_pipeline, t
 
 def flags(settings):
     return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def test_command_prints_what_it_measured_beside_the_floor(settings, tiny_pipeline, capsys):
-    main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--sampler=ddim"])
-    told = capsys.readouterr().out
-    assert f"24 images of {tiny_pipeline} against 40 of" in told
-    assert "FD-tiny-vit: " in told
-    assert "[floor " in told
-    assert "± " in told
-    assert "(10 subsets of 12)" in told
-    assert "memorised: 0 of 24 images are nearer than" in told
-    with pytest.raises(SystemExit) as stop:
-        main(["evaluate", f"--model={tiny_pipeline}", *flags(settings), "--num_images=5"])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: --num_images 5 is too few for kid, which needs 12; take more, or lower --kid_subset_size.\n"
-    )
 
 
 @pytest.mark.slow
