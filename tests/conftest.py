@@ -55,7 +55,7 @@ LONGEST = (
     "test_browser",
     "test_noise",
     "test_speed",
-    "test_publish",
+    "test_hub",
 )
 
 

@@ -202,20 +202,6 @@ def test_evaluation_of_other_weights_is_refused(finished, evaluated, tiny_unet, 
     assert "was not written by `anime-ddpm evaluate" in publish(finished, "--evaluation", evaluated, "--dry_run")
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ([], "Give --repo_id"),
-    (["--dry_run", "--private"], "--private needs --repo_id"),
-    (["--dry_run", "--space", "me/demo"], "--space needs --repo_id"),
-    (["--repo_id", "me/a b", "--dry_run"], "--repo_id 'me/a b' is not a valid repository name"),
-    (["--repo_id", "me/a", "--space", "me/b--c", "--dry_run"], "--space 'me/b--c' is not a valid repository name"),
-    (["--repo_id", "me/a", "--space", "me/b", "--export_stock"], "omit one of the two"),
-    (["--output_dir", "{run}"], "is not empty"),
-    (["--dry_run", "--card", "{run}/loss.png"], "cannot be read"),
-])  # fmt: skip
-def test_flags_that_cannot_be_meant(finished, publish, arguments, said):
-    assert said in publish(finished, *(argument.format(run=finished) for argument in arguments))
-
-
 def test_dry_run_lists_the_space_too(finished, publish):
     listed = publish(finished, "--dry_run", "--repo_id", "me/faces", "--space", "me/demo")
     assert "The Space me/demo would be" in listed and "app.py" in listed and "app_settings.json" in listed

@@ -16,7 +16,6 @@ from diffusers import (
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
 from pipeline_anime_ddpm.common.errors import UserError
-from pipeline_anime_ddpm.recipe.samples import sampling_pipeline
 from pipeline_anime_ddpm.schedulers import AnimeNoiseScheduler
 from pipeline_anime_ddpm.training.config import TrainingConfig
 from pipeline_anime_ddpm.training.models import UNET_SIZES, build_model
@@ -143,14 +142,6 @@ def test_bare_network_takes_ddpm_s_convention_or_the_flags(tiny_unet, tmp_path):
         ddpm_beta_schedule="squaredcos_cap_v2",
     )
     assert build_model(told)[1].config.prediction_type == "v_prediction"
-
-
-@pytest.mark.parametrize(("prediction_type", "solver"), [(None, "dpmsolver++"), ("epsilon", "ddim")])
-def test_new_model_generates_with_the_solver_that_fits_what_it_predicts(prediction_type, solver, tiny_unet, tmp_path):
-    tiny_unet().save_config(tmp_path)
-    settings = config(model_config_name_or_path=str(tmp_path), resolution=16, prediction_type=prediction_type)
-    unet, scheduler = build_model(settings)
-    assert scheduler.config.solver == sampling_pipeline(settings, unet, scheduler).scheduler.config.solver == solver
 
 
 def test_old_layout_with_everything_in_the_root_is_read(tiny_unet, tmp_path):
