@@ -1,17 +1,22 @@
 """The demo served in this process."""
 
 import contextlib
+import io
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline_anime_ddpm.demo import model as demo_model
 from pipeline_anime_ddpm.demo import server as demo_server
 from pipeline_anime_ddpm.demo import wall as demo_wall
+from pipeline_anime_ddpm.demo.pictures import from_data_url
 
 
 def served(folder, draws_wall=False, **settings):
@@ -48,3 +53,17 @@ def streamed(page, path, body):
     status, _, content = ask(page, path, body)
     assert status == 200, content
     return [json.loads(line) for line in content.splitlines()]
+
+
+def html(page, query="", **headers):
+    status, _, content = ask(page, query, **headers)
+    assert status == 200
+    return content.decode()
+
+
+def config(text):
+    return json.loads(re.search(r'id="config">(.*?)</script>', text)[1])
+
+
+def pixels_of(address):
+    return np.asarray(Image.open(io.BytesIO(from_data_url(address))).convert("RGB"))
