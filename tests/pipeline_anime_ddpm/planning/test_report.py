@@ -1,117 +1,24 @@
 """`anime-ddpm plan`: the largest batch, the table, and what it refuses."""
 
-import dataclasses
-import functools
 import json
 from pathlib import Path
 
 import pytest
-from diffusers import UNet2DModel
+from plan_parts import TWO_LEVELS, settings
 
 from pipeline_anime_ddpm.cli import main
 from pipeline_anime_ddpm.common.errors import UserError
 from pipeline_anime_ddpm.planning.plan import DryRun, measured_peak_bytes, plan_step
 from pipeline_anime_ddpm.planning.report import (
-    PeakCurve,
     build_dry_run,
     fake_model,
-    largest_batch,
     read_size,
     report,
     run_plan,
-    step_shapes,
 )
 from pipeline_anime_ddpm.training.config import parse_config
 
 ARCHITECTURES = Path(__file__).parents[3] / "benchmarks" / "architectures"
-TWO_LEVELS = {
-    "sample_size": 32,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "down_block_types": ("DownBlock2D",) * 2,
-    "up_block_types": ("UpBlock2D",) * 2,
-    "add_attention": False,
-}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The config of a network, in a folder."""
-    UNet2DModel.from_config(TWO_LEVELS).save_config(tmp_path / "network")
-    return tmp_path / "network"
-
-
-def settings(folder, **flags):
-    values = {"model_config_name_or_path": str(folder), "resolution": 32, "train_batch_size": 8, **flags}
-    return parse_config([part for name, value in values.items() for part in (f"--{name}", str(value))])
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        {},
-        {"gradient_accumulation_steps": 2, "mixed_precision": "fp16"},
-        {"patch_sizes": "8,32", "gradient_checkpointing": "selective"},
-        {"patch_sizes": "8,32", "patch_mode": "constant_pixels"},
-    ],
-)
-def test_largest_batch_fits_and_one_more_does_not(folder, flags):
-    config = settings(folder, **flags)
-    unet, patches = fake_model(config)
-    dry_run = build_dry_run(config, unet, config.gradient_checkpointing)
-    for shape in step_shapes(config, unet, patches):
-
-        @functools.cache
-        def peak(batch, shape=shape):
-            count, most = shape.images(batch)
-            return dry_run.step(shape.side, most, count).peak_bytes
-
-        memory = peak(11) + 1000
-        batch = largest_batch(shape, PeakCurve(dry_run, shape.side).peak, memory)
-        assert batch >= 11
-        assert peak(batch) <= memory < peak(batch + 1)
-
-
-def test_single_images_are_measured(folder, monkeypatch):
-    config = settings(folder)
-    unet, _ = fake_model(config)
-    dry_run = build_dry_run(config, unet, None)
-    (shape,) = step_shapes(config, unet, None)
-    one = dry_run.step(32, 1).peak_bytes
-    peak = PeakCurve(dry_run, 32).peak
-    assert largest_batch(shape, peak, one) == 1
-    assert largest_batch(shape, peak, one - 1) == 0
-    stock = dry_run.pass_cost
-
-    def larger(side, images, accumulating=False):  # as tensors can be that need no copy, or one more, if there is one
-        cost = stock(side, images, accumulating)
-        return dataclasses.replace(cost, course=cost.course + 1_000_000 * (images == 1))
-
-    monkeypatch.setattr(dry_run, "pass_cost", larger)
-    assert PeakCurve(dry_run, 32).peak(1, 1) == dry_run.step(32, 1).peak_bytes == one + 1_000_000
-
-
-def test_curve_that_does_not_hold_is_measured_instead(folder, monkeypatch):
-    config = settings(folder)
-    unet, _ = fake_model(config)
-    dry_run = build_dry_run(config, unet, None)
-    stock = dry_run.pass_cost
-
-    def bent(side, images, accumulating=False):
-        cost = stock(side, images, accumulating)
-        return dataclasses.replace(cost, course=cost.course + 1_000_000 * max(0, images - 4))
-
-    monkeypatch.setattr(dry_run, "pass_cost", bent)
-    curve = PeakCurve(dry_run, 32)
-    curve.verify(4)
-    assert not curve.measured
-    curve.verify(9)
-    assert curve.measured
-    assert curve.peak(7, 7) == dry_run.step(32, 7).peak_bytes
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
 
 
 def rows_of(text):

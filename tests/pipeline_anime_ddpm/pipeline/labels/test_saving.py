@@ -6,14 +6,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from label_parts import (
-    LABELS,
     STEPS,
     close,
     seeded,
 )
 
 from pipeline_anime_ddpm import AnimeDDPMPipeline
-from pipeline_anime_ddpm.loading import load_pipeline, read_index
+from pipeline_anime_ddpm.loading import load_pipeline
 from pipeline_anime_ddpm.pipeline_anime_ddpm import UNCONDITIONAL
 
 
@@ -46,32 +45,6 @@ torch.save(images, sys.argv[2])
 """
     run_python(program, tmp_path / "model", tmp_path / "images.pt", package=False)
     assert torch.equal(torch.load(tmp_path / "images.pt"), before)
-
-
-@pytest.mark.parametrize(
-    ("labels", "sentence"),
-    [
-        (["hair"], "labels that are not lists of names"),
-        ({"hair": "blue"}, "labels that are not lists of names"),
-        ({"hair": []}, "labels that are not lists of names"),
-        ({"hair": [{"a": 1}]}, "not a name of 1 to 100 characters"),
-        ({"hair": ["x" * 101]}, "not a name of 1 to 100 characters"),
-        ({"x" * 101: ["blue"]}, "not a name of 1 to 100 characters"),
-        ({"hair": ["blue\x1b[2J"]}, "holds a control character"),
-        ({"hair": [str(i) for i in range(4096)]}, "at most 4,096 are possible"),
-        ({str(i): ["on"] for i in range(13)}, "at most 4,096 are possible"),
-    ],
-)
-def test_labels_of_a_foreign_model_are_bounded(tmp_path, labels, sentence):
-    (tmp_path / "model_index.json").write_text(json.dumps({"labels": labels}))
-    with pytest.raises(ValueError, match=sentence):
-        read_index(tmp_path)
-
-
-@pytest.mark.parametrize("labels", [None, LABELS, {"hair": [str(i) for i in range(4095)]}], ids=["none", "two", "most"])
-def test_labels_within_the_bounds_are_accepted(tmp_path, labels):
-    (tmp_path / "model_index.json").write_text(json.dumps({"labels": labels}))
-    assert read_index(tmp_path)["labels"] == labels
 
 
 def test_foreign_labels_that_do_not_fit_the_network_are_refused(pipe, tmp_path):
