@@ -32,6 +32,21 @@ FLOORS = [
     {"pipeline"},  # what `pipeline_anime_ddpm` is written from: nothing imports it
 ]
 
+# Modules without a test file of their name, and what tests them.
+TESTED_ELSEWHERE = {
+    "__main__.py": "it calls `cli.main`; common/test_pipes.py starts it",
+    "pipeline_anime_ddpm.py": "the folder tests/pipeline_anime_ddpm/pipeline/",
+    "pipeline/": "the same folder: the modules are the parts of that one file",
+    "schedulers/scheduling_anime_noise.py": "the folder tests/pipeline_anime_ddpm/schedulers/, by what is asked",
+    "evaluation/metrics/registry.py": "a table; the metrics in it, by test_distances.py and ../test_recipe.py",
+    "training/settings.py": "settings; common/test_settings.py and training/test_config.py",
+    "training/output_settings.py": "settings; the same",
+    "training/upscaling/network.py": "test_flags.py, and end_to_end/test_upscaler_runs.py",
+    "training/upscaling/samples.py": "end_to_end/test_upscaler_runs.py",
+    "exporting/network.py": "test_command.py, which exports and compares",
+    "exporting/recipe.py": "test_command.py and test_drawing.py",
+}
+
 
 def floor_of(module: str) -> int:
     return next(number for number, names in enumerate(FLOORS) if module in names)
@@ -102,3 +117,15 @@ def test_remote_code_files_import_nothing_of_the_package():
             isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("pipeline_anime"))
             for node in ast.walk(ast.parse(path.read_text()))
         )
+
+
+def test_each_module_has_a_test_file_of_its_name():
+    missing = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE)
+        mirrored = ROOT / "tests" / "pipeline_anime_ddpm" / name.parent / f"test_{name.name}"
+        if name.name != "__init__.py" and not mirrored.is_file():
+            missing.append(name.as_posix())
+    untested = [name for name in missing if not name.startswith(tuple(TESTED_ELSEWHERE))]
+    assert untested == [], "write a test file of that name, or say in TESTED_ELSEWHERE what tests the module"
+    assert [entry for entry in TESTED_ELSEWHERE if not any(name.startswith(entry) for name in missing)] == []
