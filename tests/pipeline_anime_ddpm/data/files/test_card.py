@@ -1,5 +1,7 @@
 """The README.md of a data set names configurations, their files and their columns."""
 
+from pathlib import Path
+
 import pytest
 from input_table import config_for
 from odd_sets import png
@@ -45,6 +47,13 @@ def test_default_configuration_is_taken_unless_another_is_asked_for(place):
 def test_files_outside_of_the_data_set_are_refused(place, pattern):
     with pytest.raises(UserError, match="only its own files are opened"):
         files_by_patterns(place, {"train": [pattern]})
+
+
+@pytest.mark.parametrize("folder", ["..", "a/../../b", "/etc", "~/faces", "hf://datasets/me/faces"])
+def test_folder_outside_of_the_data_set_is_refused(place, folder):
+    (Path(place.root) / "README.md").write_text(README.replace('"64"', folder))
+    with pytest.raises(UserError, match="only its own files are opened"):
+        read_configuration(place, "small", False)
 
 
 def test_several_configurations_are_all_named(tmp_path):
