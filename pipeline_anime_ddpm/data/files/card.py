@@ -63,7 +63,7 @@ def read_configuration(place: Place, asked: str | None, has_tables: bool) -> Con
         raise UserError(f"--dataset_config_name {name} is not one of the configurations of {place.name}: {listed}.")
     facts = configs.get(name, {})
     features = facts.get("features") or (infos[name].features if name in infos else None)
-    folder = _checked(place, facts.get("data_dir") or "")
+    folder = _checked(place, str(facts.get("data_dir") or ""))
     named = facts.get("data_files")
     return Configuration(folder, None if named is None else sanitize_patterns(named), features)
 
