@@ -2,8 +2,8 @@
 
     python -m pipeline_anime_ddpm.demo.wall --model hub_model/labelled
 
-draws those of the shipped model into `web/static/`: seeds 0 to 63, none left out. A server that shows another model
-draws its own while nobody waits, and keeps them in memory.
+draws those of the shipped model into `web/static/`, enlarged by its upscaler: seeds 0 to 63, none left out. A server
+that shows another model draws its own while nobody waits, and keeps them in memory.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Wall:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="hub_model/labelled", help="a folder, or a repository of the Hub")
-    model = Model(parser.parse_args().model)
+    parser.add_argument("--upscaler", default="hub_model/upscaler", help="an upscaler for the model, likewise")
+    arguments = parser.parse_args()
+    model = Model(arguments.model, upscaler=arguments.upscaler)
     wall, faces, images = Wall(model), Faces(), []
     torch.set_num_threads(1)  # the same pixels on every machine
     for start in range(0, len(wall.recipes), AT_ONCE):

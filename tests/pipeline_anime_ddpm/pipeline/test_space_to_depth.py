@@ -98,8 +98,10 @@ def test_folder_keeps_the_setting(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     again = AnimeDDPMPipeline.from_pretrained(tmp_path)
     assert again.image_shape == (3, 32, 32)
-    first, second = (p(generator=torch.Generator().manual_seed(1), num_inference_steps=2) for p in (pipe, again))
-    assert first.images[0].tobytes() == second.images[0].tobytes()
+    how = {"num_inference_steps": 2, "output_type": "pt"}
+    first, second = (p(generator=torch.Generator().manual_seed(1), **how).images for p in (pipe, again))
+    # on some CPUs a matrix product depends on where its weights lie in memory
+    assert torch.allclose(first, second, atol=1e-5)
 
 
 def test_channels_that_are_no_blocks_are_refused(tiny_unet):

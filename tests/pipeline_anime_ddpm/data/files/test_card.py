@@ -56,6 +56,11 @@ def test_folder_outside_of_the_data_set_is_refused(place, folder):
         read_configuration(place, "small", False)
 
 
+def test_folder_may_be_a_number(place):
+    (Path(place.root) / "README.md").write_text(README.replace('"64"', "64"))
+    assert read_configuration(place, "small", False).folder == "64"
+
+
 def test_several_configurations_are_all_named(tmp_path):
     names = [f"part-{number:02d}" for number in range(40)]
     listed = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in names)
