@@ -44,3 +44,5 @@ def test_latents_are_a_batch_for_the_pipeline():
     assert latents.shape == (2, 3, 16, 8) and latents.dtype == torch.float32
     assert torch.equal(latents_for("Bob", (3, 16, 8))[0], latents[1])
     assert latents_for("Ada").shape == (1, 3, 64, 64)
+    large = latents_for("Ada", (3, 16, 8), stream=1)
+    assert np.array_equal(large[0], noise_for("Ada", (3, 16, 8), stream=1))
