@@ -321,7 +321,7 @@ def test_upscaler_that_does_not_fit_is_refused(base, make_upscaler, tiny_unet):
         AnimeDDPMPipeline(tiny_unet(in_channels=1, out_channels=1), AnimeNoiseScheduler()).with_upscaler(
             make_upscaler()
         )
-    with pytest.raises(ValueError, match="no upscaler"):
+    with pytest.raises(ValueError, match="The other model is no upscaler and has none"):
         base.with_upscaler(base)
     with pytest.raises(ValueError, match="no upscaler"):
         base.upscale(torch.rand(3, 16, 16))
